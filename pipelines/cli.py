@@ -1,0 +1,96 @@
+"""The `dpgmm` command: one verb per module of this package."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import apache_beam.options.pipeline_options as beam_options
+
+from dpgmm_beam import __version__
+from dpgmm_beam.errors import ConfigError
+
+VERBS = {
+    "embed": "images -> a private cache of embeddings",
+    "release": "images or embeddings -> a differentially private release",
+    "train": "a release -> a two-layer network, tested on real embeddings",
+    "verify": "re-check a release's accounting and digests, or re-derive it",
+    "demo": "Fashion-MNIST end to end: embed, release, train, one table",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one sentence and exit status 2.
+
+    Abbreviated options are off: an abbreviation would swallow Beam's options.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(
+            *args,
+            allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            **kwargs,
+        )
+
+    def error(self, message):
+        sys.stderr.write(f"{self.prog}: {message}\n")
+        raise SystemExit(2)
+
+
+def beam_pipeline_options(arguments: Sequence[str]) -> beam_options.PipelineOptions:
+    """Beam's options from what a verb's own parser did not know.
+
+    Raises:
+      ConfigError: an argument is not an option of Beam either (Beam itself
+        only warns, and a misspelt --epsilon would then be ignored).
+    """
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    pending = [beam_options.PipelineOptions]
+    seen = set()
+    while pending:
+        options = pending.pop()
+        pending.extend(options.__subclasses__())
+        # Third-party subclasses may re-declare an option; the first one wins.
+        if "_add_argparse_args" in vars(options) and options not in seen:
+            seen.add(options)
+            scratch = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+            options._add_argparse_args(scratch)
+            for action in scratch._actions:
+                if not set(action.option_strings) & set(parser._option_string_actions):
+                    parser._add_action(action)
+    try:
+        _, unknown = parser.parse_known_args(list(arguments))
+    except SystemExit:
+        raise ConfigError("options", " ".join(arguments), "be accepted by Apache Beam") from None
+    if unknown:
+        raise ConfigError(
+            unknown[0], unknown[1] if len(unknown) > 1 else "", "be an option of this verb or of Apache Beam"
+        )
+    return beam_options.PipelineOptions(list(arguments))
+
+
+def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
+    """Calls a verb's `main`, turning a ConfigError into its sentence and status 2."""
+    try:
+        return main(sys.argv[1:] if arguments is None else arguments)
+    except ConfigError as error:
+        print(f"dpgmm: {error}", file=sys.stderr)
+        return 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments and arguments[0] in VERBS:
+        verb = importlib.import_module(f"pipelines.{arguments[0]}")
+        return run(verb.main, arguments[1:])
+    if arguments == ["--version"]:
+        print(f"dpgmm {__version__}")
+        return 0
+    usage = "usage: dpgmm VERB [options]; dpgmm VERB --help tells more\n" + "".join(
+        f"{os.linesep}  {verb:<9}{text}" for verb, text in VERBS.items()
+    )
+    wanted_help = arguments in (["--help"], ["-h"], [])
+    print(usage, file=sys.stdout if wanted_help else sys.stderr)
+    return 0 if wanted_help and arguments else 2

