@@ -1,0 +1,114 @@
+"""The public configuration of a release: everything on which its bytes depend but data and key.
+
+What only changes speed (block sizes, caches, workers) is not here, and neither
+are paths.  Defaults come from theory or from public data, never from the data
+to be released; docs/method.md gives the reasons.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from dpgmm_beam import budget, lattice
+from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.rows import RowFormat
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Constants of the fit.
+
+    Attributes:
+      residual_radius: clipping norm of a row round its class's mean, as a share
+        of the embedding's norm bound.
+      reduced: directions in which classes have covariances of their own.
+      damping: of the feature whitening, as a share of the total variance.
+      teacher_steps: gradient steps of the labelling teacher.
+      teacher_clip: clipping norm of a row's gradient.
+      teacher_rate: step size, in units of the inverse curvature.
+      teacher_momentum: of the steps.
+    """
+
+    residual_radius: float = 0.85
+    reduced: int = 64
+    damping: float = 0.002
+    teacher_steps: int = 20
+    teacher_clip: float = 0.25
+    teacher_rate: float = 4.0
+    teacher_momentum: float = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class ReleaseConfig:
+    """A release, but for the data and the key.
+
+    Attributes:
+      encoder: spec of the encoder that made the embeddings.
+      classes: the declared labels; at least one, distinct.
+      dimension: length of an embedding.
+      epsilon, delta: the budget of the release.
+      clip_norm: embeddings are clipped to it; None: normalised to 1.
+      labelled: whether the data has labels; if not, there is one class.
+      samples_per_class: synthetic rows of each class.
+      components: Gaussians a class.
+      rounds: rounds of clustering (used when components > 1).
+      method: constants of the fit.
+
+    Raises:
+      ConfigError: naming the option of `dpgmm release`.
+    """
+
+    encoder: str
+    classes: tuple[str, ...]
+    dimension: int
+    epsilon: float
+    delta: float
+    clip_norm: float | None = None
+    labelled: bool = True
+    samples_per_class: int = 6000
+    components: int = 1
+    rounds: int = 4
+    method: Method = Method()
+
+    def __post_init__(self):
+        budget.check_privacy_parameters(self.epsilon, self.delta)
+        check_classes(self.classes)
+        lattice.check_dimension(self.dimension)
+        if self.clip_norm is not None and not (
+            math.isfinite(self.clip_norm) and lattice.MIN_NORM < self.clip_norm < lattice.MAX_NORM
+        ):
+            raise ConfigError("--clip-norm", self.clip_norm, "be a finite number above 0")
+        if not self.labelled and len(self.classes) != 1:
+            raise ConfigError("--classes", ",".join(self.classes), "be one class, for the data has no labels")
+        for name, least in (("samples_per_class", 1), ("components", 1), ("rounds", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"--{name.replace('_', '-')}", getattr(self, name), f"be at least {least}")
+
+    @property
+    def row_format(self) -> RowFormat:
+        return RowFormat(self.classes, self.dimension, self.clip_norm, self.labelled)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for the manifest and the digest."""
+        return {**dataclasses.asdict(self), "classes": list(self.classes)}
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> "ReleaseConfig":
+        """The inverse of `to_dict`."""
+        return ReleaseConfig(
+            **{**data, "classes": tuple(data["classes"]), "method": Method(**data["method"])}
+        )
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Raises ConfigError unless there is at least one class and all are distinct and not empty."""
+    if not classes:
+        raise ConfigError("--classes", "''", "name at least one class")
+    seen = set()
+    for label in classes:
+        if not label:
+            raise ConfigError("--classes", ",".join(classes), "hold no empty label")
+        if label in seen:
+            raise ConfigError("--classes", ",".join(classes), f"be distinct, and '{label}' is there twice")
+        seen.add(label)

@@ -1,0 +1,94 @@
+"""The fit as a chain of stages, without any runner.
+
+`add_block` and `advance` are what workers call; `fit` runs the whole chain over
+blocks in memory and is the reference that every runner must equal, bit for bit.
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from dpgmm_beam import stages, statistics, views
+from dpgmm_beam.mixture import Mixture
+from dpgmm_beam.noise import NoiseKey
+from dpgmm_beam.plan import Plan
+from dpgmm_beam.rows import Rows, digest_limbs, digest_of_limbs
+from dpgmm_beam.stages import Stage
+from dpgmm_beam.state import State
+
+
+def row_hash_key(secret: NoiseKey) -> bytes:
+    """The key of the rows' hashes in the data digest."""
+    return secret.within("row hash").stream(64)
+
+
+def add_block(stage: Stage, viewed: Rows, before: State, sums: statistics.Sums, hash_key: bytes) -> None:
+    """Adds a block, already in the stage's view, to the stage's accumulators.
+
+    Args:
+      hash_key: needed by the first stage only, which also takes the data digest.
+    """
+    if any(channel.private for channel in stage.channels):
+        sums["digest"] += digest_limbs(viewed, hash_key)
+    stage.add(viewed, before, sums)
+
+
+def advance(plan: Plan, position: int, before: State, sums: statistics.Sums, secret: NoiseKey) -> State:
+    """Adds the stage's noise to its exact sums and computes the next state.
+
+    The noise's key holds the release id, the configuration, the data digest
+    and the stage, so that any change to any of them gives fresh noise in every
+    statistic, also in those of classes that did not change.
+    """
+    stage = plan.stages[position]
+    if position == 0:
+        data_digest = digest_of_limbs(sums["digest"])
+    else:
+        data_digest = before["data_digest"].tobytes()
+    key = secret.within(plan.release_id, plan.config_digest, data_digest, stage.name)
+    multipliers = plan.multipliers(stage)
+    noisy = statistics.add_noise(stage.channels, sums, multipliers, key)
+    after = stage.advance(before, noisy, multipliers)
+    return {**after, "data_digest": np.frombuffer(data_digest, np.uint8)}
+
+
+def fit(plan: Plan, blocks: Callable[[], Iterable[Rows]], secret: NoiseKey) -> State:
+    """The final state, from blocks of rows that can be read again and again."""
+    current: State = {}
+    for position, stage in enumerate(plan.stages):
+        sums = stage.begin()
+        for block in blocks():
+            viewed = view(stage, block, current)
+            add_block(stage, viewed, current, sums, row_hash_key(secret))
+        current = advance(plan, position, current, stage.finish(sums), secret)
+    return current
+
+
+def view(stage: Stage, block: Rows, current: State) -> Rows:
+    """The block in the coordinates that the stage wants."""
+    return block if stage.view is None else stage.view.apply(block, current)
+
+
+def mixture_of(plan: Plan, final: State) -> Mixture:
+    """The released mixture, from the state after the last stage."""
+    config = plan.config
+    clip_norm = config.clip_norm or 1.0
+    basis = final["basis"] * 2.0**-stages.BASIS_BITS
+    centres = final["centres"]
+    # One view step is WITHIN_RADIUS sqrt(r) / VIEW_UNIT in whitened units.
+    r = centres.shape[2]
+    whitened = centres * (stages.WITHIN_RADIUS * np.sqrt(r) / views.VIEW_UNIT)
+    offsets = np.rint(np.ldexp(whitened, 20)) @ np.rint(np.ldexp(basis[:, :r].T, 20)) * 2.0**-40
+    means = final["means"][:, None, :] / 2.0**16 + offsets
+    weights = final["component_counts"]
+    covariances = np.repeat(final["covariances"][:, None], centres.shape[1], axis=1)
+    return Mixture(
+        classes=config.classes,
+        class_weights=final["counts"] / final["counts"].sum(),
+        weights=weights / weights.sum(axis=1, keepdims=True),
+        means=means * clip_norm,
+        covariances=covariances,
+        basis=basis * clip_norm,
+        normalized=config.clip_norm is None,
+        clip_norm=clip_norm,
+    )

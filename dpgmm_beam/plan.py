@@ -1,0 +1,99 @@
+"""The plan of a release: its stages, what each may spend and the noise that follows.
+
+One frozen value holds clipping, noise and privacy event, so they cannot
+disagree: sensitivities come from the stages that clip, multipliers from the
+budget that the manifest states.
+"""
+
+import dataclasses
+import functools
+
+from dpgmm_beam import manifest
+from dpgmm_beam.budget import Budget, Mechanism
+from dpgmm_beam.config import ReleaseConfig
+from dpgmm_beam.rows import RowFormat
+from dpgmm_beam.stages import CentreRound, ClassMoments, Means, PooledMoment, Stage, TeacherStep
+
+# Shares of 1/z^2; what a release does not use is spread over the others.
+SHARES = {
+    "means/count": 0.02,
+    "means/sum": 0.06,
+    "moment/moment": 0.10,
+    "teacher/gradient": 0.62,
+    "rounds/count": 0.02,
+    "rounds/sum": 0.08,
+    "class moments/moment": 0.10,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything that is done to the rows, in order.
+
+    Attributes:
+      config: the public configuration.
+      release_id: the public name of this one publication.
+    """
+
+    config: ReleaseConfig
+    release_id: str
+
+    @functools.cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        config, method = self.config, self.config.method
+        classes, dimension = len(config.classes), config.dimension
+        reduced = min(method.reduced, dimension)
+        stages: list[Stage] = [
+            Means(classes, dimension),
+            PooledMoment(dimension, method.residual_radius, reduced, method.damping, classes, config.components),
+        ]
+        if classes > 1:
+            stages += [
+                TeacherStep(
+                    classes,
+                    dimension,
+                    step,
+                    method.teacher_steps,
+                    method.teacher_clip,
+                    method.teacher_rate,
+                    method.teacher_momentum,
+                )
+                for step in range(method.teacher_steps)
+            ]
+        if config.components > 1:
+            stages += [
+                CentreRound(classes, config.components, reduced, position) for position in range(config.rounds)
+            ]
+        stages.append(ClassMoments(classes, reduced))
+        return tuple(stages)
+
+    @functools.cached_property
+    def budget(self) -> Budget:
+        repetitions: dict[str, int] = {}
+        for stage in self.stages:
+            for channel in stage.channels:
+                if not channel.private:
+                    name = f"{stage.KIND}/{channel.name}"
+                    repetitions[name] = repetitions.get(name, 0) + 1
+        total = sum(SHARES[name] for name in repetitions)
+        return Budget(
+            self.config.epsilon,
+            self.config.delta,
+            tuple(Mechanism(name, SHARES[name] / total, count) for name, count in repetitions.items()),
+        )
+
+    def multipliers(self, stage: Stage) -> dict[str, float]:
+        """Noise multipliers of a stage's channels."""
+        return {
+            channel.name: self.budget.multiplier(f"{stage.KIND}/{channel.name}")
+            for channel in stage.channels
+            if not channel.private
+        }
+
+    @property
+    def row_format(self) -> RowFormat:
+        return self.config.row_format
+
+    @property
+    def config_digest(self) -> str:
+        return manifest.config_digest(self.config.to_dict())

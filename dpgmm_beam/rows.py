@@ -1,0 +1,168 @@
+"""Rows of a Parquet row group as lattice vectors with class indices.
+
+Bad rows are set aside here, silently: a label that is null or not declared, an
+embedding that is null, of another length, not finite, zero or huge.  Nothing
+counts or logs them, for a count is itself a statistic of the data.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dpgmm_beam import lattice
+
+LABEL, EMBEDDING = "label", "embedding"
+
+
+@dataclasses.dataclass(frozen=True)
+class RowFormat:
+    """What a row must look like: public configuration.
+
+    Attributes:
+      classes: the declared labels, in their order.
+      dimension: length of an embedding.
+      clip_norm: as in `lattice.quantise_rows`.
+      labelled: False when the data has no label column: all rows are then of
+        the one declared class.
+    """
+
+    classes: tuple[str, ...]
+    dimension: int
+    clip_norm: float | None
+    labelled: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Accepted rows of one block.
+
+    Attributes:
+      values: (n, d) float32 holding integers of norm at most lattice.UNIT
+        (float32 holds integers up to 2**24 exactly).
+      classes: (n,) int32, indices of the declared classes.
+    """
+
+    values: np.ndarray
+    classes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.classes.nbytes
+
+    def blocks(self, block_rows: int) -> Iterator["Rows"]:
+        """Consecutive blocks of at most `block_rows` rows."""
+        for start in range(0, len(self), block_rows):
+            yield Rows(self.values[start : start + block_rows], self.classes[start : start + block_rows])
+
+
+def label_indices(labels: pa.Array | pa.ChunkedArray, classes: tuple[str, ...]) -> np.ndarray:
+    """Indices of labels among the classes, (n,) int32; -1 for null or undeclared ones.
+
+    Integer labels are compared by their decimal form: 7 is the class "7".
+    """
+    if isinstance(labels, pa.ChunkedArray):
+        labels = labels.combine_chunks()
+    if pa.types.is_dictionary(labels.type):
+        labels = labels.dictionary_decode()
+    if not (pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type)):
+        # Cast without checks: bytes that are not UTF-8 must not fail a job.
+        labels = labels.cast(pa.string(), safe=False)
+    declared = pa.array(classes, type=labels.type)
+    return (
+        pc.fill_null(pc.index_in(labels, value_set=declared), -1)
+        .to_numpy(zero_copy_only=False)
+        .astype(np.int32)
+    )
+
+
+def embedding_matrix(column: pa.Array | pa.ChunkedArray, dimension: int) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of the right length as a matrix, and which rows have it.
+
+    Args:
+      column: list, large_list or fixed_size_list of floats, nulls allowed.
+
+    Returns:
+      (m, dimension) float array and a mask (n,) of its m rows.  A null inside
+      an embedding becomes NaN, which `lattice.quantise_rows` sets aside.
+    """
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    valid = column.is_valid().to_numpy(zero_copy_only=False)
+    lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False)
+    keep = valid & (lengths == dimension)
+    if not keep.all():
+        column = column.filter(pa.array(keep))
+    # flatten() honours offsets and skips the values under nulls.
+    values = column.flatten()
+    if values.null_count:
+        values = pc.fill_null(values, float("nan"))
+    matrix = values.to_numpy(zero_copy_only=False).reshape(-1, dimension)
+    return matrix, keep
+
+
+def rows_of_batch(batch: pa.RecordBatch | pa.Table, row_format: RowFormat) -> Rows:
+    """The accepted rows of a record batch."""
+    matrix, keep = embedding_matrix(batch.column(EMBEDDING), row_format.dimension)
+    if row_format.labelled:
+        classes = label_indices(batch.column(LABEL), row_format.classes)[keep]
+    else:
+        classes = np.zeros(len(matrix), dtype=np.int32)
+    declared = classes >= 0
+    values, good = lattice.quantise_rows(matrix[declared], row_format.clip_norm)
+    return Rows(values.astype(np.float32), classes[declared][good])
+
+
+def read_row_group(
+    file: pq.ParquetFile, row_group: int, row_format: RowFormat, block_rows: int
+) -> Iterator[Rows]:
+    """Accepted rows of one row group, in blocks of at most `block_rows` read rows."""
+    columns = [EMBEDDING, LABEL] if row_format.labelled else [EMBEDDING]
+    for batch in file.iter_batches(batch_size=block_rows, row_groups=[row_group], columns=columns):
+        yield rows_of_batch(batch, row_format)
+
+
+def concatenate(blocks: list[Rows], dimension: int) -> Rows:
+    """One block of all the rows."""
+    if not blocks:
+        return Rows(np.zeros((0, dimension), np.float32), np.zeros(0, np.int32))
+    return Rows(np.concatenate([b.values for b in blocks]), np.concatenate([b.classes for b in blocks]))
+
+
+DIGEST_LIMBS = 32
+_LIMB_BITS = 16
+
+
+def digest_limbs(rows: Rows, key: bytes) -> np.ndarray:
+    """Sum over rows of their keyed 512-bit hashes, as 32 limbs of 16 bits.
+
+    The limbs are int64 and are added without carries, so they sum like any
+    other statistic, in any order; `digest_of_limbs` carries at the end.  An
+    additive multiset hash (Bellare and Micciancio 1997) under a secret key.
+
+    Args:
+      key: 64 bytes or fewer, derived from the release's secret.
+
+    Returns:
+      (32,) int64.
+    """
+    values = rows.values.astype("<i4")
+    classes = rows.classes.astype("<i4")
+    hashes = b"".join(
+        hashlib.blake2b(value.tobytes() + label.tobytes(), key=key).digest()
+        for value, label in zip(values, classes, strict=True)
+    )
+    return np.frombuffer(hashes, dtype="<u2").reshape(-1, DIGEST_LIMBS).sum(axis=0, dtype=np.int64)
+
+
+def digest_of_limbs(limbs: np.ndarray) -> bytes:
+    """64 bytes: the limbs' sum modulo 2**512."""
+    total = sum(int(limb) << (_LIMB_BITS * position) for position, limb in enumerate(limbs))
+    return (total % 2**512).to_bytes(64, "little")

@@ -1,0 +1,443 @@
+"""The stages of a fit: what each sums over the rows and what it makes of the noisy sums.
+
+A stage is one pass.  `add` adds a block's exact integer sums to accumulators;
+one row moves a channel's vector by at most the channel's sensitivity.
+`advance` computes the next state from the noisy sums and the state before.
+Everything in a state is released information or computed from it.
+
+Units: "lattice steps" are 2**-16 of the embedding's norm bound; "view steps"
+2**-14 of a view's.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from dpgmm_beam import lattice, shrinkage
+from dpgmm_beam.algebra import one_thread
+from dpgmm_beam.rows import DIGEST_LIMBS, Rows
+from dpgmm_beam.state import State
+from dpgmm_beam.statistics import Channel, Sums, zeros
+from dpgmm_beam.views import VIEW_BITS, VIEW_UNIT, Projection, pack_projection
+
+BASIS_BITS = 20
+WITHIN_RADIUS = 1.25
+"""A whitened row of r coordinates has norm about sqrt r; those above 1.25 sqrt r are clipped."""
+
+FEATURES = Projection("features", "centre", by_class=False)
+WITHIN = Projection("within", "means", by_class=True)
+
+Multipliers = Mapping[str, float]
+
+
+def sums_by_group(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+    """Sums of integer-valued rows by group, (n, d), (n,) -> (count, d) int64, exact."""
+    totals = np.zeros((count, values.shape[1]), dtype=np.int64)
+    if len(groups):
+        order = np.argsort(groups, kind="stable")
+        present, starts = np.unique(groups[order], return_index=True)
+        totals[present] = np.add.reduceat(values[order].astype(np.float64), starts, axis=0).astype(np.int64)
+    return totals
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One pass over the rows: a pure description, safe to send to any worker."""
+
+    KIND = ""
+    """Names the mechanism; with the position it names the stage in the noise's key."""
+
+    @property
+    def repetition(self) -> int:
+        return 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.KIND} {self.repetition}"
+
+    @property
+    def view(self) -> Projection | None:
+        """The coordinates in which `add` wants its rows; None: the lattice itself."""
+        return None
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        raise NotImplementedError
+
+    def begin(self) -> Sums:
+        """Fresh accumulators for `add`."""
+        return zeros(self.channels)
+
+    def add(self, rows: Rows, before: State, sums: Sums) -> None:
+        """Adds a block's exact sums to the accumulators, in place."""
+        raise NotImplementedError
+
+    def finish(self, sums: Sums) -> Sums:
+        """The channels' vectors from the accumulators."""
+        return sums
+
+    def advance(self, before: State, noisy: Sums, multipliers: Multipliers) -> State:
+        """The state after this stage.
+
+        Args:
+          noisy: int64 noisy sums by channel.
+          multipliers: the noise multipliers with which they were released.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Means(Stage):
+    """Count and sum of each class; also the private digest of the data.
+
+    After it: `counts` (C,), `means` (C, d) and `centre` (d,) in lattice steps.
+    """
+
+    classes: int
+    dimension: int
+
+    KIND = "means"
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        return (
+            Channel("count", self.classes, 1),
+            Channel("sum", self.classes * self.dimension, lattice.UNIT),
+            Channel("digest", DIGEST_LIMBS, 0, private=True),
+        )
+
+    def add(self, rows: Rows, before: State, sums: Sums) -> None:
+        sums["count"] += np.bincount(rows.classes, minlength=self.classes)
+        sums["sum"] += sums_by_group(rows.values, rows.classes, self.classes).ravel()
+
+    def advance(self, before: State, noisy: Sums, multipliers: Multipliers) -> State:
+        # A class of fewer rows than the noise could make up is taken to have
+        # that many: an empty class has a mean near the centre, not a huge one.
+        counts = np.maximum(noisy["count"].astype(np.float64), multipliers["count"])
+        totals = noisy["sum"].reshape(self.classes, self.dimension).astype(np.float64)
+        with one_thread():
+            centre = totals.sum(axis=0) / counts.sum()
+            deviation = multipliers["sum"] * lattice.UNIT
+            means = shrinkage.shrink_rows(totals / counts[:, None], centre, (deviation / counts) ** 2)
+        means = lattice.clip_rows(np.rint(means), lattice.UNIT)
+        return {"counts": counts, "means": means, "centre": np.rint((counts / counts.sum()) @ means)}
+
+
+@dataclasses.dataclass(frozen=True)
+class PooledMoment(Stage):
+    """Second moment of the rows round their class means, pooled over the classes.
+
+    After it: `basis` (d, d), the square root V diag(sqrt l) of the within-class
+    covariance, int32 in steps of 2**-20; the matrices of the views `features`
+    and `within`.
+    """
+
+    dimension: int
+    radius: float
+    reduced: int
+    damping: float
+    classes: int
+    components: int
+
+    KIND = "moment"
+    BITS = 12
+    """Residuals are coarsened to steps of 2**-12, so that the noise on their
+    products stays well inside the range where it is settled fast."""
+
+    @property
+    def bound(self) -> int:
+        return int(self.radius * 2**self.BITS)
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        d = self.dimension
+        return (Channel("moment", d * (d + 1) // 2, float(self.bound) ** 2, triangle=d),)
+
+    def add(self, rows: Rows, before: State, sums: Sums) -> None:
+        residuals = rows.values.astype(np.float64) - before["means"][rows.classes]
+        shift = lattice.UNIT_BITS - self.BITS
+        clipped = lattice.clip_rows(residuals, self.bound << shift)
+        clipped = lattice.coarsen_rows(clipped, shift, self.bound)
+        # Exact: each block's entries are under 1024 rows x 2**24, far under 2**53.
+        sums["moment"] += (clipped.T @ clipped).astype(np.int64)
+
+    def begin(self) -> Sums:
+        return {"moment": np.zeros((self.dimension, self.dimension), np.int64)}
+
+    def finish(self, sums: Sums) -> Sums:
+        return {"moment": lattice.pack_triangle(sums["moment"])}
+
+    def advance(self, before: State, noisy: Sums, multipliers: Multipliers) -> State:
+        total = before["counts"].sum()
+        unit = 2.0 ** (2 * self.BITS)
+        moment = lattice.unpack_triangle(noisy["moment"].astype(np.float64)) / (unit * total)
+        deviation = multipliers["moment"] * float(self.bound) ** 2 / (unit * total)
+        values, vectors = shrinkage.shrink_moment(moment, deviation)
+        return {
+            **before,
+            "basis": lattice.to_lattice(vectors * np.sqrt(values), BASIS_BITS).astype(np.int32),
+            **self._feature_view(before, values, vectors, deviation),
+            **self._within_view(values, vectors),
+            "theta": np.zeros((self.classes, self.dimension + 1)),
+            "velocity": np.zeros((self.classes, self.dimension + 1)),
+            "average": np.zeros((self.classes, self.dimension + 1)),
+            "centres": start_centres(self.classes, self.components, self.reduced),
+            "component_counts": np.ones((self.classes, self.components)),
+        }
+
+    def _feature_view(self, before: State, values: np.ndarray, vectors: np.ndarray, deviation: float) -> State:
+        """Whitening of the whole data with damping: diag(1 / sqrt(l + tau)) V^T (x - centre)."""
+        shares = before["counts"] / before["counts"].sum()
+        spread = (before["means"] - before["centre"]) * np.sqrt(shares)[:, None] / lattice.UNIT
+        with one_thread():
+            total_values, total_vectors = np.linalg.eigh((vectors * values) @ vectors.T + spread.T @ spread)
+        total_values = np.maximum(total_values[::-1], 0.0)
+        damping = self.damping * total_values.sum()
+        # The squared norm of a whitened row is on average the effective dimension.
+        norm = np.sqrt((total_values / (total_values + damping)).sum())
+        matrix = (total_vectors[:, ::-1] / np.sqrt(total_values + damping)).T / norm
+        return {"features_matrix": pack_projection(matrix), "features_norm": np.array(norm)}
+
+    def _within_view(self, values: np.ndarray, vectors: np.ndarray) -> State:
+        """Whitening of a class round its mean, in the directions of largest variance."""
+        r = self.reduced
+        norm = WITHIN_RADIUS * np.sqrt(r)
+        return {"within_matrix": pack_projection((vectors[:, :r] / np.sqrt(values[:r])).T / norm)}
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherStep(Stage):
+    """One full-batch gradient step of multinomial logistic regression on the feature view.
+
+    The gradient of a row is (p - y) z^T with z the row's features and a bias,
+    clipped in norm to `clip`; Polyak momentum; the teacher is the average of
+    the iterates of the second half of the steps.
+
+    After it: `theta`, `velocity`, `average`, each (C, d + 1) float64; the bias
+    is the last column.
+    """
+
+    classes: int
+    dimension: int
+    step: int
+    steps: int
+    clip: float
+    rate: float
+    momentum: float
+
+    KIND = "teacher"
+    GRADIENT_BITS = 16
+    THETA_BITS = 20
+    EXP_BITS = 30
+
+    @property
+    def repetition(self) -> int:
+        return self.step
+
+    @property
+    def view(self) -> Projection:
+        return FEATURES
+
+    @property
+    def bound(self) -> float:
+        """Norm bound of a row's gradient, in steps of 2**-(GRADIENT_BITS + VIEW_BITS)."""
+        return self.clip * 2.0 ** (self.GRADIENT_BITS + VIEW_BITS)
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        # The factor covers the rounding of the two norms that are multiplied.
+        return (Channel("gradient", self.classes * (self.dimension + 1), self.bound * (1 + 2.0**-40)),)
+
+    def add(self, rows: Rows, before: State, sums: Sums) -> None:
+        features = np.empty((len(rows), self.dimension + 1))
+        features[:, :-1] = rows.values
+        features[:, -1] = _bias(before)
+        coefficients = np.rint(self._probabilities(features, before) * 2.0**self.GRADIENT_BITS)
+        coefficients[np.arange(len(rows)), rows.classes] -= 2.0**self.GRADIENT_BITS
+        norms = np.sqrt(lattice.square_norms(coefficients)) * np.sqrt(lattice.square_norms(features))
+        longer = norms > self.bound
+        # Truncation towards zero cannot lengthen a row.
+        coefficients[longer] = np.trunc(coefficients[longer] * (self.bound / norms[longer])[:, None])
+        sums["gradient"] += (coefficients.T @ features).astype(np.int64).ravel()
+
+    def _probabilities(self, features: np.ndarray, before: State) -> np.ndarray:
+        theta = lattice.to_lattice(before["theta"], self.THETA_BITS)
+        return softmax_exact(features @ theta.T * 2.0 ** -(self.THETA_BITS + VIEW_BITS), self.EXP_BITS)
+
+    def advance(self, before: State, noisy: Sums, multipliers: Multipliers) -> State:
+        shape = (self.classes, self.dimension + 1)
+        unit = 2.0 ** (self.GRADIENT_BITS + VIEW_BITS)
+        gradient = noisy["gradient"].reshape(shape) / (unit * before["counts"].sum())
+        # Step sizes are in units of the inverse curvature of whitened rows.
+        rate = self.rate * float(before["features_norm"]) ** 2
+        velocity = self.momentum * before["velocity"] - rate * gradient
+        theta = before["theta"] + velocity
+        after = {**before, "theta": theta, "velocity": velocity}
+        half = self.steps - self.steps // 2
+        if self.step >= half:
+            after["average"] = before["average"] + (theta - before["average"]) / (self.step - half + 1)
+        return after
+
+
+def softmax_exact(logits: np.ndarray, bits: int) -> np.ndarray:
+    """Softmax over the last axis whose normalising sum is exact, so that its order cannot matter."""
+    powers = np.rint(np.exp(logits - logits.max(axis=-1, keepdims=True)) * 2.0**bits)
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _bias(current: State) -> float:
+    """The constant last feature, in view steps: 1 / norm, as a whitened coordinate of size 1 would be."""
+    return float(np.rint(VIEW_UNIT / current["features_norm"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class CentreRound(Stage):
+    """One round of private Lloyd steps, K centres for each class, in the `within` view.
+
+    Each row is assigned to the nearest centre of its class; a centre moves by
+    the noisy mean of its rows' residuals, shrunk by what the noise explains
+    (Su, Cao, Li, Bertino and Jin 2016 give the plain noisy rounds).
+
+    After it: `centres` (C, K, r) and `component_counts` (C, K), centres in view steps.
+    """
+
+    classes: int
+    components: int
+    reduced: int
+    position: int
+
+    KIND = "rounds"
+
+    @property
+    def repetition(self) -> int:
+        return self.position
+
+    @property
+    def view(self) -> Projection:
+        return WITHIN
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        cells = self.classes * self.components
+        return (Channel("count", cells, 1), Channel("sum", cells * self.reduced, VIEW_UNIT))
+
+    def add(self, rows: Rows, before: State, sums: Sums) -> None:
+        values = rows.values.astype(np.float64)
+        cells = nearest_cells(values, rows.classes, before["centres"])
+        residuals = values - before["centres"].reshape(-1, self.reduced)[cells]
+        clipped = lattice.clip_rows(residuals, VIEW_UNIT)
+        count = self.classes * self.components
+        sums["count"] += np.bincount(cells, minlength=count)
+        sums["sum"] += sums_by_group(clipped, cells, count).ravel()
+
+    def advance(self, before: State, noisy: Sums, multipliers: Multipliers) -> State:
+        shape = (self.classes * self.components, self.reduced)
+        counts = noisy["count"].astype(np.float64)
+        held = np.maximum(counts, 2 * multipliers["count"])
+        moves = noisy["sum"].reshape(shape) / held[:, None]
+        deviations = multipliers["sum"] * VIEW_UNIT / held
+        moves = shrinkage.shrink_rows(moves, np.zeros(self.reduced), deviations**2)
+        centres = before["centres"].reshape(shape) + moves
+        centres = centres.reshape(self.classes, self.components, self.reduced)
+        counts = counts.reshape(self.classes, self.components)
+        centres = _reseed(centres, counts, 4 * multipliers["count"], self.position)
+        return {
+            **before,
+            "centres": _round_centres(centres),
+            "component_counts": np.maximum(counts, multipliers["count"]),
+        }
+
+
+def nearest_cells(values: np.ndarray, classes: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Index c K + k of the nearest centre of each row's own class; ties to the lowest, exact."""
+    components = centres.shape[1]
+    cells = classes.astype(np.int64) * components
+    if components == 1:
+        return cells
+    for label in np.unique(classes):
+        chosen = classes == label
+        own = centres[label]
+        distances = lattice.square_norms(own) - 2.0 * (values[chosen] @ own.T)
+        cells[chosen] += distances.argmin(axis=1)
+    return cells
+
+
+def _round_centres(centres: np.ndarray) -> np.ndarray:
+    shape = centres.shape
+    return lattice.clip_rows(np.rint(centres.reshape(-1, shape[-1])), VIEW_UNIT).reshape(shape)
+
+
+def start_centres(classes: int, components: int, reduced: int) -> np.ndarray:
+    """Centres to start from: draws of the whitened Gaussian itself, the same in every release.
+
+    One component starts, and stays, at its class's mean.
+    """
+    if components == 1:
+        return np.zeros((classes, 1, reduced))
+    generator = np.random.default_rng(np.random.SeedSequence(0))
+    scale = VIEW_UNIT / (WITHIN_RADIUS * np.sqrt(reduced))
+    draws = generator.standard_normal((classes, components, reduced))
+    return _round_centres(draws * scale)
+
+
+def _reseed(centres: np.ndarray, counts: np.ndarray, threshold: float, position: int) -> np.ndarray:
+    """Moves centres that hold no more than noise beside the heaviest of their class."""
+    generator = np.random.default_rng(np.random.SeedSequence([1, position]))
+    jitter = generator.standard_normal(centres.shape) * (0.1 * VIEW_UNIT / np.sqrt(centres.shape[2]))
+    light = counts < threshold
+    if centres.shape[1] > 1 and light.any():
+        heaviest = np.take_along_axis(centres, counts.argmax(axis=1)[:, None, None], axis=1)
+        light[np.arange(len(counts)), counts.argmax(axis=1)] = False
+        centres = np.where(light[:, :, None], heaviest + jitter, centres)
+    return centres
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassMoments(Stage):
+    """Second moment of each class round the nearest centre, in the `within` view.
+
+    After it: `covariances` (C, r, r) in whitened units, moved towards the
+    identity by what the noise explains.
+    """
+
+    classes: int
+    reduced: int
+
+    KIND = "class moments"
+    BITS = 10
+    """Residuals are coarsened to steps of 2**-10 of the view's bound."""
+
+    @property
+    def view(self) -> Projection:
+        return WITHIN
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        size = self.classes * self.reduced * (self.reduced + 1) // 2
+        return (Channel("moment", size, 2.0 ** (2 * self.BITS), triangle=self.reduced),)
+
+    def begin(self) -> Sums:
+        return {"moment": np.zeros((self.classes, self.reduced, self.reduced), np.int64)}
+
+    def add(self, rows: Rows, before: State, sums: Sums) -> None:
+        values = rows.values.astype(np.float64)
+        centres = before["centres"]
+        cells = nearest_cells(values, rows.classes, centres)
+        residuals = lattice.clip_rows(values - centres.reshape(-1, self.reduced)[cells], VIEW_UNIT)
+        residuals = lattice.coarsen_rows(residuals, VIEW_BITS - self.BITS, 2**self.BITS)
+        for label in np.unique(rows.classes):
+            own = residuals[rows.classes == label]
+            sums["moment"][label] += (own.T @ own).astype(np.int64)
+
+    def finish(self, sums: Sums) -> Sums:
+        return {"moment": np.concatenate([lattice.pack_triangle(moment) for moment in sums["moment"]])}
+
+    def advance(self, before: State, noisy: Sums, multipliers: Multipliers) -> State:
+        # One step of the view is WITHIN_RADIUS sqrt(r) / 2**BITS in whitened units.
+        unit = WITHIN_RADIUS**2 * self.reduced / 2.0 ** (2 * self.BITS)
+        counts = before["counts"]
+        packed = noisy["moment"].reshape(self.classes, -1).astype(np.float64)
+        moments = np.stack([lattice.unpack_triangle(row) for row in packed]) * unit / counts[:, None, None]
+        deviations = multipliers["moment"] * WITHIN_RADIUS**2 * self.reduced / counts
+        return {**before, "covariances": shrinkage.shrink_towards_identity(moments, deviations)}

@@ -1,0 +1,116 @@
+"""What one pass over the rows may compute: integer sums with known sensitivity.
+
+A stage has channels; a channel is one vector of integer sums and one Gaussian
+mechanism.  Sums travel in parts of at most PART values, so that no element of
+a pipeline is large, and every part has its own noise stream.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from dpgmm_beam.noise import NoiseKey, rounded_gaussian
+
+Sums = dict[str, np.ndarray]
+
+PART = 2**16
+"""Values in a part: 512 KiB as int64."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Channel:
+    """A vector of integer sums over rows, released by one Gaussian mechanism.
+
+    Attributes:
+      name: unique within the stage.
+      size: number of values.
+      sensitivity: the most by which one row can move the vector in the
+        Euclidean norm (in the Frobenius norm where `triangle` is set), in
+        lattice steps.
+      triangle: order of the symmetric matrices whose packed upper triangles
+        make up the vector; 0 for a plain vector.  The isometric vector of a
+        symmetric matrix is (diagonal, sqrt 2 x upper triangle); noise s on it
+        is noise s on the diagonal and s / sqrt 2 on the plain triangle.
+      private: never released and never noised: the data digest.
+    """
+
+    name: str
+    size: int
+    sensitivity: float
+    triangle: int = 0
+    private: bool = False
+
+    def noise_deviations(self, noise_multiplier: float) -> np.ndarray | float:
+        """Standard deviations of the noise on the values, a number or (size,)."""
+        deviation = noise_multiplier * self.sensitivity
+        if not self.triangle:
+            return deviation
+        packed = np.full(self.triangle * (self.triangle + 1) // 2, deviation / np.sqrt(2.0))
+        lengths = np.arange(self.triangle, 0, -1)
+        packed[np.concatenate([[0], np.cumsum(lengths)[:-1]])] = deviation
+        return np.tile(packed, self.size // len(packed))
+
+
+def parts_of(channels: tuple[Channel, ...]) -> Iterator[tuple[int, str, slice]]:
+    """Part numbers, counted through the channels, with their channel and slice."""
+    number = 0
+    for channel in channels:
+        for start in range(0, channel.size, PART):
+            yield number, channel.name, slice(start, min(start + PART, channel.size))
+            number += 1
+
+
+def split(channels: tuple[Channel, ...], sums: dict[str, np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    """The parts of a stage's sums, each a contiguous int64 array."""
+    for number, name, where in parts_of(channels):
+        yield number, np.ascontiguousarray(sums[name][where], dtype=np.int64)
+
+
+def join(channels: tuple[Channel, ...], parts: dict[int, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of `split`; a missing part is zero: no row contributed to it."""
+    sums = {channel.name: np.zeros(channel.size, dtype=np.int64) for channel in channels}
+    for number, name, where in parts_of(channels):
+        if number in parts:
+            sums[name][where] = parts[number]
+    return sums
+
+
+def zeros(channels: tuple[Channel, ...]) -> dict[str, np.ndarray]:
+    """Fresh accumulators, one int64 vector a channel."""
+    return join(channels, {})
+
+
+def add_noise(
+    channels: tuple[Channel, ...],
+    sums: dict[str, np.ndarray],
+    multipliers: dict[str, float],
+    key: NoiseKey,
+) -> dict[str, np.ndarray]:
+    """The noisy sums of every channel that is not private.
+
+    The noise of a part is a function of the key (whose context holds release
+    id, config digest, data digest and stage), the channel, the part and the
+    digest of the exact part, and of nothing else: drawing it again, in any
+    worker, gives the same bits and spends nothing.
+
+    Args:
+      sums: exact int64 sums by channel.
+      multipliers: noise multipliers by channel.
+      key: the stage's key.
+    """
+    noisy = {}
+    for channel in channels:
+        if channel.private:
+            continue
+        exact = sums[channel.name]
+        deviations = np.broadcast_to(channel.noise_deviations(multipliers[channel.name]), (channel.size,))
+        result = np.empty(channel.size, dtype=np.int64)
+        for start in range(0, channel.size, PART):
+            where = slice(start, min(start + PART, channel.size))
+            part = np.ascontiguousarray(exact[where], dtype="<i8")
+            stream = key.within(channel.name, start // PART, hashlib.sha256(part.tobytes()).digest())
+            result[where] = part + rounded_gaussian(stream, deviations[where], len(part))
+        noisy[channel.name] = result
+    return noisy

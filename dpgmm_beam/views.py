@@ -1,0 +1,67 @@
+"""Rows in other coordinates: exact integer projections of lattice rows.
+
+A view turns a block of lattice rows into integers of a smaller lattice, again
+of bounded norm, and depends on released state only.  Its result is cached by
+the worker, since many rounds use the same view.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from dpgmm_beam import lattice, state
+from dpgmm_beam.rows import Rows
+
+VIEW_BITS = 14
+VIEW_UNIT = 2**VIEW_BITS
+"""Norm bound of a row in a view; integers up to it fit an int16."""
+
+PROJECTION_BITS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+    """Rows minus an offset, times a matrix, clipped to norm VIEW_UNIT.
+
+    The state holds `<name>_matrix` (r, d) int32 in steps of 2**-20 and
+    `offset_name`, (d,) or, when `by_class`, (C, d), in lattice steps.
+
+    Attributes:
+      name: of the view, and prefix of its matrix.
+      offset_name: the state's entry that is subtracted first.
+      by_class: whether each class has its own offset.
+    """
+
+    name: str
+    offset_name: str
+    by_class: bool
+
+    @property
+    def matrix_name(self) -> str:
+        return f"{self.name}_matrix"
+
+    def cache_key(self, current: state.State) -> str:
+        """Names the view's contents, for the worker's cache."""
+        return self.name + state.digest(current[self.matrix_name], current[self.offset_name])
+
+    def apply(self, rows: Rows, current: state.State) -> Rows:
+        """The block in this view: values (n, r) int16 of norm at most VIEW_UNIT."""
+        offset = current[self.offset_name]
+        centred = rows.values.astype(np.float64) - (offset[rows.classes] if self.by_class else offset)
+        matrix = current[self.matrix_name].astype(np.float64)
+        # |row| <= 2 UNIT = 2**17 and a matrix row is under 2**31 sqrt(8192), so
+        # 2**55 is conceivable; `pack` bounds the matrix so that it cannot be.
+        projected = np.rint(centred @ matrix.T * 2.0 ** (VIEW_BITS - lattice.UNIT_BITS - PROJECTION_BITS))
+        return Rows(lattice.clip_rows(projected, VIEW_UNIT).astype(np.int16), rows.classes)
+
+
+def pack_projection(matrix: np.ndarray) -> np.ndarray:
+    """A projection as a view reads it: (r, d) int32 in steps of 2**-20.
+
+    Rows are in units of the embedding's norm bound and results in units of the
+    view's.  Entries are held within what keeps the products exact: a matrix
+    row of norm under 2**15 in real units.
+    """
+    packed = lattice.to_lattice(matrix, PROJECTION_BITS)
+    lattice.check_exact(2.0 * lattice.UNIT, float(np.sqrt(lattice.square_norms(packed)).max(initial=0.0)))
+    return packed.astype(np.int32)
