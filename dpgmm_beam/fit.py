@@ -42,14 +42,16 @@ def advance(plan: Plan, position: int, before: State, sums: statistics.Sums, sec
     """
     stage = plan.stages[position]
     if position == 0:
-        data_digest = digest_of_limbs(sums["digest"])
-    else:
-        data_digest = before["data_digest"].tobytes()
-    key = secret.within(plan.release_id, plan.config_digest, data_digest, stage.name)
+        before = {"data_digest": np.frombuffer(digest_of_limbs(sums["digest"]), np.uint8)}
+    key = release_key(plan, before, secret).within(stage.name)
     multipliers = plan.multipliers(stage)
     noisy = statistics.add_noise(stage.channels, sums, multipliers, key)
-    after = stage.advance(before, noisy, multipliers)
-    return {**after, "data_digest": np.frombuffer(data_digest, np.uint8)}
+    return {**stage.advance(before, noisy, multipliers), "data_digest": before["data_digest"]}
+
+
+def release_key(plan: Plan, current: State, secret: NoiseKey) -> NoiseKey:
+    """The key of everything drawn after the data digest is known."""
+    return secret.within(plan.release_id, plan.config_digest, current["data_digest"].tobytes())
 
 
 def fit(plan: Plan, blocks: Callable[[], Iterable[Rows]], secret: NoiseKey) -> State:

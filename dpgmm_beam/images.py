@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import warnings
 
 from PIL import Image
@@ -13,6 +14,8 @@ MAX_PIXELS = 2**26
 # The formats that Pillow decodes without help of other programs or libraries
 # that write to standard error.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+
+_PILLOW = re.compile(r"PIL\.")
 
 
 def decode_image(data: bytes | None) -> Image.Image | None:
@@ -61,9 +64,5 @@ def _silence_pillow() -> None:
     pillow = logging.getLogger("PIL")
     if pillow.level < logging.ERROR:
         pillow.setLevel(logging.ERROR)
-    if not any(entry[0] == "ignore" and entry[2] is _EVERY_WARNING for entry in warnings.filters):
-        warnings.filterwarnings("ignore", category=_EVERY_WARNING, module=r"PIL\.")
-
-
-# A tuple-free marker that is a superclass of every warning, to find our filter again.
-_EVERY_WARNING = Warning
+    if ("ignore", None, Warning, _PILLOW, 0) not in warnings.filters:
+        warnings.filterwarnings("ignore", category=Warning, module=_PILLOW.pattern)

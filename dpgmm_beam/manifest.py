@@ -126,3 +126,8 @@ def check(content: dict, read: Callable[[str], bytes]) -> list[str]:
     except (KeyError, TypeError, ConfigError) as error:
         problems.append(f"the manifest is malformed: {error}")
     return problems
+
+
+def digest_of_text(text: str) -> str:
+    """SHA-256 of a text, hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()

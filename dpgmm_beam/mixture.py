@@ -117,11 +117,11 @@ class Mixture:
             result[:, c] = logsumexp(logs, axis=1)
         return result
 
-    def save(self, write: Callable[[str, bytes], None]) -> None:
+    def save(self, write: Callable[[str, bytes, int], None]) -> None:
         """Writes the mixture's files; the same mixture gives the same bytes.
 
         Args:
-          write: called with a file name and its bytes.
+          write: called with a file's name, bytes and number of rows.
         """
         count, components = self.weights.shape
         r = self.covariances.shape[2]
@@ -139,8 +139,8 @@ class Mixture:
         )
         about = {"normalized": self.normalized, "clip_norm": self.clip_norm, "classes": list(self.classes)}
         table = table.replace_schema_metadata({"dpgmm.mixture": json.dumps(about)})
-        write(COMPONENTS_FILE, _parquet_bytes(table))
-        write(BASIS_FILE, _parquet_bytes(pa.table({"row": _fixed_size_list(self.basis)})))
+        write(COMPONENTS_FILE, _parquet_bytes(table), len(table))
+        write(BASIS_FILE, _parquet_bytes(pa.table({"row": _fixed_size_list(self.basis)})), self.dimension)
 
     @staticmethod
     def load(read: Callable[[str], bytes]) -> "Mixture":

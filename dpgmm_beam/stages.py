@@ -25,6 +25,9 @@ BASIS_BITS = 20
 WITHIN_RADIUS = 1.25
 """A whitened row of r coordinates has norm about sqrt r; those above 1.25 sqrt r are clipped."""
 
+THETA_BITS = 20
+EXP_BITS = 30
+
 FEATURES = Projection("features", "centre", by_class=False)
 WITHIN = Projection("within", "means", by_class=True)
 
@@ -228,8 +231,6 @@ class TeacherStep(Stage):
 
     KIND = "teacher"
     GRADIENT_BITS = 16
-    THETA_BITS = 20
-    EXP_BITS = 30
 
     @property
     def repetition(self) -> int:
@@ -250,20 +251,14 @@ class TeacherStep(Stage):
         return (Channel("gradient", self.classes * (self.dimension + 1), self.bound * (1 + 2.0**-40)),)
 
     def add(self, rows: Rows, before: State, sums: Sums) -> None:
-        features = np.empty((len(rows), self.dimension + 1))
-        features[:, :-1] = rows.values
-        features[:, -1] = _bias(before)
-        coefficients = np.rint(self._probabilities(features, before) * 2.0**self.GRADIENT_BITS)
+        features = with_bias(rows, before)
+        coefficients = np.rint(probabilities(features, before["theta"]) * 2.0**self.GRADIENT_BITS)
         coefficients[np.arange(len(rows)), rows.classes] -= 2.0**self.GRADIENT_BITS
         norms = np.sqrt(lattice.square_norms(coefficients)) * np.sqrt(lattice.square_norms(features))
         longer = norms > self.bound
         # Truncation towards zero cannot lengthen a row.
         coefficients[longer] = np.trunc(coefficients[longer] * (self.bound / norms[longer])[:, None])
         sums["gradient"] += (coefficients.T @ features).astype(np.int64).ravel()
-
-    def _probabilities(self, features: np.ndarray, before: State) -> np.ndarray:
-        theta = lattice.to_lattice(before["theta"], self.THETA_BITS)
-        return softmax_exact(features @ theta.T * 2.0 ** -(self.THETA_BITS + VIEW_BITS), self.EXP_BITS)
 
     def advance(self, before: State, noisy: Sums, multipliers: Multipliers) -> State:
         shape = (self.classes, self.dimension + 1)
@@ -280,15 +275,27 @@ class TeacherStep(Stage):
         return after
 
 
-def softmax_exact(logits: np.ndarray, bits: int) -> np.ndarray:
-    """Softmax over the last axis whose normalising sum is exact, so that its order cannot matter."""
-    powers = np.rint(np.exp(logits - logits.max(axis=-1, keepdims=True)) * 2.0**bits)
-    return powers / powers.sum(axis=-1, keepdims=True)
+def with_bias(features: Rows, current: State) -> np.ndarray:
+    """Features and the constant last one, (n, d + 1) float64 in view steps.
+
+    The constant is 1 / norm, as a whitened coordinate of size 1 would be.
+    """
+    values = np.empty((len(features), features.values.shape[1] + 1))
+    values[:, :-1] = features.values
+    values[:, -1] = np.rint(VIEW_UNIT / current["features_norm"])
+    return values
 
 
-def _bias(current: State) -> float:
-    """The constant last feature, in view steps: 1 / norm, as a whitened coordinate of size 1 would be."""
-    return float(np.rint(VIEW_UNIT / current["features_norm"]))
+def probabilities(features: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    """Softmax of the teacher's logits, (n, d + 1), (C, d + 1) -> (n, C).
+
+    The products and the normalising sum are exact: their order cannot matter.
+    """
+    weights = lattice.to_lattice(theta, THETA_BITS)
+    lattice.check_exact(2.0 * VIEW_UNIT, float(np.sqrt(lattice.square_norms(weights)).max()))
+    logits = features @ weights.T * 2.0 ** -(THETA_BITS + VIEW_BITS)
+    powers = np.rint(np.exp(logits - logits.max(axis=1, keepdims=True)) * 2.0**EXP_BITS)
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dpgmm_beam.mixture import Mixture, Sampler
+from dpgmm_beam.labeller import Labeller
+from dpgmm_beam.mixture import Sampler
 from dpgmm_beam.noise import NoiseKey
 
 PART_ROWS = 8192
@@ -50,3 +51,34 @@ class Parts:
         done = part * self.rows_of_class
         rows = min(self.rows_of_class, self.samples_per_class - done)
         return np.tile(np.arange(self.classes), rows)
+
+
+def draw_part(
+    parts: Parts, part: int, labels: tuple[str, ...], sampler: Sampler, labeller: Labeller, key: NoiseKey
+) -> bytes:
+    """The Parquet file of one part: label, embedding and label_probabilities.
+
+    Args:
+      labels: the declared classes.
+      key: the release's key; the part's generator is seeded from it.
+    """
+    seed = int.from_bytes(key.within("synthesis", part).stream(32), "little")
+    generator = np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(seed)))
+    classes = parts.class_indices(part)
+    embeddings = sampler.draw(classes, generator)
+    probabilities = labeller.probabilities(embeddings)
+    table = pa.table(
+        {
+            "label": pa.array(labels, pa.string()).take(pa.array(classes)),
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1]),
+            "label_probabilities": pa.FixedSizeListArray.from_arrays(
+                pa.array(probabilities.ravel()), probabilities.shape[1]
+            ),
+        }
+    )
+    sink = io.BytesIO()
+    # Random floats do not compress; statistics of vectors serve nobody.
+    pq.write_table(
+        table, sink, row_group_size=ROW_GROUP_ROWS, compression="none", use_dictionary=["label"], write_statistics=False
+    )
+    return sink.getvalue()

@@ -7,6 +7,7 @@ transforms only, so it is enough that the two operators are declared.
 """
 
 import functools
+import importlib
 
 
 @functools.cache
@@ -17,12 +18,12 @@ def import_torchvision() -> None:
       ImportError, RuntimeError: torchvision fails for any other reason.
     """
     try:
-        import torchvision  # noqa: F401
+        importlib.import_module("torchvision")
     except RuntimeError as error:
         if "operator torchvision::nms does not exist" not in str(error):
             raise
         _declare_operators()
-        import torchvision  # noqa: F401
+        importlib.import_module("torchvision")
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from the state before it, so that no collection is read by many stages.
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import apache_beam as beam
 import numpy as np
@@ -17,8 +17,8 @@ from apache_beam.transforms.window import GlobalWindows
 from dpgmm_beam import fit, rows, state, statistics
 from dpgmm_beam.cache import PROCESS_CACHE
 from dpgmm_beam.plan import Plan
-from transforms import keys
-from transforms.inputs import RowGroups, open_parquet
+from transforms import index, keys
+from transforms.inputs import open_parquet
 
 _LOG = logging.getLogger("dpgmm.fit")
 
@@ -38,11 +38,6 @@ class Execution:
     cache_token: str = ""
 
 
-def with_index(initial: state.State, row_groups: Iterable[RowGroups]) -> state.State:
-    """The state with the index of row groups in it, ordered by path."""
-    return {**initial, "index": RowGroups.pack(sorted(row_groups))}
-
-
 @dataclasses.dataclass
 class InitialState(beam.PTransform):
     """PCollection[RowGroups] -> PCollection[Chunk]: the state before the first stage."""
@@ -51,7 +46,7 @@ class InitialState(beam.PTransform):
         return (
             row_groups.pipeline
             | "Start" >> beam.Impulse()
-            | "Index" >> beam.FlatMap(lambda _, found: state.to_chunks(with_index({}, found)), AsList(row_groups))
+            | "Index" >> beam.FlatMap(lambda _, found: state.to_chunks({"index": index.pack(found)}), AsList(row_groups))
         )
 
 
@@ -60,8 +55,8 @@ def index_elements(_: bytes, chunks: list[state.Chunk]) -> Iterator[tuple[str, i
 
     The empty one makes every part of every statistic exist, whatever the data.
     """
-    index = state.from_chunks(chunk for chunk in chunks if chunk.name == "index")["index"]
-    for row_groups in RowGroups.unpack(index):
+    packed = state.from_chunks(chunk for chunk in chunks if chunk.name == "index")["index"]
+    for row_groups in index.unpack(packed):
         for number in range(len(row_groups.rows)):
             yield row_groups.path, number
     yield "", 0
@@ -75,35 +70,52 @@ class SumRows(beam.DoFn):
 
     def setup(self):
         self.stage = self.plan.stages[self.position]
-        self.hash_key = keys.load(self.key_file).row_hash_key() if self.position == 0 else b""
-        self.state = None
+        self.hash_key = fit.row_hash_key(keys.load(self.key_file)) if self.position == 0 else b""
+        self.before = None
 
     def start_bundle(self):
         self.sums = None
 
     def process(self, element, chunks):
-        if self.state is None:
-            self.state = state.from_chunks(chunks)
+        if self.before is None:
+            self.before = state.from_chunks(chunks)
+            view = self.stage.view
+            self.view_key = "" if view is None else view.cache_key(self.before)
         if self.sums is None:
-            self.sums = statistics.zeros(self.stage.channels)
+            self.sums = self.stage.begin()
         path, number = element
         if path:
-            for block in self._blocks(path, number):
-                fit.add_block(self.stage, block, self.state, self.sums, self.hash_key)
+            for block in self._viewed(path, number):
+                fit.add_block(self.stage, block, self.before, self.sums, self.hash_key)
 
-    def _blocks(self, path: str, number: int) -> Iterator[rows.Rows]:
-        execution, row_format = self.execution, self.plan.row_format
+    def _viewed(self, path: str, number: int) -> Iterable[rows.Rows]:
+        """The row group's blocks in the stage's view, from the cache where they are there."""
+        if not self.view_key:
+            return self._blocks(path, number)
+        return self._cached(
+            (path, number, self.view_key),
+            lambda: [fit.view(self.stage, block, self.before) for block in self._blocks(path, number)],
+        )
 
+    def _blocks(self, path: str, number: int) -> Iterable[rows.Rows]:
         def read():
             with open_parquet(path) as file:
-                blocks = list(rows.read_row_group(file, number, row_format, execution.block_rows))
+                return list(rows.read_row_group(file, number, self.plan.row_format, self.execution.block_rows))
+
+        return self._cached((path, number), read)
+
+    def _cached(self, key: tuple, compute: Callable[[], list[rows.Rows]]) -> list[rows.Rows]:
+        execution = self.execution
+
+        def sized():
+            blocks = compute()
             return blocks, sum(block.nbytes for block in blocks)
 
-        yield from PROCESS_CACHE.get((execution.cache_token, path, number), read, execution.cache_bytes)
+        return PROCESS_CACHE.get((execution.cache_token, *key), sized, execution.cache_bytes)
 
     def finish_bundle(self):
         if self.sums is not None:
-            for part in statistics.split(self.stage.channels, self.sums):
+            for part in statistics.split(self.stage.channels, self.stage.finish(self.sums)):
                 yield GlobalWindows.windowed_value(part)
         self.sums = None
 
@@ -138,7 +150,8 @@ class Advance(beam.DoFn):
         before = state.from_chunks(chunks)
         sums = statistics.join(self.plan.stages[self.position].channels, dict(parts))
         after = fit.advance(self.plan, self.position, before, sums, keys.load(self.key_file))
-        _LOG.info("stage %d of %d done: %s", self.position + 1, len(self.plan.stages), self.plan.stages[self.position].name)
+        stage, count = self.plan.stages[self.position], len(self.plan.stages)
+        _LOG.info("fit: stage %d of %d done (%s)", self.position + 1, count, stage.name)
         yield from state.to_chunks({**after, "index": before["index"]})
 
 

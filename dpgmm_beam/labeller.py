@@ -1,0 +1,35 @@
+"""The private teacher that labels synthetic rows with probabilities."""
+
+import dataclasses
+
+import numpy as np
+
+from dpgmm_beam import lattice, stages
+from dpgmm_beam.rows import Rows
+from dpgmm_beam.state import State
+
+
+@dataclasses.dataclass(frozen=True)
+class Labeller:
+    """Multinomial logistic regression on whitened features, as the stages fitted it.
+
+    Attributes:
+      final: the state after the last stage.
+      clip_norm: as in `lattice.quantise_rows`.
+    """
+
+    final: State
+    clip_norm: float | None
+
+    def probabilities(self, embeddings: np.ndarray) -> np.ndarray:
+        """Class probabilities of embeddings, (n, d) -> (n, C) float32.
+
+        Computed from exact products, so they do not depend on threads or batches.
+        """
+        classes = len(self.final["counts"])
+        if classes == 1:
+            return np.ones((len(embeddings), 1), np.float32)
+        values, _ = lattice.quantise_rows(embeddings, self.clip_norm)
+        rows = Rows(values.astype(np.float32), np.zeros(len(values), np.int32))
+        features = stages.with_bias(stages.FEATURES.apply(rows, self.final), self.final)
+        return stages.probabilities(features, self.final["average"]).astype(np.float32)

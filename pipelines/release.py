@@ -1,0 +1,156 @@
+"""dpgmm release: images or embeddings in, a differentially private release out."""
+
+import argparse
+import dataclasses
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+
+import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from dpgmm_beam import manifest
+from dpgmm_beam.config import ReleaseConfig, check_classes
+from dpgmm_beam.budget import check_privacy_parameters
+from dpgmm_beam.encoders import PRECOMPUTED, check_encoder, encoder_dimension
+from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.plan import Plan
+from pipelines import cli, private, runner
+from transforms.embed import EmbedImages
+from transforms.inputs import InputDescription, describe_input, list_row_groups
+from transforms.publish import Publication, exists, is_local, join, read_bytes
+from transforms.release import Release
+from transforms.stage import Execution
+
+
+def parser() -> argparse.ArgumentParser:
+    result = cli.Parser(prog="dpgmm release", description=__doc__)
+    what = result.add_argument_group("what is released")
+    what.add_argument("--input", required=True, help="folder of LABEL/*.png|jpg, or Parquet file, folder or glob")
+    what.add_argument("--encoder", required=True, help="open_clip:MODEL/PRETRAINED, efficientnet_lite0 or precomputed")
+    what.add_argument("--classes", required=True, help="the declared labels: a,b,c or a file with one a line")
+    what.add_argument("--output", required=True, help="folder of the release; appears whole or not at all")
+    what.add_argument("--samples-per-class", type=int, default=ReleaseConfig.samples_per_class)
+    budget = result.add_argument_group("privacy")
+    budget.add_argument("--epsilon", type=float, required=True)
+    budget.add_argument("--delta", type=float, required=True)
+    budget.add_argument("--noise-key-file", help="32 secret bytes, with --release-id; else drawn and dropped")
+    budget.add_argument("--release-id", help="public name of this one publication, never used twice")
+    budget.add_argument("--private-dir", help=f"keys and embed cache (default: {private.default_folder()})")
+    method = result.add_argument_group("method")
+    method.add_argument("--components", type=int, default=ReleaseConfig.components, help="Gaussians a class")
+    method.add_argument("--rounds", type=int, default=ReleaseConfig.rounds, help="clustering rounds")
+    method.add_argument("--clip-norm", type=float, help="clip embeddings to it instead of normalising them to 1")
+    method.add_argument("--dimension", type=int, help="length of an embedding in a list column")
+    running = result.add_argument_group("running (these never change the release)")
+    running.add_argument("--overwrite", action="store_true", help="replace a release that is in --output")
+    running.add_argument("--block-rows", type=int, default=Execution.block_rows, help="rows in a numpy block")
+    running.add_argument("--cache-mib", type=int, default=Execution.cache_bytes >> 20, help="blocks kept by a process")
+    return result
+
+
+def read_classes(text: str) -> tuple[str, ...]:
+    """The declared labels: a comma-separated list, or a file with one a line.
+
+    Raises:
+      ConfigError: none, an empty or a repeated one.
+    """
+    if not text:
+        check_classes(())
+    if os.path.isfile(text) or (not is_local(text) and exists(text)):
+        labels = tuple(line.strip() for line in read_bytes(text).decode().splitlines() if line.strip())
+    else:
+        labels = tuple(label.strip() for label in text.split(","))
+    check_classes(labels)
+    return labels
+
+
+def check_output(output: str, overwrite: bool) -> None:
+    """Raises ConfigError when the folder holds a release, or anything that is not one."""
+    if exists(join(output, manifest.FILE_NAME)):
+        if not overwrite:
+            raise ConfigError("--output", output, "not hold a release already, unless --overwrite is given")
+    elif is_local(output) and os.path.exists(output) and (not os.path.isdir(output) or os.listdir(output)):
+        raise ConfigError("--output", output, "be an empty or a new folder")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A checked release: everything but the key.
+
+    Attributes:
+      config: public, part of the release.
+      source: the input.
+      execution: speed only.
+      embed_cache: private folder for the embeddings of images.
+    """
+
+    config: ReleaseConfig
+    source: InputDescription
+    execution: Execution
+    embed_cache: str
+
+
+def check(arguments: argparse.Namespace, private_dir: str) -> Request:
+    """Checks everything that can be before a row is read; cheap checks first."""
+    check_privacy_parameters(arguments.epsilon, arguments.delta)
+    classes = read_classes(arguments.classes)
+    check_encoder(arguments.encoder)
+    for name in ("block_rows", "cache_mib"):
+        if getattr(arguments, name) < (1 if name == "block_rows" else 0):
+            raise ConfigError(f"--{name.replace('_', '-')}", getattr(arguments, name), "be above 0")
+    source = describe_input(arguments.input, arguments.encoder, arguments.dimension)
+    config = ReleaseConfig(
+        encoder=arguments.encoder,
+        classes=classes,
+        dimension=source.dimension or encoder_dimension(arguments.encoder),
+        epsilon=arguments.epsilon,
+        delta=arguments.delta,
+        clip_norm=arguments.clip_norm,
+        labelled=source.labelled,
+        samples_per_class=arguments.samples_per_class,
+        components=arguments.components,
+        rounds=arguments.rounds,
+    )
+    execution = Execution(arguments.block_rows, arguments.cache_mib << 20, secrets.token_hex(8))
+    return Request(config, source, execution, join(private_dir, "embeddings"))
+
+
+def run(request: Request, output: str, overwrite: bool, key_file: str, release_id: str, options: PipelineOptions) -> Plan:
+    """Runs the release's pipeline to its end."""
+    plan = Plan(request.config, release_id)
+    publication = Publication(output, f"{plan.config_digest[:16]}-{manifest.digest_of_text(release_id)[:16]}", overwrite)
+    with beam.Pipeline(options=options) as pipeline:
+        if request.source.kind == "embedding_parquet":
+            row_groups = (
+                pipeline
+                | "Input" >> beam.Create([request.source.pattern])
+                | "Row groups" >> beam.FlatMap(list_row_groups)
+            )
+        else:
+            row_groups = pipeline | "Embed" >> EmbedImages(
+                request.source, request.config.encoder, request.embed_cache
+            )
+        row_groups | "Release" >> Release(plan, publication, key_file, request.execution)
+    return plan
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments, beam_arguments = parser().parse_known_args(argv)
+    options = runner.options(cli.beam_pipeline_options(beam_arguments))
+    check_output(arguments.output, arguments.overwrite)
+    private_dir = private.open_folder(arguments.private_dir)
+    request = check(arguments, private_dir)
+    with private.noise_key(private_dir, arguments.noise_key_file, arguments.release_id) as (key_file, release_id):
+        plan = run(request, arguments.output, arguments.overwrite, key_file, release_id, options)
+    print(
+        f"released to {arguments.output}: epsilon {plan.config.epsilon:g}, delta {plan.config.delta:g}, "
+        f"{plan.config.samples_per_class} rows for each of {len(plan.config.classes)} classes"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

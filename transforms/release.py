@@ -1,0 +1,35 @@
+"""Rows in, a release out: the whole fit and its publication as one transform."""
+
+import dataclasses
+
+import apache_beam as beam
+
+from dpgmm_beam.plan import Plan
+from transforms.publish import Publication
+from transforms.stage import Execution, InitialState, RunStage
+from transforms.synthesis import WriteRelease
+
+
+@dataclasses.dataclass
+class Release(beam.PTransform):
+    """PCollection[RowGroups] -> a published release.
+
+    Attributes:
+      plan: what to fit, with its budget.
+      publication: where it appears.
+      key_file: path of the noise key, readable by workers.
+      execution: speed only.
+    """
+
+    plan: Plan
+    publication: Publication
+    key_file: str
+    execution: Execution
+
+    def expand(self, row_groups):
+        current = row_groups | "Initial state" >> InitialState()
+        for position, stage in enumerate(self.plan.stages):
+            current = current | f"Stage {position}: {stage.name}" >> RunStage(
+                self.plan, position, self.execution, self.key_file
+            )
+        return current | "Write" >> WriteRelease(self.plan, self.publication, self.key_file)
