@@ -1,0 +1,106 @@
+"""`dpgmm embed`: images -> a private folder of embeddings."""
+
+import json
+from collections.abc import Sequence
+
+import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
+
+from dpgmm_beam import encoders
+from dpgmm_beam.errors import ConfigError
+from pipelines import cli
+from pipelines.progress import Progress
+from pipelines.runner import local_defaults, threads_per_worker
+from transforms import inputs
+from transforms.embed import EmbedImages, finished_shards, plan_shards
+from transforms.inputs import describe_input
+from transforms.private_files import make_private_folder, write_private_file
+
+# Says what a folder was made from.  Readers of Parquet folders skip its name.
+MARKER = "_dpgmm_embed.json"
+
+
+def parser() -> cli.Parser:
+    """The verb's own options; what they don't know goes to Beam."""
+    result = cli.Parser(
+        prog="dpgmm embed",
+        description="Embeds labelled images into a PRIVATE folder of Parquet files. Run again, it embeds"
+        " only what is new. Unknown options go to Apache Beam, e.g. --direct_num_workers 2.",
+    )
+    result.add_argument(
+        "--input", required=True, help="folder of LABEL/*.png|jpg|jpeg, or Parquet with a column 'image'"
+    )
+    result.add_argument(
+        "--encoder",
+        default="efficientnet_lite0",
+        help="efficientnet_lite0[:SIZE] or open_clip:MODEL/PRETRAINED-or-path",
+    )
+    result.add_argument("--output", required=True, help="folder for the embeddings; keep it private")
+    result.add_argument("--shard-rows", type=int, default=1024, help="images of one output file, at most")
+    result.add_argument(
+        "--batch-size", type=int, default=0, help="images per run of the network; 0 suits the hardware"
+    )
+    return result
+
+
+def main(argv: Sequence[str]) -> int:
+    known, unknown = parser().parse_known_args(argv)
+    options = local_defaults(cli.beam_pipeline_options(unknown))
+    encoders.check_encoder(known.encoder)
+    if known.encoder == "precomputed":
+        raise ConfigError("--encoder", known.encoder, "name a model")
+    description = describe_input(known.input, known.encoder)
+    if description.kind == inputs.EMBEDDING_PARQUET:
+        raise ConfigError("--input", known.input, "hold images; these are embeddings already")
+    step = EmbedImages(
+        description,
+        known.encoder,
+        inputs.absolute(known.output),
+        known.shard_rows,
+        known.batch_size,
+        threads_per_worker(options),
+        prune=True,
+    )
+    claim_output(step)
+    run(step, options)
+    print(f"Embeddings are in {step.cache_dir}")
+    print("That folder is PRIVATE: embeddings tell about the images they come from. Do not hand it out.")
+    return 0
+
+
+def run(step: EmbedImages, options) -> None:
+    """Runs one embedding job to its end, with progress on standard error."""
+    names = {shard.name for shard in plan_shards(step.input, step.encoder, step.shard_rows)}
+    with (
+        Progress("embedding", len(names), lambda: len(names & finished_shards(step.cache_dir))),
+        beam.Pipeline(options=options) as pipeline,
+    ):
+        pipeline | "Embed images" >> step
+
+
+def claim_output(step: EmbedImages) -> None:
+    """Marks the output folder as this input's and encoder's.
+
+    Raises:
+      ConfigError: it is another's, whose files this job would delete, or can't
+        be written.
+    """
+    claim = {"input": step.input.pattern, "encoder": step.encoder}
+    marker = FileSystems.join(step.cache_dir, MARKER)
+    try:
+        if FileSystems.exists(marker):
+            if json.loads(inputs.read_bytes(marker)) != claim:
+                raise ConfigError(
+                    "--output", step.cache_dir, "be new, or hold embeddings of the same --input and --encoder"
+                )
+            return
+        if inputs.list_parquet(step.cache_dir):
+            raise ConfigError("--output", step.cache_dir, "be new: it holds Parquet files of something else")
+        make_private_folder(step.cache_dir)
+        write_private_file(marker, lambda file: file.write(json.dumps(claim).encode()))
+    except OSError as error:
+        raise ConfigError("--output", step.cache_dir, f"be a folder of yours to write ({error})") from None
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

@@ -1,0 +1,55 @@
+"""Files that only their owner may read, on any file system that Beam knows.
+
+Modes are set on local disks; elsewhere the bucket's own rules hold.
+"""
+
+import os
+import stat
+import uuid
+from collections.abc import Callable
+from typing import BinaryIO
+
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+
+def is_local(path: str) -> bool:
+    """Whether a path lies on this machine's own file system."""
+    return "://" not in path
+
+
+def make_private_folder(path: str) -> None:
+    """Creates a folder that only its owner may enter; narrows one that exists.
+
+    Raises:
+      OSError: it can't be created, or belongs to someone else.
+    """
+    if not is_local(path):
+        return
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    if stat.S_IMODE(os.stat(path).st_mode) != 0o700:
+        os.chmod(path, 0o700)
+
+
+def write_private_file(path: str, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file under a hidden name beside `path`, then renames it into place.
+
+    Two attempts at once leave one whole file.  A failed attempt leaves none.
+    """
+    folder, name = FileSystems.split(path)
+    hidden = FileSystems.join(folder, f".{name}-{uuid.uuid4().hex}")
+    make_private_folder(folder)
+    try:
+        with _create(hidden) as file:
+            write(file)
+        FileSystems.rename([hidden], [path])
+    except BaseException:
+        if FileSystems.exists(hidden):
+            FileSystems.delete([hidden])
+        raise
+
+
+def _create(path: str) -> BinaryIO:
+    if is_local(path):
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+    return FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
