@@ -1,16 +1,47 @@
 """Dense algebra that must give the same bits whatever the number of threads."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 import threadpoolctl
 
 
+class _OneThread:
+    """Holds BLAS to one thread while anyone in the process wants it so.
+
+    The limit is the process's, and several threads may want it at once: the
+    first to enter sets it and the last to leave lifts it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._limits: threadpoolctl.threadpool_limits | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._holders:
+                self._limits = threadpoolctl.threadpool_limits(limits=1, user_api="blas")
+            self._holders += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._holders -= 1
+            if not self._holders and self._limits is not None:
+                self._limits.restore_original_limits()
+
+
+_ONE_THREAD = _OneThread()
+
+
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Holds BLAS and LAPACK to one thread, so that results do not depend on the count.
+    """Holds BLAS and LAPACK to one thread.
 
-    Only central steps need it: sums over rows are exact in any case.
+    For central algebra (eigen-decompositions), whose last bits depend on the
+    number of threads.  Sums over rows are exact in any case; workers hold the
+    limit for speed, since products with few columns lose by threads.
     """
-    with threadpoolctl.threadpool_limits(limits=1):
+    with _ONE_THREAD:
         yield

@@ -20,22 +20,25 @@ class Method:
     """Constants of the fit.
 
     Attributes:
-      residual_radius: clipping norm of a row round its class's mean, as a share
-        of the embedding's norm bound.
-      reduced: directions in which classes have covariances of their own.
-      damping: of the feature whitening, as a share of the total variance.
+      residual_radius: clipping radius of a row round its class's mean, over the
+        root mean squared residual.
+      reduced: directions in which components are found.
+      damping: of the feature whitening, as a share of the largest eigenvalue
+        of the covariance's noise.
       teacher_steps: gradient steps of the labelling teacher.
-      teacher_clip: clipping norm of a row's gradient.
-      teacher_rate: step size, in units of the inverse curvature.
+      teacher_clip: clipping norm of a row's gradient, which is at most sqrt 2.
+      teacher_rate: step size, in units of the whitened rows' squared norm.
+      teacher_noise_cap: the most by which one step's noise may move a logit.
       teacher_momentum: of the steps.
     """
 
-    residual_radius: float = 0.85
+    residual_radius: float = 1.2
     reduced: int = 64
-    damping: float = 0.002
+    damping: float = 1 / 7
     teacher_steps: int = 20
     teacher_clip: float = 0.25
-    teacher_rate: float = 4.0
+    teacher_rate: float = 3.0
+    teacher_noise_cap: float = 0.05
     teacher_momentum: float = 0.9
 
 

@@ -8,13 +8,17 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from dpgmm_beam import stages, statistics, views
+from dpgmm_beam import lattice, stages, statistics, views
+from dpgmm_beam.algebra import one_thread
 from dpgmm_beam.mixture import Mixture
 from dpgmm_beam.noise import NoiseKey
 from dpgmm_beam.plan import Plan
 from dpgmm_beam.rows import Rows, digest_limbs, digest_of_limbs
 from dpgmm_beam.stages import Stage
 from dpgmm_beam.state import State
+
+MIN_VARIANCE = 0.05
+"""Least variance of a component, as a share of the pooled one in that direction."""
 
 
 def row_hash_key(secret: NoiseKey) -> bytes:
@@ -76,20 +80,25 @@ def mixture_of(plan: Plan, final: State) -> Mixture:
     config = plan.config
     clip_norm = config.clip_norm or 1.0
     basis = final["basis"] * 2.0**-stages.BASIS_BITS
-    centres = final["centres"]
-    # One view step is WITHIN_RADIUS sqrt(r) / VIEW_UNIT in whitened units.
-    r = centres.shape[2]
-    whitened = centres * (stages.WITHIN_RADIUS * np.sqrt(r) / views.VIEW_UNIT)
-    offsets = np.rint(np.ldexp(whitened, 20)) @ np.rint(np.ldexp(basis[:, :r].T, 20)) * 2.0**-40
-    means = final["means"][:, None, :] / 2.0**16 + offsets
-    weights = final["component_counts"]
-    covariances = np.repeat(final["covariances"][:, None], centres.shape[1], axis=1)
+    weights = final["component_counts"] / final["component_counts"].sum(axis=1, keepdims=True)
+    class_weights = final["counts"] / final["counts"].sum()
+    count, components, r = final["centres"].shape
+    with one_thread():
+        # Columns of the basis are orthogonal, of squared length the eigenvalues.
+        scales = np.sqrt((basis[:, :r] ** 2).sum(axis=0))
+        offsets = final["centres"] * (float(final["residual_radius"]) / views.VIEW_UNIT)
+        means = final["means"][:, None, :] / lattice.UNIT + offsets @ (basis[:, :r] / scales).T
+        # What the centres explain of the pooled covariance is taken out of it.
+        whitened = (offsets / scales) * np.sqrt(class_weights[:, None] * weights)[:, :, None]
+        explained = whitened.reshape(-1, r).T @ whitened.reshape(-1, r)
+        values, vectors = np.linalg.eigh(np.eye(r) - explained)
+        covariance = (vectors * np.clip(values, MIN_VARIANCE, 1.0)) @ vectors.T
     return Mixture(
         classes=config.classes,
-        class_weights=final["counts"] / final["counts"].sum(),
-        weights=weights / weights.sum(axis=1, keepdims=True),
+        class_weights=class_weights,
+        weights=weights,
         means=means * clip_norm,
-        covariances=covariances,
+        covariances=np.broadcast_to(covariance, (count, components, r, r)),
         basis=basis * clip_norm,
         normalized=config.clip_norm is None,
         clip_norm=clip_norm,

@@ -78,7 +78,9 @@ def parse(data: bytes, where: str) -> dict:
     except (ValueError, KeyError, TypeError):
         raise ConfigError("--release", where, f"hold a {FILE_NAME} written by dpgmm release") from None
     if version != SCHEMA_VERSION:
-        raise ConfigError("--release", where, f"hold a manifest of schema version {SCHEMA_VERSION}, not {version}")
+        raise ConfigError(
+            "--release", where, f"hold a manifest of schema version {SCHEMA_VERSION}, not {version}"
+        )
     return content
 
 
@@ -99,7 +101,9 @@ def check(content: dict, read: Callable[[str], bytes]) -> list[str]:
         event = budget.event_from_json(privacy["dp_event"])
         epsilon = budget.epsilon_by_pld(event, privacy["delta"])
         if not epsilon <= privacy["epsilon"]:
-            problems.append(f"the privacy event composes to epsilon {epsilon:.6g}, above {privacy['epsilon']}")
+            problems.append(
+                f"the privacy event composes to epsilon {epsilon:.6g}, above {privacy['epsilon']}"
+            )
         stated = budget.Budget(
             privacy["epsilon"],
             privacy["delta"],

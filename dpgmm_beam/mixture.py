@@ -111,7 +111,9 @@ class Mixture:
                 factor = np.linalg.cholesky(self.covariances[c, k])
                 top = solve_triangular(factor, offset[:, :r].T, lower=True)
                 squares = (top**2).sum(axis=0) + (offset[:, r:] ** 2).sum(axis=1)
-                log_scale = log_basis + np.log(np.diag(factor)).sum() + 0.5 * self.dimension * np.log(2 * np.pi)
+                log_scale = (
+                    log_basis + np.log(np.diag(factor)).sum() + 0.5 * self.dimension * np.log(2 * np.pi)
+                )
                 with np.errstate(divide="ignore"):
                     logs[:, k] = np.log(self.weights[c, k]) - 0.5 * squares - log_scale
             result[:, c] = logsumexp(logs, axis=1)
@@ -236,7 +238,9 @@ class Sampler:
         mixture = self.mixture
         r = mixture.covariances.shape[2]
         uniforms = generator.random(len(classes))
-        components = (uniforms[:, None] * self._cumulative[classes, -1:] >= self._cumulative[classes]).sum(axis=1)
+        components = (uniforms[:, None] * self._cumulative[classes, -1:] >= self._cumulative[classes]).sum(
+            axis=1
+        )
         components = np.minimum(components, mixture.weights.shape[1] - 1)
         deviates = np.rint(generator.standard_normal((len(classes), mixture.dimension)) * 2.0**_DEVIATE_BITS)
         pairs = classes * mixture.weights.shape[1] + components

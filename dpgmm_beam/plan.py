@@ -12,17 +12,16 @@ from dpgmm_beam import manifest
 from dpgmm_beam.budget import Budget, Mechanism
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.rows import RowFormat
-from dpgmm_beam.stages import CentreRound, ClassMoments, Means, PooledMoment, Stage, TeacherStep
+from dpgmm_beam.stages import CentreRound, Means, PooledMoment, Stage, TeacherStep
 
 # Shares of 1/z^2; what a release does not use is spread over the others.
 SHARES = {
-    "means/count": 0.02,
-    "means/sum": 0.06,
-    "moment/moment": 0.10,
-    "teacher/gradient": 0.62,
+    "means/count": 0.01,
+    "means/sum": 0.07,
+    "moment/moment": 0.12,
+    "teacher/gradient": 0.70,
     "rounds/count": 0.02,
     "rounds/sum": 0.08,
-    "class moments/moment": 0.10,
 }
 
 
@@ -44,8 +43,10 @@ class Plan:
         classes, dimension = len(config.classes), config.dimension
         reduced = min(method.reduced, dimension)
         stages: list[Stage] = [
-            Means(classes, dimension),
-            PooledMoment(dimension, method.residual_radius, reduced, method.damping, classes, config.components),
+            Means(classes, dimension, method.residual_radius),
+            PooledMoment(
+                classes, dimension, config.components, reduced, method.residual_radius, method.damping
+            ),
         ]
         if classes > 1:
             stages += [
@@ -56,15 +57,16 @@ class Plan:
                     method.teacher_steps,
                     method.teacher_clip,
                     method.teacher_rate,
+                    method.teacher_noise_cap,
                     method.teacher_momentum,
                 )
                 for step in range(method.teacher_steps)
             ]
         if config.components > 1:
             stages += [
-                CentreRound(classes, config.components, reduced, position) for position in range(config.rounds)
+                CentreRound(classes, config.components, reduced, position)
+                for position in range(config.rounds)
             ]
-        stages.append(ClassMoments(classes, reduced))
         return tuple(stages)
 
     @functools.cached_property

@@ -22,8 +22,9 @@ from dpgmm_beam.statistics import Channel, Sums, zeros
 from dpgmm_beam.views import VIEW_BITS, VIEW_UNIT, Projection, pack_projection
 
 BASIS_BITS = 20
-WITHIN_RADIUS = 1.25
-"""A whitened row of r coordinates has norm about sqrt r; those above 1.25 sqrt r are clipped."""
+LDA_DAMPING, LDA_SCALE = 4.0, 0.5
+"""The teacher starts from half the discriminant of a more damped covariance:
+sharper starts have to be unlearnt."""
 
 THETA_BITS = 20
 EXP_BITS = 30
@@ -94,11 +95,17 @@ class Stage:
 class Means(Stage):
     """Count and sum of each class; also the private digest of the data.
 
-    After it: `counts` (C,), `means` (C, d) and `centre` (d,) in lattice steps.
+    After it: `counts` (C,), `means` (C, d) and `centre` (d,) in lattice steps,
+    and `residual_radius`, the clipping radius of the next stage as a share of
+    the norm bound.
+
+    Attributes:
+      radius: clipping radius over the root mean squared residual.
     """
 
     classes: int
     dimension: int
+    radius: float
 
     KIND = "means"
 
@@ -115,98 +122,134 @@ class Means(Stage):
         sums["sum"] += sums_by_group(rows.values, rows.classes, self.classes).ravel()
 
     def advance(self, before: State, noisy: Sums, multipliers: Multipliers) -> State:
-        # A class of fewer rows than the noise could make up is taken to have
-        # that many: an empty class has a mean near the centre, not a huge one.
-        counts = np.maximum(noisy["count"].astype(np.float64), multipliers["count"])
+        counts = noisy["count"].astype(np.float64)
+        total = max(counts.sum(), float(self.classes))
+        # A class of fewer rows than the noise could make up, or than a hundredth
+        # of its equal share, is taken to have that many.
+        counts = np.maximum(counts, max(multipliers["count"], 0.01 * total / self.classes))
         totals = noisy["sum"].reshape(self.classes, self.dimension).astype(np.float64)
-        with one_thread():
-            centre = totals.sum(axis=0) / counts.sum()
-            deviation = multipliers["sum"] * lattice.UNIT
-            means = shrinkage.shrink_rows(totals / counts[:, None], centre, (deviation / counts) ** 2)
+        deviation = multipliers["sum"] * lattice.UNIT
+        # Both the centre (towards zero) and each mean (towards the centre) keep
+        # only what their noise does not explain.
+        centre = shrinkage.shrink_rows(
+            totals.sum(axis=0)[None] / total,
+            np.zeros(self.dimension),
+            self.classes * (deviation / total) ** 2,
+        )[0]
+        means = shrinkage.shrink_rows(totals / counts[:, None], centre, (deviation / counts) ** 2)
         means = lattice.clip_rows(np.rint(means), lattice.UNIT)
-        return {"counts": counts, "means": means, "centre": np.rint((counts / counts.sum()) @ means)}
+        shares = counts / counts.sum()
+        explained = float((shares * lattice.square_norms(means)).sum()) / lattice.UNIT**2
+        residual = np.sqrt(np.clip(1.0 - explained, 0.01, 1.0))
+        return {
+            "counts": counts,
+            "means": means,
+            "centre": lattice.clip_rows(np.rint(centre)[None], lattice.UNIT)[0],
+            "residual_radius": np.array(min(self.radius * residual, self.radius)),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
 class PooledMoment(Stage):
     """Second moment of the rows round their class means, pooled over the classes.
 
+    Residuals are clipped at a radius that is a function of the noisy means:
+    rows have norm at most 1, so the mean squared residual is at most one minus
+    the mean squared norm of the class means.
+
     After it: `basis` (d, d), the square root V diag(sqrt l) of the within-class
-    covariance, int32 in steps of 2**-20; the matrices of the views `features`
-    and `within`.
+    covariance, int32 in steps of 2**-20, columns by falling l; the matrices of
+    the views `features` and `within`; `theta`, where the teacher starts.
     """
 
-    dimension: int
-    radius: float
-    reduced: int
-    damping: float
     classes: int
+    dimension: int
     components: int
+    reduced: int
+    radius: float
+    damping: float
 
     KIND = "moment"
     BITS = 12
-    """Residuals are coarsened to steps of 2**-12, so that the noise on their
-    products stays well inside the range where it is settled fast."""
 
     @property
     def bound(self) -> int:
-        return int(self.radius * 2**self.BITS)
+        """Norm bound of a residual in its own steps, 2**-12 of the clipping radius."""
+        return 2**self.BITS
 
     @property
     def channels(self) -> tuple[Channel, ...]:
         d = self.dimension
         return (Channel("moment", d * (d + 1) // 2, float(self.bound) ** 2, triangle=d),)
 
-    def add(self, rows: Rows, before: State, sums: Sums) -> None:
-        residuals = rows.values.astype(np.float64) - before["means"][rows.classes]
-        shift = lattice.UNIT_BITS - self.BITS
-        clipped = lattice.clip_rows(residuals, self.bound << shift)
-        clipped = lattice.coarsen_rows(clipped, shift, self.bound)
-        # Exact: each block's entries are under 1024 rows x 2**24, far under 2**53.
-        sums["moment"] += (clipped.T @ clipped).astype(np.int64)
-
     def begin(self) -> Sums:
         return {"moment": np.zeros((self.dimension, self.dimension), np.int64)}
+
+    def add(self, rows: Rows, before: State, sums: Sums) -> None:
+        residuals = rows.values.astype(np.float64) - before["means"][rows.classes]
+        scale = self.bound / (float(before["residual_radius"]) * lattice.UNIT)
+        residuals = lattice.clip_rows(np.rint(residuals * scale), self.bound)
+        # Exact: a block's entries are under its rows x 2**24, far under 2**53.
+        sums["moment"] += (residuals.T @ residuals).astype(np.int64)
 
     def finish(self, sums: Sums) -> Sums:
         return {"moment": lattice.pack_triangle(sums["moment"])}
 
     def advance(self, before: State, noisy: Sums, multipliers: Multipliers) -> State:
-        total = before["counts"].sum()
-        unit = 2.0 ** (2 * self.BITS)
-        moment = lattice.unpack_triangle(noisy["moment"].astype(np.float64)) / (unit * total)
-        deviation = multipliers["moment"] * float(self.bound) ** 2 / (unit * total)
-        values, vectors = shrinkage.shrink_moment(moment, deviation)
+        radius = float(before["residual_radius"])
+        per_row = radius**2 / (self.bound**2 * before["counts"].sum())
+        moment = lattice.unpack_triangle(noisy["moment"].astype(np.float64)) * per_row
+        deviation = multipliers["moment"] * self.bound**2 * per_row
+        largest = (radius / self.radius) ** 2
+        trace = float(np.clip(np.trace(moment), 0.1 * largest, largest))
+        values, vectors = shrinkage.shrink_moment(moment, deviation, trace)
+        damping = self.damping * shrinkage.noise_radius(self.dimension, deviation)
         return {
             **before,
             "basis": lattice.to_lattice(vectors * np.sqrt(values), BASIS_BITS).astype(np.int32),
-            **self._feature_view(before, values, vectors, deviation),
-            **self._within_view(values, vectors),
-            "theta": np.zeros((self.classes, self.dimension + 1)),
-            "velocity": np.zeros((self.classes, self.dimension + 1)),
-            "average": np.zeros((self.classes, self.dimension + 1)),
-            "centres": start_centres(self.classes, self.components, self.reduced),
-            "component_counts": np.ones((self.classes, self.components)),
+            **self._teacher_start(before, values, vectors, damping),
+            **self._clustering_start(radius, values, vectors),
         }
 
-    def _feature_view(self, before: State, values: np.ndarray, vectors: np.ndarray, deviation: float) -> State:
-        """Whitening of the whole data with damping: diag(1 / sqrt(l + tau)) V^T (x - centre)."""
-        shares = before["counts"] / before["counts"].sum()
-        spread = (before["means"] - before["centre"]) * np.sqrt(shares)[:, None] / lattice.UNIT
-        with one_thread():
-            total_values, total_vectors = np.linalg.eigh((vectors * values) @ vectors.T + spread.T @ spread)
-        total_values = np.maximum(total_values[::-1], 0.0)
-        damping = self.damping * total_values.sum()
-        # The squared norm of a whitened row is on average the effective dimension.
-        norm = np.sqrt((total_values / (total_values + damping)).sum())
-        matrix = (total_vectors[:, ::-1] / np.sqrt(total_values + damping)).T / norm
-        return {"features_matrix": pack_projection(matrix), "features_norm": np.array(norm)}
+    def _teacher_start(self, before: State, values: np.ndarray, vectors: np.ndarray, damping: float) -> State:
+        """The feature view and a cautious first teacher.
 
-    def _within_view(self, values: np.ndarray, vectors: np.ndarray) -> State:
-        """Whitening of a class round its mean, in the directions of largest variance."""
+        Features whiten the total covariance with damping by the noise it came
+        with: diag(1 / sqrt(l + tau)) V^T (x - centre).  The teacher starts from
+        half the linear discriminant of the released means and covariance.
+        """
+        shares = before["counts"] / before["counts"].sum()
+        offsets = (before["means"] - before["centre"]) / lattice.UNIT
+        spread = offsets * np.sqrt(shares)[:, None]
+        with one_thread():
+            total_values, axes = np.linalg.eigh((vectors * values) @ vectors.T + spread.T @ spread)
+            total_values, axes = np.maximum(total_values[::-1], 0.0), axes[:, ::-1]
+            # The squared norm of a whitened row is on average the effective dimension.
+            norm = np.sqrt((total_values / (total_values + damping)).sum())
+            scales = np.sqrt(total_values + damping)
+            # With S the within-class covariance, damped more: directions S^-1 (m_c - m).
+            damped = values + LDA_DAMPING * damping
+            directions = ((offsets @ vectors) / damped) @ vectors.T
+            weights = norm * (directions @ axes) * scales
+            biases = norm * (np.log(shares) - 0.5 * (directions * offsets).sum(axis=1))
+        theta = LDA_SCALE * np.column_stack([weights, biases])
+        return {
+            "features_matrix": pack_projection((axes / scales).T / norm),
+            "features_norm": np.array(norm),
+            "theta": theta,
+            "velocity": np.zeros_like(theta),
+            "average": np.zeros_like(theta),
+        }
+
+    def _clustering_start(self, radius: float, values: np.ndarray, vectors: np.ndarray) -> State:
+        """The view for clustering, without whitening, and centres to start from."""
         r = self.reduced
-        norm = WITHIN_RADIUS * np.sqrt(r)
-        return {"within_matrix": pack_projection((vectors[:, :r] / np.sqrt(values[:r])).T / norm)}
+        start = start_centres(self.classes, self.components, np.sqrt(values[:r]) * (VIEW_UNIT / radius))
+        return {
+            "within_matrix": pack_projection(vectors[:, :r].T / radius),
+            "centres": start,
+            "component_counts": np.ones(start.shape[:2]),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +258,10 @@ class TeacherStep(Stage):
 
     The gradient of a row is (p - y) z^T with z the row's features and a bias,
     clipped in norm to `clip`; Polyak momentum; the teacher is the average of
-    the iterates of the second half of the steps.
+    the iterates of the second half of the steps.  The step size is `rate` in
+    units of the squared norm of whitened rows, of which 2 would be the inverse
+    of the largest curvature (Boehning 1992), or less where the noise would
+    otherwise move a logit by more than `noise_cap` in one step.
 
     After it: `theta`, `velocity`, `average`, each (C, d + 1) float64; the bias
     is the last column.
@@ -227,6 +273,7 @@ class TeacherStep(Stage):
     steps: int
     clip: float
     rate: float
+    noise_cap: float
     momentum: float
 
     KIND = "teacher"
@@ -264,8 +311,9 @@ class TeacherStep(Stage):
         shape = (self.classes, self.dimension + 1)
         unit = 2.0 ** (self.GRADIENT_BITS + VIEW_BITS)
         gradient = noisy["gradient"].reshape(shape) / (unit * before["counts"].sum())
-        # Step sizes are in units of the inverse curvature of whitened rows.
-        rate = self.rate * float(before["features_norm"]) ** 2
+        curvature = float(before["features_norm"]) ** 2
+        noise = multipliers["gradient"] * self.clip / before["counts"].sum()
+        rate = min(self.rate * curvature, self.noise_cap / noise)
         velocity = self.momentum * before["velocity"] - rate * gradient
         theta = before["theta"] + velocity
         after = {**before, "theta": theta, "velocity": velocity}
@@ -375,17 +423,18 @@ def _round_centres(centres: np.ndarray) -> np.ndarray:
     return lattice.clip_rows(np.rint(centres.reshape(-1, shape[-1])), VIEW_UNIT).reshape(shape)
 
 
-def start_centres(classes: int, components: int, reduced: int) -> np.ndarray:
-    """Centres to start from: draws of the whitened Gaussian itself, the same in every release.
+def start_centres(classes: int, components: int, scales: np.ndarray) -> np.ndarray:
+    """Centres to start from: draws of the released Gaussian, by a fixed generator.
 
     One component starts, and stays, at its class's mean.
+
+    Args:
+      scales: (r,) standard deviation of the view's coordinates, in view steps.
     """
     if components == 1:
-        return np.zeros((classes, 1, reduced))
+        return np.zeros((classes, 1, len(scales)))
     generator = np.random.default_rng(np.random.SeedSequence(0))
-    scale = VIEW_UNIT / (WITHIN_RADIUS * np.sqrt(reduced))
-    draws = generator.standard_normal((classes, components, reduced))
-    return _round_centres(draws * scale)
+    return _round_centres(generator.standard_normal((classes, components, len(scales))) * scales)
 
 
 def _reseed(centres: np.ndarray, counts: np.ndarray, threshold: float, position: int) -> np.ndarray:
@@ -398,53 +447,3 @@ def _reseed(centres: np.ndarray, counts: np.ndarray, threshold: float, position:
         light[np.arange(len(counts)), counts.argmax(axis=1)] = False
         centres = np.where(light[:, :, None], heaviest + jitter, centres)
     return centres
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassMoments(Stage):
-    """Second moment of each class round the nearest centre, in the `within` view.
-
-    After it: `covariances` (C, r, r) in whitened units, moved towards the
-    identity by what the noise explains.
-    """
-
-    classes: int
-    reduced: int
-
-    KIND = "class moments"
-    BITS = 10
-    """Residuals are coarsened to steps of 2**-10 of the view's bound."""
-
-    @property
-    def view(self) -> Projection:
-        return WITHIN
-
-    @property
-    def channels(self) -> tuple[Channel, ...]:
-        size = self.classes * self.reduced * (self.reduced + 1) // 2
-        return (Channel("moment", size, 2.0 ** (2 * self.BITS), triangle=self.reduced),)
-
-    def begin(self) -> Sums:
-        return {"moment": np.zeros((self.classes, self.reduced, self.reduced), np.int64)}
-
-    def add(self, rows: Rows, before: State, sums: Sums) -> None:
-        values = rows.values.astype(np.float64)
-        centres = before["centres"]
-        cells = nearest_cells(values, rows.classes, centres)
-        residuals = lattice.clip_rows(values - centres.reshape(-1, self.reduced)[cells], VIEW_UNIT)
-        residuals = lattice.coarsen_rows(residuals, VIEW_BITS - self.BITS, 2**self.BITS)
-        for label in np.unique(rows.classes):
-            own = residuals[rows.classes == label]
-            sums["moment"][label] += (own.T @ own).astype(np.int64)
-
-    def finish(self, sums: Sums) -> Sums:
-        return {"moment": np.concatenate([lattice.pack_triangle(moment) for moment in sums["moment"]])}
-
-    def advance(self, before: State, noisy: Sums, multipliers: Multipliers) -> State:
-        # One step of the view is WITHIN_RADIUS sqrt(r) / 2**BITS in whitened units.
-        unit = WITHIN_RADIUS**2 * self.reduced / 2.0 ** (2 * self.BITS)
-        counts = before["counts"]
-        packed = noisy["moment"].reshape(self.classes, -1).astype(np.float64)
-        moments = np.stack([lattice.unpack_triangle(row) for row in packed]) * unit / counts[:, None, None]
-        deviations = multipliers["moment"] * WITHIN_RADIUS**2 * self.reduced / counts
-        return {**before, "covariances": shrinkage.shrink_towards_identity(moments, deviations)}

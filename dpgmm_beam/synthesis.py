@@ -79,6 +79,11 @@ def draw_part(
     sink = io.BytesIO()
     # Random floats do not compress; statistics of vectors serve nobody.
     pq.write_table(
-        table, sink, row_group_size=ROW_GROUP_ROWS, compression="none", use_dictionary=["label"], write_statistics=False
+        table,
+        sink,
+        row_group_size=ROW_GROUP_ROWS,
+        compression="none",
+        use_dictionary=["label"],
+        write_statistics=False,
     )
     return sink.getvalue()

@@ -35,7 +35,9 @@ def open_folder(path: str | None) -> str:
         if os.stat(path).st_uid == os.getuid() and os.stat(path).st_mode & 0o077:
             os.chmod(path, 0o700)
     except OSError as error:
-        raise ConfigError("--private-dir", path, f"be a folder that can be written ({error.strerror})") from None
+        raise ConfigError(
+            "--private-dir", path, f"be a folder that can be written ({error.strerror})"
+        ) from None
     if os.stat(path).st_mode & 0o077:
         raise ConfigError("--private-dir", path, "be a folder that only its owner can enter")
     return path
@@ -53,7 +55,11 @@ def noise_key(private_dir: str, key_file: str | None, release_id: str | None) ->
       ConfigError: one is named without the other, or the file is not a key.
     """
     if (key_file is None) != (release_id is None):
-        given, missing = ("--noise-key-file", "--release-id") if release_id is None else ("--release-id", "--noise-key-file")
+        given, missing = (
+            ("--noise-key-file", "--release-id")
+            if release_id is None
+            else ("--release-id", "--noise-key-file")
+        )
         raise ConfigError(given, key_file or release_id, f"come together with {missing}")
     if key_file is not None and release_id is not None:
         if not release_id or any(character.isspace() for character in release_id):
@@ -81,6 +87,10 @@ def check_key_file(path: str) -> None:
     try:
         keys.load(path)
     except ConfigError as error:
-        raise ConfigError("--noise-key-file", path, f"hold exactly {KEY_BYTES} bytes, not {error.value}") from None
+        raise ConfigError(
+            "--noise-key-file", path, f"hold exactly {KEY_BYTES} bytes, not {error.value}"
+        ) from None
     except OSError:
-        raise ConfigError("--noise-key-file", path, f"be a readable file of exactly {KEY_BYTES} bytes") from None
+        raise ConfigError(
+            "--noise-key-file", path, f"be a readable file of exactly {KEY_BYTES} bytes"
+        ) from None

@@ -28,8 +28,12 @@ from transforms.stage import Execution
 def parser() -> argparse.ArgumentParser:
     result = cli.Parser(prog="dpgmm release", description=__doc__)
     what = result.add_argument_group("what is released")
-    what.add_argument("--input", required=True, help="folder of LABEL/*.png|jpg, or Parquet file, folder or glob")
-    what.add_argument("--encoder", required=True, help="open_clip:MODEL/PRETRAINED, efficientnet_lite0 or precomputed")
+    what.add_argument(
+        "--input", required=True, help="folder of LABEL/*.png|jpg, or Parquet file, folder or glob"
+    )
+    what.add_argument(
+        "--encoder", required=True, help="open_clip:MODEL/PRETRAINED, efficientnet_lite0 or precomputed"
+    )
     what.add_argument("--classes", required=True, help="the declared labels: a,b,c or a file with one a line")
     what.add_argument("--output", required=True, help="folder of the release; appears whole or not at all")
     what.add_argument("--samples-per-class", type=int, default=ReleaseConfig.samples_per_class)
@@ -42,12 +46,16 @@ def parser() -> argparse.ArgumentParser:
     method = result.add_argument_group("method")
     method.add_argument("--components", type=int, default=ReleaseConfig.components, help="Gaussians a class")
     method.add_argument("--rounds", type=int, default=ReleaseConfig.rounds, help="clustering rounds")
-    method.add_argument("--clip-norm", type=float, help="clip embeddings to it instead of normalising them to 1")
+    method.add_argument(
+        "--clip-norm", type=float, help="clip embeddings to it instead of normalising them to 1"
+    )
     method.add_argument("--dimension", type=int, help="length of an embedding in a list column")
     running = result.add_argument_group("running (these never change the release)")
     running.add_argument("--overwrite", action="store_true", help="replace a release that is in --output")
     running.add_argument("--block-rows", type=int, default=Execution.block_rows, help="rows in a numpy block")
-    running.add_argument("--cache-mib", type=int, default=Execution.cache_bytes >> 20, help="blocks kept by a process")
+    running.add_argument(
+        "--cache-mib", type=int, default=Execution.cache_bytes >> 20, help="blocks kept by a process"
+    )
     return result
 
 
@@ -118,10 +126,14 @@ def check(arguments: argparse.Namespace, private_dir: str) -> Request:
     return Request(config, source, execution, join(private_dir, "embeddings"))
 
 
-def run(request: Request, output: str, overwrite: bool, key_file: str, release_id: str, options: PipelineOptions) -> Plan:
+def run(
+    request: Request, output: str, overwrite: bool, key_file: str, release_id: str, options: PipelineOptions
+) -> Plan:
     """Runs the release's pipeline to its end."""
     plan = Plan(request.config, release_id)
-    publication = Publication(output, f"{plan.config_digest[:16]}-{manifest.digest_of_text(release_id)[:16]}", overwrite)
+    publication = Publication(
+        output, f"{plan.config_digest[:16]}-{manifest.digest_of_text(release_id)[:16]}", overwrite
+    )
     with beam.Pipeline(options=options) as pipeline:
         if request.source.kind == "embedding_parquet":
             row_groups = (
@@ -143,7 +155,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_output(arguments.output, arguments.overwrite)
     private_dir = private.open_folder(arguments.private_dir)
     request = check(arguments, private_dir)
-    with private.noise_key(private_dir, arguments.noise_key_file, arguments.release_id) as (key_file, release_id):
+    with private.noise_key(private_dir, arguments.noise_key_file, arguments.release_id) as (
+        key_file,
+        release_id,
+    ):
         plan = run(request, arguments.output, arguments.overwrite, key_file, release_id, options)
     print(
         f"released to {arguments.output}: epsilon {plan.config.epsilon:g}, delta {plan.config.delta:g}, "

@@ -138,7 +138,9 @@ class Publication:
             source, target = (join(base, *record.path.split("/")) for base in (self.staging, self.output))
             # A source that is gone was moved by an earlier attempt.
             if exists(source):
-                FileSystems.mkdirs(posixpath.dirname(target)) if not exists(posixpath.dirname(target)) else None
+                FileSystems.mkdirs(posixpath.dirname(target)) if not exists(
+                    posixpath.dirname(target)
+                ) else None
                 FileSystems.rename([source], [target])
         write_whole(join(self.output, MANIFEST), manifest)
         self.discard()
@@ -153,6 +155,3 @@ class Publication:
         except (BeamIOError, OSError):
             # Object stores have no folders: an empty one is already gone.
             pass
-
-
-Writer = Callable[[str, bytes], None]

@@ -5,6 +5,7 @@ through the runner.  Each stage starts from its own impulse and takes the index
 from the state before it, so that no collection is read by many stages.
 """
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ from apache_beam.pvalue import AsList
 from apache_beam.transforms.window import GlobalWindows
 
 from dpgmm_beam import fit, rows, state, statistics
+from dpgmm_beam.algebra import one_thread
 from dpgmm_beam.cache import PROCESS_CACHE
 from dpgmm_beam.plan import Plan
 from transforms import index, keys
@@ -46,7 +48,10 @@ class InitialState(beam.PTransform):
         return (
             row_groups.pipeline
             | "Start" >> beam.Impulse()
-            | "Index" >> beam.FlatMap(lambda _, found: state.to_chunks({"index": index.pack(found)}), AsList(row_groups))
+            | "Index"
+            >> beam.FlatMap(
+                lambda _, found: state.to_chunks({"index": index.pack(found)}), AsList(row_groups)
+            )
         )
 
 
@@ -75,6 +80,8 @@ class SumRows(beam.DoFn):
 
     def start_bundle(self):
         self.sums = None
+        self.held = contextlib.ExitStack()
+        self.held.enter_context(one_thread())
 
     def process(self, element, chunks):
         if self.before is None:
@@ -100,7 +107,9 @@ class SumRows(beam.DoFn):
     def _blocks(self, path: str, number: int) -> Iterable[rows.Rows]:
         def read():
             with open_parquet(path) as file:
-                return list(rows.read_row_group(file, number, self.plan.row_format, self.execution.block_rows))
+                return list(
+                    rows.read_row_group(file, number, self.plan.row_format, self.execution.block_rows)
+                )
 
         return self._cached((path, number), read)
 
@@ -118,6 +127,7 @@ class SumRows(beam.DoFn):
             for part in statistics.split(self.stage.channels, self.stage.finish(self.sums)):
                 yield GlobalWindows.windowed_value(part)
         self.sums = None
+        self.held.close()
 
 
 class SumParts(beam.CombineFn):
@@ -178,11 +188,13 @@ class RunStage(beam.PTransform):
             | "Start" >> beam.Impulse()
             | "Index" >> beam.FlatMap(index_elements, AsList(before))
             | "Spread" >> beam.Reshuffle()
-            | "Sum" >> beam.ParDo(SumRows(self.plan, self.position, self.execution, self.key_file), AsList(before))
+            | "Sum"
+            >> beam.ParDo(SumRows(self.plan, self.position, self.execution, self.key_file), AsList(before))
             | "Combine" >> beam.CombinePerKey(SumParts())
         )
         return (
             pipeline
             | "Once" >> beam.Impulse()
-            | "Noise" >> beam.ParDo(Advance(self.plan, self.position, self.key_file), AsList(parts), AsList(before))
+            | "Noise"
+            >> beam.ParDo(Advance(self.plan, self.position, self.key_file), AsList(parts), AsList(before))
         )

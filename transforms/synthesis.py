@@ -8,6 +8,7 @@ import apache_beam as beam
 from apache_beam.pvalue import AsList
 
 from dpgmm_beam import fit, manifest, state
+from dpgmm_beam.algebra import one_thread
 from dpgmm_beam.labeller import Labeller
 from dpgmm_beam.mixture import Sampler
 from dpgmm_beam.plan import Plan
@@ -36,7 +37,8 @@ class WritePart(beam.DoFn):
             self.ready = key, sampler, Labeller(final, config.clip_norm)
         key, sampler, labeller = self.ready
         parts = Parts(len(config.classes), config.samples_per_class)
-        data = draw_part(parts, part, config.classes, sampler, labeller, key)
+        with one_thread():
+            data = draw_part(parts, part, config.classes, sampler, labeller, key)
         _LOG.info("synthetic rows: part %d of %d written", part + 1, len(parts))
         yield self.publication.stage(f"synthetic/{parts.name(part)}", data, len(parts.class_indices(part)))
 
@@ -63,7 +65,9 @@ class Publish(beam.DoFn):
 
     def process(self, _, records):
         # A record may come twice, from a bundle that ran twice.
-        files = [dataclasses.asdict(record) for record in sorted(set(records), key=lambda record: record.path)]
+        files = [
+            dataclasses.asdict(record) for record in sorted(set(records), key=lambda record: record.path)
+        ]
         plan = self.plan
         data = manifest.build(plan.config.to_dict(), plan.budget, plan.release_id, files)
         self.publication.publish(records, data)
@@ -91,7 +95,8 @@ class WriteRelease(beam.PTransform):
             | "Start" >> beam.Impulse()
             | "Parts" >> beam.FlatMap(lambda _, count=len(parts): range(count))
             | "Spread" >> beam.Reshuffle()
-            | "Write parts" >> beam.ParDo(WritePart(self.plan, self.publication, self.key_file), AsList(final))
+            | "Write parts"
+            >> beam.ParDo(WritePart(self.plan, self.publication, self.key_file), AsList(final))
         )
         mixture = (
             pipeline
