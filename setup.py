@@ -16,7 +16,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["dpgmm_beam", "dpgmm_beam.*", "transforms", "transforms.*", "pipelines", "pipelines.*"]),
+    packages=find_packages(
+        include=[f"{name}{rest}" for name in ("dpgmm_beam", "transforms", "pipelines") for rest in ("", ".*")]
+    ),
     install_requires=[
         "apache-beam>=2.77,<3",
         "numpy>=2.0,<3",

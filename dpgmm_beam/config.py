@@ -14,6 +14,16 @@ from dpgmm_beam import budget, lattice
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.rows import RowFormat
 
+SHARES = (
+    ("means/count", 0.01),
+    ("means/sum", 0.07),
+    ("moment/moment", 0.12),
+    ("teacher/gradient", 0.70),
+    ("rounds/count", 0.02),
+    ("rounds/sum", 0.08),
+)
+"""Shares of 1/z^2, by mechanism; what a release does not use is spread over the others."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -56,6 +66,7 @@ class ReleaseConfig:
       samples_per_class: synthetic rows of each class.
       components: Gaussians a class.
       rounds: rounds of clustering (used when components > 1).
+      shares: of 1/z^2 for each mechanism, relative to their sum.
       method: constants of the fit.
 
     Raises:
@@ -72,6 +83,7 @@ class ReleaseConfig:
     samples_per_class: int = 6000
     components: int = 1
     rounds: int = 4
+    shares: tuple[tuple[str, float], ...] = SHARES
     method: Method = Method()
 
     def __post_init__(self):
@@ -88,20 +100,46 @@ class ReleaseConfig:
             if getattr(self, name) < least:
                 raise ConfigError(f"--{name.replace('_', '-')}", getattr(self, name), f"be at least {least}")
 
+        for mechanism, share in self.shares:
+            if not (math.isfinite(share) and share > 0):
+                raise ConfigError("--share", f"{mechanism}={share}", "be a finite number above 0")
+
     @property
     def row_format(self) -> RowFormat:
         return RowFormat(self.classes, self.dimension, self.clip_norm, self.labelled)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest and the digest."""
-        return {**dataclasses.asdict(self), "classes": list(self.classes)}
+        return {**dataclasses.asdict(self), "classes": list(self.classes), "shares": dict(self.shares)}
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> "ReleaseConfig":
         """The inverse of `to_dict`."""
-        return ReleaseConfig(
-            **{**data, "classes": tuple(data["classes"]), "method": Method(**data["method"])}
-        )
+        typed = {
+            "classes": tuple(data["classes"]),
+            "shares": tuple(data["shares"].items()),
+            "method": Method(**data["method"]),
+        }
+        return ReleaseConfig(**{**data, **typed})
+
+
+def with_shares(changes: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """The default shares with some changed, each by a text NAME=VALUE.
+
+    Raises:
+      ConfigError: the text is not of that form, or names no mechanism.
+    """
+    shares = dict(SHARES)
+    for text in changes:
+        name, _, value = text.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if name not in shares or not math.isfinite(number):
+            raise ConfigError("--share", text, f"be NAME=NUMBER with NAME one of {', '.join(shares)}")
+        shares[name] = number
+    return tuple(shares.items())
 
 
 def check_classes(classes: Sequence[str]) -> None:

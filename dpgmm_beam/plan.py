@@ -14,16 +14,6 @@ from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.rows import RowFormat
 from dpgmm_beam.stages import CentreRound, Means, PooledMoment, Stage, TeacherStep
 
-# Shares of 1/z^2; what a release does not use is spread over the others.
-SHARES = {
-    "means/count": 0.01,
-    "means/sum": 0.07,
-    "moment/moment": 0.12,
-    "teacher/gradient": 0.70,
-    "rounds/count": 0.02,
-    "rounds/sum": 0.08,
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -77,11 +67,13 @@ class Plan:
                 if not channel.private:
                     name = f"{stage.KIND}/{channel.name}"
                     repetitions[name] = repetitions.get(name, 0) + 1
-        total = sum(SHARES[name] for name in repetitions)
+        # What a release does not use is spread over the others.
+        shares = dict(self.config.shares)
+        total = sum(shares[name] for name in repetitions)
         return Budget(
             self.config.epsilon,
             self.config.delta,
-            tuple(Mechanism(name, SHARES[name] / total, count) for name, count in repetitions.items()),
+            tuple(Mechanism(name, shares[name] / total, count) for name, count in repetitions.items()),
         )
 
     def multipliers(self, stage: Stage) -> dict[str, float]:

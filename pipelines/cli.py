@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -71,8 +72,20 @@ def beam_pipeline_options(arguments: Sequence[str]) -> beam_options.PipelineOpti
     return beam_options.PipelineOptions(list(arguments))
 
 
+def configure_logging() -> None:
+    """This project's progress on standard error; of other libraries only errors."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    own = logging.getLogger("dpgmm")
+    own.handlers = [handler]
+    own.propagate = False
+    own.setLevel(logging.INFO)
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+
+
 def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
     """Calls a verb's `main`, turning a ConfigError into its sentence and status 2."""
+    configure_logging()
     try:
         return main(sys.argv[1:] if arguments is None else arguments)
     except ConfigError as error:

@@ -10,7 +10,8 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.noise import KEY_BYTES
 from transforms import keys
-from transforms.publish import is_local, join, write_whole
+from transforms.private_files import is_local, write_private_file
+from transforms.publish import join
 
 
 def default_folder() -> str:
@@ -69,13 +70,7 @@ def noise_key(private_dir: str, key_file: str | None, release_id: str | None) ->
         return
     release_id = secrets.token_hex(16)
     path = join(private_dir, "keys", f"{release_id}.key")
-    if is_local(path):
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(KEY_BYTES))
-    else:
-        write_whole(path, secrets.token_bytes(KEY_BYTES))
+    write_private_file(path, lambda file: file.write(secrets.token_bytes(KEY_BYTES)))
     try:
         yield path, release_id
     finally:

@@ -8,19 +8,19 @@ import sys
 from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from dpgmm_beam import manifest
-from dpgmm_beam.config import ReleaseConfig, check_classes
 from dpgmm_beam.budget import check_privacy_parameters
-from dpgmm_beam.encoders import PRECOMPUTED, check_encoder, encoder_dimension
+from dpgmm_beam.config import ReleaseConfig, check_classes, with_shares
+from dpgmm_beam.encoders import check_encoder, encoder_for_process
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.plan import Plan
 from pipelines import cli, private, runner
+from transforms import inputs
 from transforms.embed import EmbedImages
-from transforms.inputs import InputDescription, describe_input, list_row_groups
-from transforms.publish import Publication, exists, is_local, join, read_bytes
+from transforms.private_files import is_local
+from transforms.publish import Publication, exists, join, read_bytes
 from transforms.release import Release
 from transforms.stage import Execution
 
@@ -43,6 +43,9 @@ def parser() -> argparse.ArgumentParser:
     budget.add_argument("--noise-key-file", help="32 secret bytes, with --release-id; else drawn and dropped")
     budget.add_argument("--release-id", help="public name of this one publication, never used twice")
     budget.add_argument("--private-dir", help=f"keys and embed cache (default: {private.default_folder()})")
+    budget.add_argument(
+        "--share", action="append", default=[], metavar="NAME=NUMBER", help="of the budget, for one mechanism"
+    )
     method = result.add_argument_group("method")
     method.add_argument("--components", type=int, default=ReleaseConfig.components, help="Gaussians a class")
     method.add_argument("--rounds", type=int, default=ReleaseConfig.rounds, help="clustering rounds")
@@ -96,7 +99,7 @@ class Request:
     """
 
     config: ReleaseConfig
-    source: InputDescription
+    source: inputs.InputDescription
     execution: Execution
     embed_cache: str
 
@@ -109,11 +112,11 @@ def check(arguments: argparse.Namespace, private_dir: str) -> Request:
     for name in ("block_rows", "cache_mib"):
         if getattr(arguments, name) < (1 if name == "block_rows" else 0):
             raise ConfigError(f"--{name.replace('_', '-')}", getattr(arguments, name), "be above 0")
-    source = describe_input(arguments.input, arguments.encoder, arguments.dimension)
+    source = inputs.describe_input(arguments.input, arguments.encoder, arguments.dimension)
     config = ReleaseConfig(
         encoder=arguments.encoder,
         classes=classes,
-        dimension=source.dimension or encoder_dimension(arguments.encoder),
+        dimension=source.dimension or encoder_for_process(arguments.encoder).dimension,
         epsilon=arguments.epsilon,
         delta=arguments.delta,
         clip_norm=arguments.clip_norm,
@@ -121,6 +124,7 @@ def check(arguments: argparse.Namespace, private_dir: str) -> Request:
         samples_per_class=arguments.samples_per_class,
         components=arguments.components,
         rounds=arguments.rounds,
+        shares=with_shares(arguments.share),
     )
     execution = Execution(arguments.block_rows, arguments.cache_mib << 20, secrets.token_hex(8))
     return Request(config, source, execution, join(private_dir, "embeddings"))
@@ -135,11 +139,11 @@ def run(
         output, f"{plan.config_digest[:16]}-{manifest.digest_of_text(release_id)[:16]}", overwrite
     )
     with beam.Pipeline(options=options) as pipeline:
-        if request.source.kind == "embedding_parquet":
+        if request.source.kind == inputs.EMBEDDING_PARQUET:
             row_groups = (
                 pipeline
                 | "Input" >> beam.Create([request.source.pattern])
-                | "Row groups" >> beam.FlatMap(list_row_groups)
+                | "Row groups" >> beam.FlatMap(inputs.list_row_groups)
             )
         else:
             row_groups = pipeline | "Embed" >> EmbedImages(
@@ -151,7 +155,7 @@ def run(
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments, beam_arguments = parser().parse_known_args(argv)
-    options = runner.options(cli.beam_pipeline_options(beam_arguments))
+    options = runner.local_defaults(cli.beam_pipeline_options(beam_arguments))
     check_output(arguments.output, arguments.overwrite)
     private_dir = private.open_folder(arguments.private_dir)
     request = check(arguments, private_dir)

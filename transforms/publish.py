@@ -7,16 +7,18 @@ moved and the manifest, without which there is no release, comes last.  Doing
 any of it again, at once or much later, changes nothing.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import posixpath
 import shutil
 import uuid
-from collections.abc import Callable
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
+
+from transforms.private_files import is_local
 
 MANIFEST = "manifest.json"
 
@@ -36,10 +38,6 @@ class FileRecord:
     size: int
     sha256: str
     rows: int
-
-
-def is_local(path: str) -> bool:
-    return FileSystems.get_scheme(path) is None
 
 
 def join(folder: str, *names: str) -> str:
@@ -150,8 +148,6 @@ class Publication:
         if is_local(self.output):
             shutil.rmtree(self.staging, ignore_errors=True)
             return
-        try:
+        # Object stores have no folders: an empty one is already gone.
+        with contextlib.suppress(BeamIOError, OSError):
             FileSystems.delete([self.staging])
-        except (BeamIOError, OSError):
-            # Object stores have no folders: an empty one is already gone.
-            pass

@@ -89,11 +89,11 @@ class WriteRelease(beam.PTransform):
 
     def expand(self, final):
         pipeline = final.pipeline
-        parts = Parts(len(self.plan.config.classes), self.plan.config.samples_per_class)
+        count = len(Parts(len(self.plan.config.classes), self.plan.config.samples_per_class))
         synthetic = (
             pipeline
             | "Start" >> beam.Impulse()
-            | "Parts" >> beam.FlatMap(lambda _, count=len(parts): range(count))
+            | "Parts" >> beam.FlatMap(lambda _: range(count))
             | "Spread" >> beam.Reshuffle()
             | "Write parts"
             >> beam.ParDo(WritePart(self.plan, self.publication, self.key_file), AsList(final))

@@ -1,0 +1,29 @@
+# Everything that a fresh checkout needs: `make demo`, `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# FASHION_MNIST=folder where apt cannot bring the data set.
+DEMO_FLAGS := $(if $(FASHION_MNIST),--data $(FASHION_MNIST))
+
+.PHONY: demo test check clean
+
+demo: $(STAMP)
+	$(BIN)/dpgmm demo $(DEMO_FLAGS)
+
+test: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(STAMP): setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .[test]
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

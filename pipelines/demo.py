@@ -1,0 +1,128 @@
+"""dpgmm demo: Fashion-MNIST end to end, and one table."""
+
+import hashlib
+import json
+import os
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+
+from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.noise import KEY_BYTES
+from pipelines import cli, embed, fashion_mnist, release, train
+from transforms.private_files import write_private_file
+
+ENCODER = "efficientnet_lite0"
+DELTA = 1e-5
+
+
+def parser() -> cli.Parser:
+    result = cli.Parser(
+        prog="dpgmm demo",
+        description="Embeds Fashion-MNIST, releases it privately, trains on each release and on the real"
+        " embeddings, and prints one table. A second run reuses the embeddings.",
+    )
+    result.add_argument("--work", default="demo", help="folder for everything that the demo makes")
+    result.add_argument("--data", help="folder with Fashion-MNIST's files, where apt cannot bring them")
+    result.add_argument("--epsilons", default="1,8", help="comma-separated")
+    result.add_argument("--keys", type=int, default=3, help="releases at each epsilon, for the spread")
+    return result
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments, beam_arguments = parser().parse_known_args(argv)
+    epsilons = [_epsilon(text) for text in arguments.epsilons.split(",")]
+    if arguments.keys < 1:
+        raise ConfigError("--keys", arguments.keys, "be at least 1")
+    work = os.path.abspath(arguments.work)
+    os.makedirs(work, exist_ok=True)
+    source = fashion_mnist.find(arguments.data, work)
+    embeddings = {}
+    for split in fashion_mnist.SPLITS:
+        images = os.path.join(work, "images", f"{split}.parquet")
+        _say(f"{split} images")
+        fashion_mnist.write_parquet(source, split, images)
+        embeddings[split] = os.path.join(work, "private", f"{split}-embeddings")
+        embed.main(["--input", images, "--encoder", ENCODER, "--output", embeddings[split], *beam_arguments])
+    _say("network on the real embeddings")
+    real = _train(embeddings["train"], embeddings["test"], os.path.join(work, "networks", "real"))
+    rows = []
+    for epsilon in epsilons:
+        for number in range(1, arguments.keys + 1):
+            _say(f"epsilon {epsilon:g}, key {number} of {arguments.keys}")
+            rows.append(_release_and_train(epsilon, number, work, embeddings, beam_arguments))
+    print_table(epsilons, rows, real)
+    return 0
+
+
+def _epsilon(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError("--epsilons", text, "be numbers with commas between") from None
+
+
+def _say(text: str) -> None:
+    print(f"== {text}", file=sys.stderr, flush=True)
+
+
+def demo_key(number: int, work: str) -> str:
+    """A key file for a public data set: fixed, so that the table can be had again.
+
+    Never do this with data that is not public: a key must be secret.
+    """
+    path = os.path.join(work, "private", f"key-{number}")
+    secret = hashlib.sha256(f"dpgmm demo {number}".encode()).digest()[:KEY_BYTES]
+    write_private_file(path, lambda file: file.write(secret))
+    return path
+
+
+def _release_and_train(
+    epsilon: float, number: int, work: str, embeddings: dict[str, str], beam_arguments: Sequence[str]
+) -> dict:
+    name = f"epsilon-{epsilon:g}-key-{number}"
+    output = os.path.join(work, "releases", name)
+    started = time.monotonic()
+    release.main(
+        [
+            *("--input", embeddings["train"], "--encoder", ENCODER, "--output", output, "--overwrite"),
+            *("--classes", ",".join(fashion_mnist.CLASSES)),
+            *("--epsilon", repr(epsilon), "--delta", repr(DELTA)),
+            *("--noise-key-file", demo_key(number, work), "--release-id", f"demo-{name}"),
+            *("--private-dir", os.path.join(work, "private")),
+            *beam_arguments,
+        ]
+    )
+    released = time.monotonic() - started
+    metrics = _train(output, embeddings["test"], os.path.join(work, "networks", name))
+    return {"epsilon": epsilon, "release_seconds": released, **metrics}
+
+
+def _train(synthetic: str, test: str, output: str) -> dict:
+    started = time.monotonic()
+    shutil.rmtree(output, ignore_errors=True)
+    train.main(["--synthetic", synthetic, "--test", test, "--output", output])
+    with open(os.path.join(output, train.METRICS_FILE)) as file:
+        return {**json.load(file), "train_seconds": time.monotonic() - started}
+
+
+def print_table(epsilons: Sequence[float], rows: Sequence[dict], real: dict) -> None:
+    """One line an epsilon: mean and spread over keys, beside the same network on real rows."""
+    print()
+    print(f"Fashion-MNIST, {ENCODER}, delta {DELTA:g}; accuracy of the two-layer network on real test rows")
+    print("epsilon   synthetic (min-max over keys)   real      rows   release s   train s")
+    for epsilon in epsilons:
+        own = [row for row in rows if row["epsilon"] == epsilon]
+        accuracies = [row["accuracy"] for row in own]
+        seconds = [statistics.mean(row[name] for row in own) for name in ("release_seconds", "train_seconds")]
+        spread = f"{statistics.mean(accuracies):.4f} ({min(accuracies):.4f}-{max(accuracies):.4f})"
+        print(
+            f"{epsilon:<9g} {spread:<31} {real['accuracy']:.4f} {own[0]['train_rows']:>8}"
+            f" {seconds[0]:>11.0f} {seconds[1]:>9.0f}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,84 @@
+"""dpgmm verify: re-check a release, or derive it again and compare."""
+
+import argparse
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Sequence
+
+from dpgmm_beam import manifest
+from dpgmm_beam.config import ReleaseConfig
+from dpgmm_beam.errors import ConfigError
+from pipelines import cli, private, release, runner
+from transforms import inputs
+from transforms.publish import exists, join, read_bytes
+from transforms.stage import Execution
+
+
+def parser() -> argparse.ArgumentParser:
+    result = cli.Parser(
+        prog="dpgmm verify",
+        description="Checks that a release's privacy event composes to its epsilon and that its files have"
+        " their digests; with --input and --noise-key-file derives it again and compares every file."
+        " Exits 0 when all holds and 1 when not.",
+    )
+    result.add_argument("--release", required=True, help="folder of the release")
+    result.add_argument("--input", help="the data it was made from")
+    result.add_argument("--noise-key-file", help="the key that it was made with")
+    result.add_argument("--private-dir", help=f"embed cache (default: {private.default_folder()})")
+    return result
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments, beam_arguments = parser().parse_known_args(argv)
+    options = runner.local_defaults(cli.beam_pipeline_options(beam_arguments))
+    if (arguments.input is None) != (arguments.noise_key_file is None):
+        raise ConfigError("--input", arguments.input, "come together with --noise-key-file")
+    path = join(arguments.release, manifest.FILE_NAME)
+    if not exists(path):
+        raise ConfigError("--release", arguments.release, f"be a folder with a {manifest.FILE_NAME}")
+    content = manifest.parse(read_bytes(path), arguments.release)
+    problems = manifest.check(content, lambda name: read_bytes(join(arguments.release, *name.split("/"))))
+    if arguments.input is not None and not problems:
+        problems = derive_again(content, arguments, options)
+    for problem in problems:
+        print(f"NOT VERIFIED: {problem}")
+    if problems:
+        return 1
+    privacy = content["privacy"]
+    print(
+        f"verified: the mechanisms compose to epsilon {privacy['epsilon']:g} at delta {privacy['delta']:g}"
+        f" ({privacy['adjacency']}), and {len(content['files'])} files have their digests"
+        + ("; derived again, every file is the same" if arguments.input is not None else "")
+    )
+    return 0
+
+
+def derive_again(content: dict, arguments: argparse.Namespace, options) -> list[str]:
+    """Runs the release again into a scratch folder; what differs, in sentences."""
+    private_dir = private.open_folder(arguments.private_dir)
+    private.check_key_file(arguments.noise_key_file)
+    config = ReleaseConfig.from_dict(content["config"])
+    source = inputs.describe_input(arguments.input, config.encoder)
+    execution = Execution(cache_token=secrets.token_hex(8))
+    request = release.Request(config, source, execution, join(private_dir, "embeddings"))
+    with tempfile.TemporaryDirectory(prefix="dpgmm-verify-") as scratch:
+        output = os.path.join(scratch, "release")
+        release.run(request, output, False, arguments.noise_key_file, content["release_id"], options)
+        again = manifest.parse(read_bytes(join(output, manifest.FILE_NAME)), output)
+    differing = [
+        f"{stated['path']} comes out different when derived again"
+        for stated, derived in zip(content["files"], again["files"], strict=True)
+        if stated != derived
+    ]
+    if differing and content["versions"] != again["versions"]:
+        changed = [
+            name for name, version in content["versions"].items() if again["versions"].get(name) != version
+        ]
+        differing.append(f"other versions are installed than it was made with: {', '.join(changed)}")
+    return differing
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
