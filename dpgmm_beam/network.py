@@ -1,0 +1,279 @@
+"""The two-layer network that is trained on a release, by one fixed recipe.
+
+The recipe is not tuned on any release: one hidden layer of 256 rectified units
+on centred inputs of one global scale, Adam with a cosine to zero, eight passes.
+It is the same for synthetic and for real rows, so that the two can be compared.
+"""
+
+import dataclasses
+import io
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from dpgmm_beam.errors import ConfigError
+
+MODEL_FILE = "model.pt"
+
+_ROWS_AT_ONCE = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Hyper-parameters of the training.
+
+    Attributes:
+      hidden: units of the hidden layer.
+      epochs: passes over the rows.
+      batch_size: rows of a step.
+      learning_rate: Adam's at the start; it falls to 0 along a half cosine.
+      label_temperature: probabilities p are trained on as p^(1/T), renormalised,
+        which for a softmax divides the logits by T.  A teacher that is nearly
+        sure of most rows then still tells how the other classes compare
+        (Hinton, Vinyals and Dean 2015).  Class labels are not affected.
+      seed: of the first weights and of the order of the rows.
+
+    Raises:
+      ConfigError: naming the option of `dpgmm train`.
+    """
+
+    hidden: int = 256
+    epochs: int = 8
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    label_temperature: float = 4.0
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("hidden", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name.replace('_', '-')}", getattr(self, name), "be at least 1")
+        for name in ("learning_rate", "label_temperature"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"--{name.replace('_', '-')}", value, "be a finite number above 0")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError("--seed", self.seed, "be from 0 to 2**63 - 1")
+
+
+class TwoLayers(torch.nn.Module):
+    """Linear, ReLU, linear, on rows brought to the release's norm, centred and scaled.
+
+    The norm, the centre and the scale are part of the network, so it takes an
+    encoder's raw output.
+
+    Args:
+      dimension: length of an embedding.
+      hidden: units of the hidden layer.
+      classes: number of outputs.
+      clip_norm: rows longer than it are shortened to it; None: every row is
+        brought to norm 1.
+    """
+
+    centre: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, dimension: int, hidden: int, classes: int, clip_norm: float | None):
+        super().__init__()
+        self.clip_norm = clip_norm
+        self.register_buffer("centre", torch.zeros(dimension))
+        self.register_buffer("scale", torch.ones(()))
+        self.first = torch.nn.Linear(dimension, hidden)
+        self.second = torch.nn.Linear(hidden, classes)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Logits, (n, d) -> (n, C)."""
+        inputs = (self.to_norm(rows) - self.centre) / self.scale
+        return self.second(torch.relu(self.first(inputs)))
+
+    def to_norm(self, rows: torch.Tensor) -> torch.Tensor:
+        norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        if self.clip_norm is None:
+            return rows / norms.clamp_min(torch.finfo(rows.dtype).tiny)
+        return rows * (self.clip_norm / norms.clamp_min(self.clip_norm))
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A trained network.
+
+    Attributes:
+      classes: C labels, in the order of the outputs.
+      module: the weights.
+      config: how it was trained.
+    """
+
+    classes: tuple[str, ...]
+    module: TwoLayers
+    config: TrainConfig
+
+    def logits(self, embeddings: np.ndarray) -> np.ndarray:
+        """Logits of raw embeddings, (n, d) floats -> (n, C) float32.
+
+        Raises:
+          ConfigError: the embeddings are not of this network's length.
+        """
+        dimension = len(self.module.centre)
+        if embeddings.ndim != 2 or embeddings.shape[1] != dimension:
+            raise ConfigError(
+                "embeddings", f"an array of shape {embeddings.shape}", f"have shape (n, {dimension})"
+            )
+        result = np.empty((len(embeddings), len(self.classes)), np.float32)
+        device = self.module.centre.device
+        with torch.no_grad():
+            for start in range(0, len(embeddings), _ROWS_AT_ONCE):
+                block = slice(start, start + _ROWS_AT_ONCE)
+                result[block] = self.module(_batch(embeddings[block], device)).cpu().numpy()
+        return result
+
+    def probabilities(self, embeddings: np.ndarray) -> np.ndarray:
+        """Class probabilities of raw embeddings, (n, d) floats -> (n, C) float32.
+
+        They are those of the labels trained on: softened, if those were.
+        """
+        return torch.softmax(torch.from_numpy(self.logits(embeddings)), dim=1).numpy()
+
+    def predict(self, embeddings: np.ndarray) -> np.ndarray:
+        """Indices among `classes` of raw embeddings, (n, d) floats -> (n,) int64."""
+        return self.logits(embeddings).argmax(axis=1)
+
+    def to_bytes(self) -> bytes:
+        """The file that `load_network` reads: torch's format, weights and plain data only."""
+        config: dict[str, Any] = {
+            "classes": list(self.classes),
+            "dimension": len(self.module.centre),
+            "clip_norm": self.module.clip_norm,
+            "training": dataclasses.asdict(self.config),
+        }
+        weights = {name: value.cpu() for name, value in self.module.state_dict().items()}
+        file = io.BytesIO()
+        torch.save({"state_dict": weights, "config": config}, file)
+        return file.getvalue()
+
+
+def load_network(path: str | os.PathLike) -> Network:
+    """Loads a network on the CPU.
+
+    Args:
+      path: a `model.pt`, or the folder in which `dpgmm train` wrote it, on a
+        local file system.
+    """
+    if os.path.isdir(path):
+        path = os.path.join(path, MODEL_FILE)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    config = content["config"]
+    training = TrainConfig(**config["training"])
+    module = TwoLayers(config["dimension"], training.hidden, len(config["classes"]), config["clip_norm"])
+    module.load_state_dict(content["state_dict"])
+    return Network(tuple(config["classes"]), module.eval(), training)
+
+
+def train_network(
+    embeddings: np.ndarray,
+    targets: np.ndarray,
+    classes: Sequence[str],
+    config: TrainConfig | None = None,
+    clip_norm: float | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Network:
+    """Trains the network; on the GPU if there is one.
+
+    On a CPU, the same arguments and the same number of threads give the same
+    network, bit for bit.  The global generators are left as they were.  Rows
+    are gathered a batch at a time: there is no second copy of `embeddings`.
+
+    Args:
+      embeddings: (n, d) floats, n > 0.
+      targets: (n,) class indices, or (n, C) probabilities.
+      classes: C labels.
+      config: hyper-parameters; None: the defaults.
+      clip_norm: of the release, as in `TwoLayers`.
+      progress: called after each epoch with its number, from 1, and its mean loss.
+
+    Raises:
+      ConfigError: shapes that do not fit, or class indices out of range.
+    """
+    config = config or TrainConfig()
+    _check(embeddings, targets, len(classes))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        module = TwoLayers(embeddings.shape[1], config.hidden, len(classes), clip_norm)
+    order = torch.Generator().manual_seed(config.seed)
+    module.to(device)
+    _standardise(module, embeddings)
+    optimizer = torch.optim.Adam(module.parameters(), lr=config.learning_rate)
+    rows = len(embeddings)
+    batches = -(-rows // config.batch_size)
+    for epoch in range(config.epochs):
+        permutation = torch.randperm(rows, generator=order).numpy()
+        total = torch.zeros((), device=device)
+        for index in range(batches):
+            done = (epoch * batches + index) / (config.epochs * batches)
+            optimizer.param_groups[0]["lr"] = config.learning_rate * (1 + math.cos(math.pi * done)) / 2
+            chosen = permutation[index * config.batch_size : (index + 1) * config.batch_size]
+            logits = module(_batch(embeddings[chosen], device))
+            loss = torch.nn.functional.cross_entropy(logits, _targets(targets[chosen], config, device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.detach() * len(chosen)
+        if progress is not None:
+            progress(epoch + 1, float(total) / rows)
+    return Network(tuple(classes), module.eval(), config)
+
+
+def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """p^(1/T), renormalised, (n, C) -> (n, C) float32.
+
+    >>> soften(np.array([[0.8, 0.2]]), 2.0).round(3).tolist()
+    [[0.6669999957084656, 0.3330000042915344]]
+    """
+    powers = np.asarray(probabilities, np.float32) ** np.float32(1 / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def _check(embeddings: np.ndarray, targets: np.ndarray, classes: int) -> None:
+    if embeddings.ndim != 2 or not len(embeddings):
+        raise ConfigError(
+            "embeddings", f"an array of shape {embeddings.shape}", "have shape (n, d) with n > 0"
+        )
+    if targets.shape not in ((len(embeddings),), (len(embeddings), classes)):
+        raise ConfigError(
+            "targets",
+            f"an array of shape {targets.shape}",
+            f"have shape ({len(embeddings)},) or ({len(embeddings)}, {classes})",
+        )
+    if targets.ndim == 1 and (targets.min() < 0 or targets.max() >= classes):
+        raise ConfigError("targets", f"{targets.min()} to {targets.max()}", f"be from 0 to {classes - 1}")
+
+
+def _batch(rows: np.ndarray, device: torch.device) -> torch.Tensor:
+    # A copy, for arrays that Parquet gives are read-only and torch wants to write.
+    return torch.from_numpy(np.array(rows, np.float32)).to(device)
+
+
+def _targets(targets: np.ndarray, config: TrainConfig, device: torch.device) -> torch.Tensor:
+    if targets.ndim == 1:
+        return torch.from_numpy(targets.astype(np.int64)).to(device)
+    return torch.from_numpy(soften(targets, config.label_temperature)).to(device)
+
+
+def _standardise(module: TwoLayers, embeddings: np.ndarray) -> None:
+    """Sets the centre to the rows' mean and the scale to their deviation over all coordinates."""
+    total = np.zeros(embeddings.shape[1])
+    squares = 0.0
+    for start in range(0, len(embeddings), _ROWS_AT_ONCE):
+        block = torch.from_numpy(np.array(embeddings[start : start + _ROWS_AT_ONCE], np.float64))
+        rows = module.to_norm(block).numpy()
+        total += rows.sum(axis=0)
+        squares += float((rows**2).sum())
+    centre = total / len(embeddings)
+    variance = squares / embeddings.size - float((centre**2).mean())
+    module.centre.copy_(torch.from_numpy(centre))
+    # Rows that are all alike have nothing to scale.
+    module.scale.fill_(math.sqrt(variance) if variance > 0 else 1.0)

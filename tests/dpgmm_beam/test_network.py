@@ -1,0 +1,156 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.network import TrainConfig, load_network, soften, train_network
+
+CLASSES = ("a", "b", "c")
+SMALL = TrainConfig(hidden=16, epochs=6, batch_size=32, learning_rate=0.02)
+
+
+def blobs(rows=600, dimension=10, seed=0, spread=0.25):
+    """Rows of norm 1 round three directions, and their classes."""
+    generator = np.random.default_rng(seed)
+    targets = np.arange(rows) % 3
+    embeddings = np.eye(dimension)[targets] + spread * generator.standard_normal((rows, dimension))
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return embeddings.astype(np.float32), targets
+
+
+def weights(network):
+    return {name: value.numpy() for name, value in network.module.state_dict().items()}
+
+
+def same(one, two):
+    return all(np.array_equal(value, weights(two)[name]) for name, value in weights(one).items())
+
+
+def test_it_learns_and_its_progress_is_told():
+    told = []
+    embeddings, targets = blobs()
+    network = train_network(embeddings, targets, CLASSES, SMALL, progress=lambda *now: told.append(now))
+    held_out, truth = blobs(seed=1)
+    assert (network.predict(held_out) == truth).mean() > 0.85
+    assert [epoch for epoch, _ in told] == [1, 2, 3, 4, 5, 6]
+    assert told[-1][1] < told[0][1]
+    np.testing.assert_allclose(network.probabilities(held_out).sum(axis=1), 1, rtol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bits_and_global_generators_are_left_alone():
+    embeddings, targets = blobs()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = train_network(embeddings, targets, CLASSES, SMALL)
+    assert torch.equal(torch.rand(3), expected)
+    assert same(first, train_network(embeddings, targets, CLASSES, SMALL))
+    other = dataclasses.replace(SMALL, seed=1)
+    assert not same(first, train_network(embeddings, targets, CLASSES, other))
+
+
+def test_arrays_are_neither_changed_nor_need_be_writable():
+    embeddings, targets = blobs()
+    before = embeddings.copy()
+    embeddings.flags.writeable = targets.flags.writeable = False
+    train_network(embeddings, targets, CLASSES, SMALL)
+    assert np.array_equal(embeddings, before)
+
+
+def test_certain_probabilities_are_class_labels():
+    embeddings, targets = blobs()
+    hard = train_network(embeddings, targets, CLASSES, SMALL)
+    soft = train_network(embeddings, np.eye(3, dtype=np.float32)[targets], CLASSES, SMALL)
+    np.testing.assert_allclose(hard.logits(embeddings), soft.logits(embeddings), atol=1e-3)
+
+
+def test_probabilities_are_worth_more_than_one_draw_from_them():
+    embeddings, _ = blobs(300, spread=0.5)
+    logits = 4 * embeddings[:, :3]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    uniforms = np.random.default_rng(2).random((300, 1))
+    drawn = (uniforms > probabilities.cumsum(axis=1)).sum(axis=1)
+    held_out, _ = blobs(2000, seed=1, spread=0.5)
+    truth = held_out[:, :3].argmax(axis=1)
+    accuracy = [
+        (train_network(embeddings, labels, CLASSES, SMALL).predict(held_out) == truth).mean()
+        for labels in (probabilities, drawn)
+    ]
+    assert accuracy[0] > accuracy[1] + 0.02
+
+
+def test_softening_divides_the_logits():
+    logits = np.random.default_rng(0).normal(size=(5, 4))
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = np.exp(logits / 4) / np.exp(logits / 4).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(soften(probabilities, 4.0), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 2.5])
+def test_raw_embeddings_are_brought_to_the_norm_of_the_release(clip_norm):
+    embeddings, targets = blobs()
+    embeddings *= clip_norm or 1
+    network = train_network(embeddings, targets, CLASSES, SMALL, clip_norm)
+    np.testing.assert_allclose(network.logits(embeddings * 7), network.logits(embeddings), atol=1e-4)
+    shorter = network.logits(embeddings / 7)
+    assert np.allclose(shorter, network.logits(embeddings), atol=1e-4) == (clip_norm is None)
+    assert np.isfinite(network.logits(np.zeros((1, 10), np.float32))).all()
+
+
+def test_a_file_holds_weights_and_plain_data(tmp_path):
+    embeddings, targets = blobs()
+    network = train_network(embeddings, targets, CLASSES, SMALL, 0.5)
+    (tmp_path / "model.pt").write_bytes(network.to_bytes())
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert set(content) == {"state_dict", "config"}
+    for path in (tmp_path, tmp_path / "model.pt"):
+        loaded = load_network(path)
+        assert (loaded.classes, loaded.config, loaded.module.clip_norm) == (CLASSES, SMALL, 0.5)
+        assert np.array_equal(loaded.logits(embeddings), network.logits(embeddings))
+    assert network.to_bytes() == network.to_bytes()
+
+
+def test_rows_that_are_all_alike():
+    network = train_network(np.ones((4, 3), np.float32), np.array([0, 1, 0, 1]), ("a", "b"), SMALL)
+    assert np.isfinite(network.logits(np.ones((1, 3), np.float32))).all()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "argument"),
+    [
+        ("epochs", 0, "--epochs"),
+        ("hidden", -1, "--hidden"),
+        ("batch_size", 0, "--batch-size"),
+        ("learning_rate", float("nan"), "--learning-rate"),
+        ("label_temperature", 0.0, "--label-temperature"),
+        ("seed", -1, "--seed"),
+    ],
+)
+def test_refused_hyper_parameters(field, value, argument):
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig(**{field: value})
+    assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "targets"),
+    [
+        (np.ones((0, 3)), np.ones(0, int)),
+        (np.ones((4, 3)), np.ones(3, int)),
+        (np.ones((4, 3)), np.ones((4, 2))),
+        (np.ones((4, 3)), np.array([0, 1, 2, 3])),
+        (np.ones((4, 3)), np.array([0, 1, 2, -1])),
+    ],
+)
+def test_shapes_that_do_not_fit(embeddings, targets):
+    with pytest.raises(ConfigError):
+        train_network(embeddings, targets, CLASSES, SMALL)
+
+
+def test_prediction_wants_the_length_trained_on():
+    embeddings, targets = blobs()
+    network = train_network(embeddings, targets, CLASSES, SMALL)
+    with pytest.raises(ConfigError, match=r"have shape \(n, 10\)"):
+        network.predict(embeddings[:, :4])
