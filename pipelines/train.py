@@ -1,0 +1,364 @@
+"""`dpgmm train`: a release -> a two-layer network, tested on real embeddings.
+
+Plain Python over Parquet; nothing here runs on Beam but its file systems.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.io.filesystems import FileSystems
+
+from dpgmm_beam import lattice, manifest
+from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.network import MODEL_FILE, Network, TrainConfig, train_network
+from dpgmm_beam.rows import EMBEDDING, LABEL, RowFormat, embedding_matrix, label_indices
+from pipelines import cli
+from transforms import inputs
+from transforms.publish import exists, is_local, join, read_bytes, write_whole
+
+METRICS_FILE = "metrics.json"
+PROBABILITIES = "label_probabilities"
+
+_BATCH_ROWS = 1024
+
+
+def parser() -> cli.Parser:
+    result = cli.Parser(
+        prog="dpgmm train",
+        description="Trains the two-layer network on a release (or on real embeddings, for comparison) and"
+        " tests it on real embeddings. The defaults are fixed: they were not chosen on a test set.",
+    )
+    result.add_argument(
+        "--synthetic",
+        required=True,
+        help="a release, or Parquet by file, folder or glob with columns 'label' and 'embedding'",
+    )
+    result.add_argument("--test", required=True, help="Parquet of real rows, e.g. what dpgmm embed wrote")
+    result.add_argument("--output", required=True, help=f"folder for {MODEL_FILE} and {METRICS_FILE}")
+    result.add_argument("--overwrite", action="store_true", help="replace a training that is in --output")
+    result.add_argument(
+        "--labels",
+        choices=("auto", "hard", "soft"),
+        default="auto",
+        help=f"train on 'label' (hard) or a release's '{PROBABILITIES}' (soft); auto: soft where there are",
+    )
+    rows = result.add_argument_group("rows that are not a release's, which states these itself")
+    rows.add_argument("--clip-norm", type=float, help="clip embeddings to it instead of bringing them to 1")
+    rows.add_argument("--dimension", type=int, help="length of an embedding in a list column")
+    recipe = result.add_argument_group("recipe")
+    for field in dataclasses.fields(TrainConfig):
+        recipe.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, default=field.default)
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Training rows, described but not read.
+
+    Attributes:
+      pattern: their Parquet files.
+      row_format: what a row must look like.
+      soft: whether to train on probabilities.
+    """
+
+    pattern: str
+    row_format: RowFormat
+    soft: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledRows:
+    """Rows that were read and accepted.
+
+    Attributes:
+      embeddings: (n, d) float32, brought to the norm that the release has.
+      targets: (n,) class indices.
+      probabilities: (n, C) float32, or None where they were not asked for.
+    """
+
+    embeddings: np.ndarray
+    targets: np.ndarray
+    probabilities: np.ndarray | None
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = parser().parse_args(argv)
+    config = TrainConfig(
+        **{field.name: getattr(arguments, field.name) for field in dataclasses.fields(TrainConfig)}
+    )
+    for name in ("synthetic", "test", "output"):
+        check_path(f"--{name}", getattr(arguments, name))
+    check_output(arguments.output, arguments.overwrite)
+    source = describe_synthetic(arguments)
+    dimension = source.row_format.dimension
+    check_parquet("--test", arguments.test)
+    try:
+        _describe("--test", arguments.test, dimension)
+    except ConfigError as error:
+        if error.argument != "--dimension":
+            raise
+        raise ConfigError(
+            "--test", arguments.test, f"hold embeddings of length {dimension}, as --synthetic does"
+        ) from None
+    train = read_rows(source.pattern, source.row_format, source.soft)
+    if not len(train.targets):
+        raise ConfigError("--synthetic", arguments.synthetic, f"hold a row with {_good(source)}")
+    test = read_rows(arguments.test, source.row_format, soft=False)
+    if not len(test.targets):
+        raise ConfigError("--test", arguments.test, f"hold a row with {_good(source)}")
+    network = train_network(
+        train.embeddings,
+        train.targets if train.probabilities is None else train.probabilities,
+        source.row_format.classes,
+        config,
+        source.row_format.clip_norm,
+        _report(config.epochs),
+    )
+    metrics = measure(network, test, len(train.targets), source.soft)
+    write_output(arguments.output, network, metrics)
+    print(
+        f"accuracy {metrics['accuracy']:.4f} on {metrics['test_rows']} real test rows, trained on "
+        f"{metrics['train_rows']} rows with {metrics['labels']} labels; written to {arguments.output}"
+    )
+    return 0
+
+
+def check_path(argument: str, path: str) -> None:
+    """Raises ConfigError unless the path is one that Beam's file systems can tell."""
+    if not path:
+        raise ConfigError(argument, "''", "be a path")
+    try:
+        FileSystems.get_filesystem(path)
+    except (ValueError, ImportError):
+        raise ConfigError(
+            argument, path, "lie on a file system that Beam can open (gs://, s3:// and others need an extra)"
+        ) from None
+
+
+def check_output(output: str, overwrite: bool) -> None:
+    """Raises ConfigError unless the folder is new, empty, or holds a training that may go."""
+    if is_local(output):
+        if not os.path.exists(output):
+            return
+        held = set(os.listdir(output)) if os.path.isdir(output) else {output}
+        if held - {MODEL_FILE, METRICS_FILE}:
+            raise ConfigError("--output", output, "be an empty or a new folder, or hold a training only")
+    else:
+        held = {name for name in (MODEL_FILE, METRICS_FILE) if exists(join(output, name))}
+    if held and not overwrite:
+        raise ConfigError("--output", output, "not hold a training already, unless --overwrite is given")
+
+
+def check_parquet(argument: str, pattern: str) -> None:
+    """Raises ConfigError unless the pattern matches a Parquet file."""
+    try:
+        found = inputs.list_parquet(inputs.absolute(pattern))
+    except ConfigError as error:
+        raise _renamed(error, argument) from None
+    if not found:
+        what = "a release, or " if argument == "--synthetic" else ""
+        raise ConfigError(argument, pattern, f"match {what}Parquet files, by file, folder or glob")
+
+
+def describe_synthetic(arguments: argparse.Namespace) -> Source:
+    """What `--synthetic` is, from its manifest or its schema; labels alone are read.
+
+    Raises:
+      ConfigError: see the sentences below.
+    """
+    folder = arguments.synthetic
+    if exists(join(folder, manifest.FILE_NAME)):
+        return _describe_release(arguments)
+    check_parquet("--synthetic", folder)
+    if arguments.labels == "soft":
+        raise ConfigError(
+            "--labels", "soft", f"be hard or auto, for --synthetic={folder} has no {manifest.FILE_NAME}"
+        )
+    clip_norm = arguments.clip_norm
+    if clip_norm is not None and not (math.isfinite(clip_norm) and clip_norm > 0):
+        raise ConfigError("--clip-norm", clip_norm, "be a finite number above 0")
+    found = _describe("--synthetic", folder, arguments.dimension)
+    assert found.dimension is not None
+    classes = distinct_labels(folder)
+    _check_classes(folder, classes)
+    return Source(folder, RowFormat(classes, found.dimension, clip_norm), soft=False)
+
+
+def _describe_release(arguments: argparse.Namespace) -> Source:
+    folder = arguments.synthetic
+    try:
+        content = manifest.parse(read_bytes(join(folder, manifest.FILE_NAME)), folder)
+    except ConfigError as error:
+        raise _renamed(error, "--synthetic") from None
+    for name in ("clip_norm", "dimension"):
+        if getattr(arguments, name) is not None:
+            raise ConfigError(
+                f"--{name.replace('_', '-')}",
+                getattr(arguments, name),
+                f"be left out: --synthetic={folder} is a release, which states its own",
+            )
+    # Only what is needed: the rest of a configuration may differ between versions.
+    classes, dimension, clip_norm = (
+        content["config"][name] for name in ("classes", "dimension", "clip_norm")
+    )
+    _check_classes(folder, classes)
+    pattern = join(folder, "synthetic")
+    _describe("--synthetic", pattern, dimension)
+    with inputs.open_parquet(inputs.list_parquet(inputs.absolute(pattern))[0].path) as file:
+        soft = PROBABILITIES in file.schema_arrow.names
+    if arguments.labels == "soft" and not soft:
+        raise ConfigError("--labels", "soft", f"be hard: --synthetic={folder} has no {PROBABILITIES}")
+    row_format = RowFormat(tuple(classes), dimension, clip_norm)
+    return Source(pattern, row_format, soft and arguments.labels != "hard")
+
+
+def _check_classes(folder: str, classes: Sequence[str]) -> None:
+    if len(classes) < 2:
+        raise ConfigError(
+            "--synthetic", folder, "have two classes at least, or there is nothing to tell apart"
+        )
+
+
+def _describe(argument: str, pattern: str, dimension: int | None) -> inputs.InputDescription:
+    try:
+        found = inputs.describe_input(pattern, "precomputed", dimension)
+    except ConfigError as error:
+        if error.argument == "--encoder":
+            raise ConfigError(argument, pattern, "hold embeddings, not images") from None
+        raise _renamed(error, argument) from None
+    if not found.labelled:
+        raise ConfigError(argument, pattern, f"have a column '{LABEL}'")
+    return found
+
+
+def _renamed(error: ConfigError, argument: str) -> ConfigError:
+    """The complaint of a reader whose options are called otherwise."""
+    kept = error.argument if error.argument == "--dimension" else argument
+    return ConfigError(kept, error.value, error.allowed.replace("--input", argument))
+
+
+def _good(source: Source) -> str:
+    return (
+        "a declared label and a finite embedding, not zero, of length "
+        f"{source.row_format.dimension}; the labels are {', '.join(source.row_format.classes)}"
+    )
+
+
+def distinct_labels(pattern: str) -> tuple[str, ...]:
+    """All labels of a pattern's files, as text, sorted; nulls are left out."""
+    seen: set[str] = set()
+    for batch in _batches(pattern, [LABEL]):
+        labels = batch.column(LABEL)
+        if pa.types.is_dictionary(labels.type):
+            labels = labels.dictionary_decode()
+        seen.update(pc.unique(labels.cast(pa.string(), safe=False)).drop_null().to_pylist())
+    return tuple(sorted(seen))
+
+
+def read_rows(pattern: str, row_format: RowFormat, soft: bool) -> LabelledRows:
+    """Rows with a declared label and a good embedding, treated as a release treats its rows.
+
+    One array is filled from batch to batch; there is no second copy of it.
+    """
+    paths = [file.path for file in inputs.list_parquet(inputs.absolute(pattern))]
+    total = 0
+    for path in paths:
+        with inputs.open_parquet(path) as file:
+            total += file.metadata.num_rows
+    embeddings = np.empty((total, row_format.dimension), np.float32)
+    targets = np.empty(total, np.int32)
+    probabilities = np.empty((total, len(row_format.classes)), np.float32) if soft else None
+    norm = row_format.clip_norm or 1.0
+    done = 0
+    for batch in _batches(pattern, [LABEL, EMBEDDING] + ([PROBABILITIES] if soft else [])):
+        matrix, kept = embedding_matrix(batch.column(EMBEDDING), row_format.dimension)
+        labels = label_indices(batch.column(LABEL), row_format.classes)[kept]
+        declared = labels >= 0
+        values, good = lattice.quantise_rows(matrix[declared], row_format.clip_norm)
+        chosen = np.flatnonzero(kept)[declared][good]
+        block = slice(done, done + len(chosen))
+        embeddings[block] = values * (norm / lattice.UNIT)
+        targets[block] = labels[declared][good]
+        if probabilities is not None:
+            matrix, _ = embedding_matrix(batch.column(PROBABILITIES), len(row_format.classes))
+            probabilities[block] = matrix[chosen]
+        done += len(chosen)
+    return LabelledRows(
+        embeddings[:done], targets[:done], None if probabilities is None else probabilities[:done]
+    )
+
+
+def _batches(pattern: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    for found in inputs.list_parquet(inputs.absolute(pattern)):
+        with inputs.open_parquet(found.path) as file:
+            yield from file.iter_batches(_BATCH_ROWS, columns=columns)
+
+
+def measure(network: Network, test: LabelledRows, train_rows: int, soft: bool) -> dict:
+    """What `metrics.json` holds; a class without test rows has the accuracy null."""
+    right = network.predict(test.embeddings) == test.targets
+    by_class = {}
+    for index, label in enumerate(network.classes):
+        of_class = right[test.targets == index]
+        by_class[label] = float(of_class.mean()) if len(of_class) else None
+    return {
+        "accuracy": float(right.mean()),
+        "per_class_accuracy": by_class,
+        "test_rows": len(right),
+        "train_rows": train_rows,
+        "labels": "soft" if soft else "hard",
+        "seed": network.config.seed,
+        "hyper_parameters": dataclasses.asdict(network.config),
+    }
+
+
+def write_output(output: str, network: Network, metrics: dict) -> None:
+    """Writes model and metrics: on a local disk both appear at once, elsewhere the metrics come last."""
+    files = {
+        MODEL_FILE: network.to_bytes(),
+        METRICS_FILE: (json.dumps(metrics, indent=2) + "\n").encode(),
+    }
+    if not is_local(output):
+        if exists(join(output, METRICS_FILE)):
+            FileSystems.delete([join(output, METRICS_FILE)])
+        for name, data in files.items():
+            write_whole(join(output, name), data)
+        return
+    output = os.path.abspath(output)
+    parent, name = os.path.split(output)
+    staging = os.path.join(parent, f".{name}.partial-{uuid.uuid4().hex}")
+    replaced = f"{staging}-replaced"
+    try:
+        for name, data in files.items():
+            write_whole(os.path.join(staging, name), data)
+        if os.path.exists(output):
+            os.rename(output, replaced)
+        os.rename(staging, output)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _report(epochs: int) -> Callable[[int, float], None]:
+    start = time.monotonic()
+
+    def report(epoch: int, loss: float) -> None:
+        seconds = time.monotonic() - start
+        print(f"training: epoch {epoch} of {epochs}, loss {loss:.4f}, {seconds:.0f} s", file=sys.stderr)
+
+    return report
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

@@ -1,0 +1,219 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dpgmm_beam.network import load_network
+from pipelines import cli, train
+
+CLASSES = ["a", "b", "c"]
+RECIPE = ["--hidden", "16", "--epochs", "6", "--learning-rate", "0.02", "--batch-size", "32"]
+
+
+def blobs(rows, seed, dimension=10):
+    generator = np.random.default_rng(seed)
+    targets = np.arange(rows) % 3
+    embeddings = np.eye(dimension)[targets] + 0.25 * generator.standard_normal((rows, dimension))
+    return embeddings.astype(np.float32), targets
+
+
+def write(path, embeddings, labels, probabilities=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {"label": pa.array(labels), "embedding": fixed(embeddings)}
+    if probabilities is not None:
+        columns["label_probabilities"] = fixed(probabilities)
+    pq.write_table(pa.table(columns), path, row_group_size=100)
+
+
+def fixed(matrix):
+    values = pa.array(np.ascontiguousarray(matrix, np.float32).ravel())
+    return pa.FixedSizeListArray.from_arrays(values, matrix.shape[1])
+
+
+def release(folder, classes=CLASSES, clip_norm=None, soft=True):
+    """What `dpgmm train` reads of a release; labels that are noise beside probabilities that are not."""
+    embeddings, targets = blobs(600, 0)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    probabilities = np.full((600, 3), 0.05) + 0.85 * np.eye(3)[targets]
+    labels = [classes[target % len(classes)] for target in (np.roll(targets, 1) if soft else targets)]
+    for part in range(2):
+        rows = slice(300 * part, 300 * (part + 1))
+        write(
+            folder / "synthetic" / f"part-{part}.parquet",
+            embeddings[rows],
+            labels[rows],
+            probabilities[rows] if soft else None,
+        )
+    config = {"classes": classes, "dimension": 10, "clip_norm": clip_norm}
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": 1, "config": config}))
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    embeddings, targets = blobs(300, 1)
+    write(tmp_path / "test" / "0.parquet", embeddings * 9, [CLASSES[target] for target in targets])
+    release(tmp_path / "release")
+    return tmp_path
+
+
+def arguments(folders, *more):
+    return [
+        *("--synthetic", str(folders / "release"), "--test", str(folders / "test")),
+        *("--output", str(folders / "out"), *RECIPE, *more),
+    ]
+
+
+def metrics(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_a_release_end_to_end(folders, capfd):
+    assert train.main(arguments(folders)) == 0
+    out, err = capfd.readouterr()
+    found = metrics(folders / "out")
+    assert f"accuracy {found['accuracy']:.4f} on 300 real test rows" in out
+    assert "training: epoch 6 of 6" in err
+    assert found["accuracy"] > 0.85
+    assert found["per_class_accuracy"].keys() == set(CLASSES)
+    assert np.mean(list(found["per_class_accuracy"].values())) == pytest.approx(found["accuracy"])
+    assert (found["test_rows"], found["train_rows"], found["seed"]) == (300, 600, 0)
+    assert found["labels"] == "soft"
+    assert found["hyper_parameters"]["hidden"] == 16
+    assert sorted(path.name for path in folders.iterdir()) == ["out", "release", "test"]
+
+    # The model takes what the encoder gives, of any norm.
+    network = load_network(folders / "out")
+    embeddings, targets = blobs(300, 1)
+    assert (network.predict(embeddings * 3) == targets).mean() == pytest.approx(found["accuracy"], abs=0.01)
+
+    # A process of its own writes the same bytes.
+    command = [sys.executable, "-m", "pipelines.train", *arguments(folders)[:-1], "32"]
+    command[command.index("--output") + 1] = str(folders / "again")
+    subprocess.run(command, check=True, capture_output=True)
+    for name in ("model.pt", "metrics.json"):
+        assert (folders / "again" / name).read_bytes() == (folders / "out" / name).read_bytes()
+
+
+def test_hard_labels_are_the_column_label(folders):
+    train.main(arguments(folders, "--labels", "hard"))
+    found = metrics(folders / "out")
+    assert found["labels"] == "hard"
+    assert found["accuracy"] < 0.4
+
+
+def test_a_release_without_probabilities(folders):
+    release(folders / "release", soft=False)
+    train.main(arguments(folders))
+    assert metrics(folders / "out")["labels"] == "hard"
+    assert metrics(folders / "out")["accuracy"] > 0.85
+
+
+def test_real_rows_bad_ones_left_out(folders):
+    embeddings, targets = blobs(300, 2)
+    labels = [int(target) for target in targets]
+    embeddings[0, 0], embeddings[1, 1], embeddings[2] = np.nan, np.inf, 0
+    labels[3] = None
+    write(folders / "real" / "0.parquet", embeddings, pa.array(labels, pa.int64()))
+    test, truth = blobs(300, 1)
+    names = [str(target) for target in truth]
+    test[0] = np.nan
+    names[1], names[2] = None, "undeclared"
+    write(folders / "test" / "0.parquet", test, names)
+    train.main([*arguments(folders), "--synthetic", str(folders / "real" / "*.parquet")])
+    found = metrics(folders / "out")
+    assert (found["train_rows"], found["test_rows"], found["labels"]) == (296, 297, "hard")
+    assert found["per_class_accuracy"].keys() == {"0", "1", "2"}
+    assert found["accuracy"] > 0.85
+
+
+def test_rows_are_treated_as_the_release_treats_them(folders):
+    """Clipped at 1.5, not normalised: shorter rows keep their length."""
+    release(folders / "release", clip_norm=1.5)
+    train.main(arguments(folders))
+    assert load_network(folders / "out").module.clip_norm == 1.5
+    row_format = train.RowFormat(tuple(CLASSES), 10, 1.5)
+    embeddings = np.eye(10, dtype=np.float32)[:2] * np.array([[0.5], [30]], np.float32)
+    write(folders / "few.parquet", embeddings, ["a", "c"])
+    rows = train.read_rows(str(folders / "few.parquet"), row_format, soft=False)
+    np.testing.assert_allclose(np.linalg.norm(rows.embeddings, axis=1), [0.5, 1.5], rtol=1e-4)
+    assert rows.targets.tolist() == [0, 2]
+
+
+def test_a_class_without_test_rows_has_no_accuracy(folders):
+    embeddings, _ = blobs(30, 1)
+    write(folders / "test" / "0.parquet", embeddings[::3], ["a"] * 10)
+    train.main(arguments(folders))
+    assert metrics(folders / "out")["per_class_accuracy"]["b"] is None
+
+
+def test_what_is_in_the_output_folder(folders, capsys):
+    assert cli.run(train.main, arguments(folders)) == 0
+    before = (folders / "out" / "model.pt").read_bytes()
+    assert cli.run(train.main, arguments(folders)) == 2
+    assert "not hold a training already, unless --overwrite" in capsys.readouterr().err
+    assert (folders / "out" / "model.pt").read_bytes() == before
+    assert cli.run(train.main, arguments(folders, "--overwrite", "--seed", "3")) == 0
+    assert metrics(folders / "out")["seed"] == 3
+    (folders / "out" / "letter.txt").write_text("mine")
+    assert cli.run(train.main, arguments(folders, "--overwrite")) == 2
+    assert (folders / "out" / "letter.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (["--synthetic", "/nowhere"], "--synthetic=/nowhere is refused: it must match a release, or Parquet"),
+        (["--synthetic", "xyz://a/b"], "--synthetic=xyz://a/b is refused: it must lie on a file system"),
+        (["--test", "/nowhere"], "--test=/nowhere is refused: it must match Parquet files"),
+        (["--test", ""], "--test='' is refused: it must be a path"),
+        (["--output", "xyz://a/b"], "--output=xyz://a/b is refused: it must lie on a file system"),
+        (["--test", "SHORT"], "hold embeddings of length 10, as --synthetic does"),
+        (["--test", "STRANGE"], "hold a row with a declared label and a finite embedding"),
+        (["--test", "UNLABELLED"], "have a column 'label'"),
+        (["--synthetic", "STRANGE"], "have two classes at least"),
+        (["--synthetic", "EMPTY"], "have two classes at least"),
+        (["--synthetic", "STRANGE", "--labels", "soft"], "--labels=soft is refused: it must be hard or auto"),
+        (["--clip-norm", "2"], "--clip-norm=2.0 is refused: it must be left out"),
+        (["--dimension", "10"], "--dimension=10 is refused: it must be left out"),
+        (["--synthetic", "STRANGE", "--clip-norm", "-2"], "--clip-norm=-2.0 is refused"),
+        (["--epochs", "0"], "--epochs=0 is refused: it must be at least 1"),
+        (["--label-temperature", "inf"], "--label-temperature=inf is refused"),
+    ],
+)
+def test_refusals(folders, capsys, change, sentence):
+    embeddings, _ = blobs(9, 1)
+    write(folders / "SHORT" / "0.parquet", embeddings[:, :7], ["a"] * 9)
+    write(folders / "STRANGE" / "0.parquet", embeddings, ["z"] * 9)
+    write(folders / "EMPTY" / "0.parquet", embeddings[:0], pa.array([], pa.string()))
+    pq.write_table(pa.table({"embedding": fixed(embeddings)}), folders / "UNLABELLED")
+    change = [str(folders / text) if text.isupper() else text for text in change]
+    assert cli.run(train.main, [*arguments(folders), *change]) == 2
+    assert sentence in capsys.readouterr().err.replace("\n", " ")
+    assert not (folders / "out").exists()
+
+
+def test_manifests_that_are_none(folders, capsys):
+    (folders / "release" / "manifest.json").write_text("{}")
+    assert cli.run(train.main, arguments(folders)) == 2
+    assert "--synthetic=" in capsys.readouterr().err
+    release(folders / "release", classes=["a"])
+    assert cli.run(train.main, arguments(folders)) == 2
+    assert "have two classes at least" in capsys.readouterr().err
+
+
+def test_soft_labels_of_a_release_that_has_none(folders, capsys):
+    release(folders / "release", soft=False)
+    assert cli.run(train.main, arguments(folders, "--labels", "soft")) == 2
+    assert "has no label_probabilities" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--direct_num_workers", "--epoch"])
+def test_unknown_options_are_refused(folders, option):
+    with pytest.raises(SystemExit) as caught:
+        train.main(arguments(folders, option, "2"))
+    assert caught.value.code == 2
