@@ -53,14 +53,15 @@ class OpenClipEncoder(Encoder):
         self._one_at_a_time = threading.Lock() if self._device.type == "cuda" else contextlib.nullcontext()
         self.batch_size = batch_size or (CUDA_BATCH if self._device.type == "cuda" else CPU_BATCH)
         config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
-        self._mean = torch.tensor(config.mean, device=self._device).reshape(1, 3, 1, 1)
-        self._std = torch.tensor(config.std, device=self._device).reshape(1, 3, 1, 1)
         # open_clip's own resizing and cropping; what follows them there
         # (conversion, scaling) is done on whole batches here, in the same order.
         steps = image_transform_v2(config, is_train=False).transforms
         *self._geometry, _to_rgb, _to_tensor, _normalize = steps
         size = config.size if isinstance(config.size, Sequence) else (config.size, config.size)
         self._shape = (int(size[0]), int(size[1]), 3)
+        # Repeated along a row of pixels: an inner loop over three channels is slow.
+        self._mean = torch.tensor(config.mean, device=self._device).repeat(self._shape[1])
+        self._std = torch.tensor(config.std, device=self._device).repeat(self._shape[1])
         for part in _TEXT_PARTS:
             if isinstance(getattr(model, part, None), torch.nn.Module):
                 setattr(model, part, None)
@@ -76,9 +77,8 @@ class OpenClipEncoder(Encoder):
         for row, image in enumerate(images):
             for step in self._geometry:
                 image = step(image)
-            pixels = np.asarray(image)
             # Grayscale is resized as one channel and only then made three.
-            prepared[row] = pixels[:, :, None] if pixels.ndim == 2 else pixels
+            prepared[row] = np.asarray(image.convert("RGB"))
         return prepared
 
     def embed(self, prepared: np.ndarray) -> np.ndarray:
@@ -94,10 +94,12 @@ class OpenClipEncoder(Encoder):
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
         with self._one_at_a_time, torch.inference_mode():
-            # (n, h, w, 3) seen as (n, 3, h, w) is the channels-last layout.
+            height, width, channels = self._shape
             pixels = torch.from_numpy(np.ascontiguousarray(batch)).to(self._device)
-            images = pixels.permute(0, 3, 1, 2).float()
-            images = images.div_(255).sub_(self._mean).div_(self._std)
+            rows = pixels.view(-1, height, width * channels).float()
+            rows = rows.div_(255).sub_(self._mean).div_(self._std)
+            # (n, h, w, 3) seen as (n, 3, h, w) is the channels-last layout.
+            images = rows.view(-1, height, width, channels).permute(0, 3, 1, 2)
             with torch.autocast("cuda", torch.float16, enabled=self._device.type == "cuda"):
                 output = self._model.encode_image(images, normalize=False)
             return output.float().cpu().numpy()

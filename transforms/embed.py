@@ -195,7 +195,7 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
 
     Images of a folder are cut into shards where the checksum of a path says so
     (as well as after `shard_rows`), so that a new image changes the shard that
-    it falls into and no other.  Row groups of a Parquet file are put together
+    it falls into and seldom another.  Row groups of a Parquet file are put together
     until they have `shard_rows` rows.
 
     Raises:
@@ -204,7 +204,7 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
     version = [_FORMAT, encoders.encoder_fingerprint(encoder), description.labelled]
     if description.kind == inputs.IMAGE_FOLDER:
         folder = description.pattern.rstrip("/")
-        for files in _cut(inputs.list_images(folder), shard_rows):
+        for files in _cut(inputs.list_images(folder), len(folder) + 1, shard_rows):
             yield Shard(
                 name=_shard_name(version, [dataclasses.astuple(file) for file in files]),
                 path=folder,
@@ -271,11 +271,12 @@ def _shard_name(version: Sequence, sources: Sequence) -> str:
     return f"{SHARD_PREFIX}{digest}{SHARD_SUFFIX}"
 
 
-def _cut(files: Sequence[inputs.ImageFile], shard_rows: int) -> Iterator[list[inputs.ImageFile]]:
+def _cut(files: Sequence[inputs.ImageFile], prefix: int, shard_rows: int) -> Iterator[list[inputs.ImageFile]]:
     shard: list[inputs.ImageFile] = []
     for file in files:
         shard.append(file)
-        cut_here = zlib.crc32(file.path.encode(errors="surrogateescape")) % max(shard_rows // 2, 1) == 0
+        checksum = zlib.crc32(file.path[prefix:].encode(errors="surrogateescape"))
+        cut_here = checksum % max(shard_rows // 2, 1) == 0
         if cut_here or len(shard) == shard_rows:
             yield shard
             shard = []

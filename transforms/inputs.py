@@ -116,15 +116,15 @@ def list_parquet(pattern: str) -> list[InputFile]:
     Raises:
       ConfigError: no file system for the pattern's scheme, or it can't be listed.
     """
-    found = _match(pattern, literal(pattern.rstrip("/")) + "/*.parquet") or _match(pattern, pattern)
-    return sorted(
-        (
-            file
-            for file in found
-            if os.path.basename(file.path)[:1] not in (".", "_", "") and not _is_folder(file.path)
-        ),
-        key=lambda file: file.path,
+    found = _match(pattern, literal(pattern.rstrip("/")) + "/*.parquet")
+    if not found and not _is_folder(pattern):
+        found = _match(pattern, literal(pattern))
+    parquet = (
+        file
+        for file in found
+        if os.path.basename(file.path)[:1] not in (".", "_", "") and not os.path.isdir(file.path)
     )
+    return sorted(parquet, key=lambda file: file.path)
 
 
 def list_images(folder: str) -> list[ImageFile]:
@@ -178,7 +178,10 @@ def literal(path: str) -> str:
 
 
 def _is_folder(path: str) -> bool:
-    return is_local(path) and os.path.isdir(path)
+    """Whether anything lies below a path; some file systems call folders files."""
+    if is_local(path):
+        return os.path.isdir(path)
+    return bool(_match(path, literal(path.rstrip("/")) + "/**", limit=1))
 
 
 def _match(shown: str, pattern: str, limit: int | None = None) -> list[InputFile]:

@@ -1,0 +1,366 @@
+import io
+import json
+import os
+import pickle
+import stat
+import tempfile
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.io import localfilesystem
+from PIL import Image
+
+from dpgmm_beam import encoders
+from dpgmm_beam.errors import ConfigError
+from pipelines.runner import InProcessRunner
+from transforms import embed, inputs, private_files
+from transforms.inputs import RowGroups, describe_input
+
+ENCODER = "efficientnet_lite0:32"
+
+
+def picture(number):
+    small = np.random.default_rng(number).integers(0, 256, (5, 5, 3), np.uint8)
+    return Image.fromarray(small).resize((30, 30), Image.Resampling.BICUBIC)
+
+
+def encoded(image, kind="PNG"):
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def write_folder(folder, per_label=20, labels="ab"):
+    for number, label in enumerate(labels):
+        (folder / label).mkdir(parents=True)
+        for i in range(per_label):
+            (folder / label / f"{i:03d}.png").write_bytes(encoded(picture(1000 * number + i)))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "images")
+
+
+def run(input_, cache, **options):
+    """Runs the transform eagerly; returns the row groups, sorted by path."""
+    options = {"shard_rows": 16, "threads": 2, **options}
+    step = embed.EmbedImages(describe_input(str(input_), ENCODER), ENCODER, str(cache), **options)
+    with tempfile.TemporaryDirectory() as out:
+        with beam.Pipeline(runner=InProcessRunner()) as pipeline:
+            _ = pipeline | step | beam.combiners.ToList() | beam.Map(save, out)
+        return sorted(pickle.loads(Path(out, "list").read_bytes()), key=lambda groups: groups.path)
+
+
+def save(elements, folder):
+    Path(folder, "list").write_bytes(pickle.dumps(elements))
+
+
+def rows(row_groups):
+    """source -> (label, embedding) of all the cache files."""
+    found = {}
+    for groups in row_groups:
+        assert isinstance(groups, RowGroups)
+        with inputs.open_parquet(groups.path) as file:
+            assert inputs.row_groups(groups.path, file.metadata) == groups
+            table = file.read()
+        embeddings = np.array(table["embedding"].to_pylist(), np.float32).reshape(len(table), -1)
+        labels = table["label"].to_pylist() if "label" in table.column_names else [None] * len(table)
+        for source, label, embedding in zip(table["source"].to_pylist(), labels, embeddings, strict=True):
+            assert source not in found
+            found[source] = (label, embedding)
+    return found
+
+
+def expected(data):
+    encoder = encoders.encoder_for_process(ENCODER)
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    return encoder.embed(encoder.prepare([image]))[0]
+
+
+def states(folder):
+    return {
+        path: (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_folder_is_embedded(folder, tmp_path):
+    out = run(folder, tmp_path / "cache")
+    assert len(out) > 2
+    assert all(sum(groups.rows) <= 16 for groups in out)
+    found = rows(out)
+    assert sorted(found) == sorted(str(path) for path in folder.rglob("*.png"))
+    for source in list(found)[::7]:
+        label, embedding = found[source]
+        assert label == Path(source).parent.name
+        assert np.array_equal(embedding, expected(Path(source).read_bytes()))
+    schema = pq.read_schema(out[0].path)
+    assert schema.names == ["label", "embedding", "source"]
+    assert schema.field("embedding").type == pa.list_(pa.float32(), 1280)
+    assert schema.metadata[b"dpgmm.encoder"] == ENCODER.encode()
+    described = describe_input(str(tmp_path / "cache"), ENCODER)
+    assert (described.kind, described.dimension, described.labelled) == ("embedding_parquet", 1280, True)
+
+
+def test_the_cache_is_its_owners_alone(folder, tmp_path):
+    (folder / "a" / "bad.png").write_bytes(b"")
+    before = os.umask(0)
+    try:
+        (tmp_path / "cache").mkdir(mode=0o777)
+        run(folder, tmp_path / "cache")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "cache" / "_rejected").is_dir()
+    for path in [tmp_path / "cache", *(tmp_path / "cache").rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+
+
+def test_bad_images_are_left_out(folder, tmp_path):
+    good = {str(path) for path in folder.rglob("*.png")}
+    (folder / "a" / "empty.png").write_bytes(b"")
+    (folder / "b" / "text.jpg").write_bytes(b"not an image")
+    (folder / "c").mkdir()
+    (folder / "c" / "cut.png").write_bytes(encoded(picture(1))[:100])
+    out = run(folder, tmp_path / "cache")
+    assert set(rows(out)) == good
+    rejected = [
+        json.loads(line)["source"]
+        for path in (tmp_path / "cache" / "_rejected").iterdir()
+        for line in path.read_text().splitlines()
+    ]
+    assert sorted(os.path.relpath(path, folder) for path in rejected) == [
+        "a/empty.png",
+        "b/text.jpg",
+        "c/cut.png",
+    ]
+
+
+def test_a_shard_without_good_rows_is_a_valid_file(tmp_path):
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    for i in range(3):
+        (tmp_path / "images" / "a" / f"{i}.png").write_bytes(b"bad")
+    out = run(tmp_path / "images", tmp_path / "cache")
+    assert [sum(groups.rows) for groups in out] == [0] * len(out)
+    assert describe_input(str(tmp_path / "cache"), "precomputed").dimension == 1280
+
+
+def test_a_second_run_embeds_nothing(folder, tmp_path, monkeypatch):
+    (folder / "a" / "empty.png").write_bytes(b"")
+    first = run(folder, tmp_path / "cache")
+    before = states(tmp_path / "cache")
+    monkeypatch.setattr(encoders, "encoder_for_process", lambda *_: pytest.fail("the model was loaded"))
+    assert run(folder, tmp_path / "cache") == first
+    assert states(tmp_path / "cache") == before
+
+
+def test_resumption_and_one_new_image(folder, tmp_path):
+    first = run(folder, tmp_path / "cache")
+    before = states(tmp_path / "cache")
+    lost, cut = Path(first[0].path), Path(first[1].path)
+    lost.unlink()
+    cut.write_bytes(cut.read_bytes()[:50])
+    assert run(folder, tmp_path / "cache") == first
+    after = states(tmp_path / "cache")
+    assert {path for path in after if after[path] != before[path]} == {lost, cut}
+
+    (folder / "a" / "0005.png").write_bytes(encoded(picture(77)))
+    third = run(folder, tmp_path / "cache")
+    assert len(rows(third)) == 41
+    assert len({g.path for g in third} - {g.path for g in first}) == 1
+    assert set(after) <= set(states(tmp_path / "cache"))
+    run(folder, tmp_path / "cache", prune=True)
+    assert {str(path) for path in states(tmp_path / "cache")} == {groups.path for groups in third}
+
+
+def test_a_changed_image_is_embedded_again(folder, tmp_path):
+    first = rows(run(folder, tmp_path / "cache"))
+    path = folder / "a" / "003.png"
+    path.write_bytes(encoded(picture(99)))
+    second = rows(run(folder, tmp_path / "cache"))
+    changed = [source for source in first if not np.array_equal(first[source][1], second[source][1])]
+    assert changed == [str(path)]
+
+
+def test_double_execution_at_once(folder, tmp_path):
+    """Each shard executed by three threads at the same time: one whole file each."""
+    description = describe_input(str(folder), ENCODER)
+    shards = list(embed.plan_shards(description, ENCODER, 16))
+    step = embed.EmbedShards(ENCODER, str(tmp_path / "cache"), 0, 1)
+    step.setup()
+    with embed.ThreadPoolExecutor(3) as pool:
+        attempts = list(pool.map(lambda shard: next(step.process(shard)), shards[:3] * 3))
+    step.teardown()
+    assert attempts[:3] == attempts[3:6] == attempts[6:]
+    assert {path.name for path in states(tmp_path / "cache")} == {shard.name for shard in shards[:3]}
+    once = run(folder, tmp_path / "other")
+    for groups in attempts[:3]:
+        twin = tmp_path / "other" / Path(groups.path).name
+        assert Path(groups.path).read_bytes() == twin.read_bytes()
+    assert len(once) == len(shards)
+
+
+def test_shards_and_threads_do_not_change_an_embedding(folder, tmp_path):
+    one = rows(run(folder, tmp_path / "one", shard_rows=1024, threads=1))
+    two = rows(run(folder, tmp_path / "two", shard_rows=5, threads=3))
+    three = rows(run(folder, tmp_path / "three", batch_size=7))
+    assert all(np.array_equal(one[source][1], two[source][1]) for source in one)
+    for source in one:
+        np.testing.assert_allclose(one[source][1], three[source][1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"),
+    [
+        (pa.array([3, None, 5] * 5), ["3", None, "5"]),
+        (pa.array(["x", None, "z"] * 5).dictionary_encode(), ["x", None, "z"]),
+        (pa.array(["x", None, "z"] * 5, pa.large_string()), ["x", None, "z"]),
+        (None, [None] * 3),
+    ],
+)
+def test_images_in_parquet(tmp_path, labels, shown):
+    data = [encoded(picture(i), "JPEG") for i in range(15)]
+    data[2], data[7] = None, b"bad"
+    columns = {"image": pa.array(data, pa.binary()), "ignored": pa.array(range(15))}
+    if labels is not None:
+        columns["label"] = labels
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet", row_group_size=4)
+    out = run(tmp_path / "in.parquet", tmp_path / "cache", shard_rows=8)
+    assert [sum(groups.rows) for groups in sorted(out, key=lambda groups: -sum(groups.rows))] == [7, 6]
+    found = rows(out)
+    sources = [f"{tmp_path}/in.parquet#{i // 4}:{i % 4}" for i in range(15)]
+    assert sorted(found) == sorted(s for i, s in enumerate(sources) if i not in (2, 7))
+    for i in (0, 1, 5, 14):
+        label, embedding = found[sources[i]]
+        assert label == shown[i % 3]
+        assert np.array_equal(embedding, expected(data[i]))
+    assert describe_input(str(tmp_path / "cache"), ENCODER).labelled == (labels is not None)
+
+
+def test_a_label_that_is_not_text_does_not_fail_the_job(tmp_path):
+    offsets, bytes_ = pa.py_buffer(np.array([0, 2, 4], np.int32)), pa.py_buffer(b"\xff\xfeok")
+    labels = pa.Array.from_buffers(pa.string(), 2, [None, offsets, bytes_])
+    images = pa.array([encoded(picture(0))] * 2)
+    pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "in.parquet")
+    (groups,) = run(tmp_path / "in.parquet", tmp_path / "cache")
+    assert groups.rows == (2,)
+    assert pq.read_table(groups.path)["label"][1].as_py() == "ok"
+
+
+def test_row_groups_of_a_shard_stay_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "ROW_GROUP_ROWS", 16)
+    images = pa.array([encoded(picture(i)) for i in range(50)])
+    pq.write_table(pa.table({"image": images}), tmp_path / "in.parquet")
+    (groups,) = run(tmp_path / "in.parquet", tmp_path / "cache")
+    assert groups.rows == (16, 16, 16, 2)
+    assert len(rows([groups])) == 50
+
+
+def test_an_image_that_vanishes_fails_without_naming_it(folder, tmp_path):
+    shard, *_ = embed.plan_shards(describe_input(str(folder), ENCODER), ENCODER, 16)
+    (folder / shard.files[0]).unlink()
+    step = embed.EmbedShards(ENCODER, str(tmp_path / "cache"), 0, 1)
+    step.setup()
+    with pytest.raises(RuntimeError, match="could not be read") as caught:
+        next(step.process(shard))
+    step.teardown()
+    assert shard.files[0] not in str(caught.value)
+    assert not states(tmp_path / "cache")
+
+
+def test_file_names_that_are_not_text(tmp_path):
+    odd = os.fsencode(tmp_path / "images" / "a") + b"/\xff.png"
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    with open(odd, "wb") as file:
+        file.write(encoded(picture(0)))
+    assert [groups.rows for groups in run(tmp_path / "images", tmp_path / "cache")] == [(1,)]
+
+
+class BoxFileSystem(localfilesystem.LocalFileSystem):
+    """box:///path is /path: stands for any remote file system, whose paths are no local ones."""
+
+    @classmethod
+    def scheme(cls):
+        return "box"
+
+    def join(self, base, *paths):
+        return "/".join([base.rstrip("/"), *paths])
+
+    def split(self, path):
+        return tuple(path.rsplit("/", 1))
+
+    def _list(self, folder):
+        for found in super()._list(_unbox(folder)):
+            yield type(found)("box://" + found.path, found.size_in_bytes, found.last_updated_in_seconds)
+
+    def metadata(self, path):
+        found = super().metadata(_unbox(path))
+        return type(found)(path, found.size_in_bytes, found.last_updated_in_seconds)
+
+    def create(self, path, *args, **kwargs):
+        return super().create(_unbox(path), *args, **kwargs)
+
+    def open(self, path, *args, **kwargs):
+        return super().open(_unbox(path), *args, **kwargs)
+
+    def rename(self, sources, destinations):
+        return super().rename([_unbox(p) for p in sources], [_unbox(p) for p in destinations])
+
+    def exists(self, path):
+        return super().exists(_unbox(path))
+
+    def delete(self, paths):
+        return super().delete([_unbox(path) for path in paths])
+
+    def _url_dirname(self, path):
+        return path.rsplit("/", 1)[0]
+
+
+def _unbox(path):
+    return path.removeprefix("box://")
+
+
+def test_any_scheme(folder, tmp_path):
+    (folder / "a" / "bad.png").write_bytes(b"")
+    box = run(f"box://{folder}", f"box://{tmp_path}/cache")
+    assert all(groups.path.startswith("box://") for groups in box)
+    near = rows(run(folder, tmp_path / "near"))
+    far = rows(box)
+    assert {source.removeprefix("box://") for source in far} == set(near)
+    assert all(np.array_equal(far[source][1], near[_unbox(source)][1]) for source in far)
+    assert embed.finished_shards(f"box://{tmp_path}/cache") == {
+        os.path.basename(groups.path) for groups in box
+    }
+    described = describe_input(f"box://{tmp_path}/cache/*.parquet", "precomputed")
+    assert described.pattern.startswith("box://")
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    def write(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        private_files.write_private_file(str(tmp_path / "x"), write)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"shard_rows": 0}, "--shard-rows=0 is refused: it must be a whole number from 1 to 8192."),
+        ({"shard_rows": 9000}, "--shard-rows=9000 is refused"),
+        ({"batch_size": -1}, "--batch-size=-1 is refused"),
+    ],
+)
+def test_refusals(folder, tmp_path, options, sentence):
+    with pytest.raises(ConfigError) as refusal:
+        run(folder, tmp_path / "cache", **options)
+    assert sentence in str(refusal.value)
+    assert not (tmp_path / "cache").exists()
