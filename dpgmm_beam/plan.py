@@ -11,6 +11,8 @@ import functools
 from dpgmm_beam import manifest
 from dpgmm_beam.budget import Budget, Mechanism
 from dpgmm_beam.config import ReleaseConfig
+from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.noise import MAX_STANDARD_DEVIATION
 from dpgmm_beam.rows import RowFormat
 from dpgmm_beam.stages import CentreRound, Means, PooledMoment, Stage, TeacherStep
 
@@ -22,10 +24,28 @@ class Plan:
     Attributes:
       config: the public configuration.
       release_id: the public name of this one publication.
+
+    Raises:
+      ConfigError: a mechanism's noise would be too large to be drawn exactly.
     """
 
     config: ReleaseConfig
     release_id: str
+
+    def __post_init__(self):
+        # Here and not in the first stage that draws: the data has been read then.
+        # The budget that this calibrates travels to the workers with the plan.
+        for stage in self.stages:
+            multipliers = self.multipliers(stage)
+            for channel in stage.channels:
+                if not channel.private and (
+                    multipliers[channel.name] * channel.sensitivity > MAX_STANDARD_DEVIATION
+                ):
+                    raise ConfigError(
+                        "--epsilon",
+                        self.config.epsilon,
+                        f"be larger, for the noise of {stage.KIND}/{channel.name} would be too large to draw",
+                    )
 
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:
