@@ -29,7 +29,10 @@ class Labeller:
         classes = len(self.final["counts"])
         if classes == 1:
             return np.ones((len(embeddings), 1), np.float32)
-        values, _ = lattice.quantise_rows(embeddings, self.clip_norm)
-        rows = Rows(values.astype(np.float32), np.zeros(len(values), np.int32))
+        # A drawn row can be zero, at least in low dimension; it keeps its place.
+        values = np.zeros(embeddings.shape, np.float32)
+        accepted, kept = lattice.quantise_rows(embeddings, self.clip_norm)
+        values[kept] = accepted
+        rows = Rows(values, np.zeros(len(values), np.int32))
         features = stages.with_bias(stages.FEATURES.apply(rows, self.final), self.final)
         return stages.probabilities(features, self.final["average"]).astype(np.float32)
