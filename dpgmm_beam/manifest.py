@@ -127,7 +127,7 @@ def check(content: dict, read: Callable[[str], bytes]) -> list[str]:
                 continue
             if len(data) != file["size"] or hashlib.sha256(data).hexdigest() != file["sha256"]:
                 problems.append(f"{file['path']} does not have the digest that the manifest states")
-    except (KeyError, TypeError, ConfigError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         problems.append(f"the manifest is malformed: {error}")
     return problems
 
