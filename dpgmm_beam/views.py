@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 
 from dpgmm_beam import lattice, state
+from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.rows import Rows
 
 VIEW_BITS = 14
@@ -49,8 +50,8 @@ class Projection:
         offset = current[self.offset_name]
         centred = rows.values.astype(np.float64) - (offset[rows.classes] if self.by_class else offset)
         matrix = current[self.matrix_name].astype(np.float64)
-        # |row| <= 2 UNIT = 2**17 and a matrix row is under 2**31 sqrt(8192), so
-        # 2**55 is conceivable; `pack` bounds the matrix so that it cannot be.
+        # |row| <= 2 UNIT = 2**17 and `pack_projection` holds a matrix row's norm
+        # under 2**36, so the products are exact.
         projected = np.rint(centred @ matrix.T * 2.0 ** (VIEW_BITS - lattice.UNIT_BITS - PROJECTION_BITS))
         return Rows(lattice.clip_rows(projected, VIEW_UNIT).astype(np.int16), rows.classes)
 
@@ -59,9 +60,14 @@ def pack_projection(matrix: np.ndarray) -> np.ndarray:
     """A projection as a view reads it: (r, d) int32 in steps of 2**-20.
 
     Rows are in units of the embedding's norm bound and results in units of the
-    view's.  Entries are held within what keeps the products exact: a matrix
-    row of norm under 2**15 in real units.
+    view's.
+
+    Raises:
+      ConfigError: a matrix row's norm reaches 2**16 or an entry 2**11, in real
+        units: the products would not be exact, or the entry not fit.
     """
     packed = lattice.to_lattice(matrix, PROJECTION_BITS)
     lattice.check_exact(2.0 * lattice.UNIT, float(np.sqrt(lattice.square_norms(packed)).max(initial=0.0)))
+    if not np.abs(packed).max(initial=0.0) < 2.0**31:
+        raise ConfigError("projection", float(np.abs(packed).max()), "have entries under 2**31 steps")
     return packed.astype(np.int32)
