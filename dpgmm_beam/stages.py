@@ -340,7 +340,9 @@ def probabilities(features: np.ndarray, theta: np.ndarray) -> np.ndarray:
     The products and the normalising sum are exact: their order cannot matter.
     """
     weights = lattice.to_lattice(theta, THETA_BITS)
-    lattice.check_exact(2.0 * VIEW_UNIT, float(np.sqrt(lattice.square_norms(weights)).max()))
+    # The last feature is the bias's constant, the same in every row.
+    longest = float(np.hypot(VIEW_UNIT, features[:, -1].max(initial=0.0)))
+    lattice.check_exact(longest, float(np.sqrt(lattice.square_norms(weights)).max()))
     logits = features @ weights.T * 2.0 ** -(THETA_BITS + VIEW_BITS)
     powers = np.rint(np.exp(logits - logits.max(axis=1, keepdims=True)) * 2.0**EXP_BITS)
     return powers / powers.sum(axis=1, keepdims=True)
