@@ -118,7 +118,8 @@ def _settle_batch(key, words, deviations, *, offset, settle_all):
     rounded = np.rint(values)
     margin = 0.5 - np.abs(values - rounded)
     error = deviations * ((1.0 + magnitudes) * _RELATIVE_ERROR + _MILLS / bits) + np.abs(values) * 2.0**-52
-    unsettled = np.ones(len(words), bool) if settle_all else margin <= error
+    # Nothing bounds the value of a draw whose 63 bits are all zero.
+    unsettled = np.ones(len(words), bool) if settle_all else (margin <= error) | (bits < 1.0)
     for index in np.flatnonzero(unsettled):
         rounded[index] = _settle_exactly(
             key, int(words[index]) & (2**63 - 1), float(deviations[index]), offset + int(index)
