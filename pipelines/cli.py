@@ -4,6 +4,7 @@ import argparse
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -21,6 +22,9 @@ VERBS = {
 }
 
 
+VERBOSE = "--verbose"
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one sentence and exit status 2.
 
@@ -34,6 +38,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
             **kwargs,
         )
+        self.add_argument(VERBOSE, action="store_true", help="say more, and show tracebacks")
 
     def error(self, message):
         sys.stderr.write(f"{self.prog}: {message}\n")
@@ -84,13 +89,41 @@ def configure_logging() -> None:
 
 
 def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
-    """Calls a verb's `main`, turning a ConfigError into its sentence and status 2."""
+    """Calls a verb's `main` and turns what goes wrong into one sentence.
+
+    Returns:
+      What `main` returns; 2 for a refused configuration; 1 for a failed job,
+      whose traceback is shown with --verbose only: it is long, and it holds
+      the paths of the user's files.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
     configure_logging()
     try:
-        return main(sys.argv[1:] if arguments is None else arguments)
+        return main(arguments)
     except ConfigError as error:
         print(f"dpgmm: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("dpgmm: interrupted; nothing was published", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if VERBOSE in arguments:
+            raise
+        print(f"dpgmm: the job failed and published nothing: {summary(error)}", file=sys.stderr)
+        return 1
+
+
+def summary(error: BaseException) -> str:
+    """What went wrong, in one line.
+
+    Beam's errors hold the worker's whole traceback; its last line is the cause.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    text = (causes or lines or [""])[-1]
+    name = type(error).__name__
+    text = text if text.startswith(name) else f"{name}: {text}"
+    return text.split(" [while running")[0][:500] + f" ({VERBOSE} shows more)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

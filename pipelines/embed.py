@@ -70,12 +70,14 @@ def main(argv: Sequence[str]) -> int:
 
 def run(step: EmbedImages, options) -> None:
     """Runs one embedding job to its end, with progress on standard error."""
-    names = {shard.name for shard in plan_shards(step.input, step.encoder, step.shard_rows)}
-    with (
-        Progress("embedding", len(names), lambda: len(names & finished_shards(step.cache_dir))),
-        beam.Pipeline(options=options) as pipeline,
-    ):
+    with progress(step), beam.Pipeline(options=options) as pipeline:
         pipeline | "Embed images" >> step
+
+
+def progress(step: EmbedImages) -> Progress:
+    """Shows how many of the job's cache files are finished."""
+    names = {shard.name for shard in plan_shards(step.input, step.encoder, step.shard_rows)}
+    return Progress("embedding", len(names), lambda: len(names & finished_shards(step.cache_dir)))
 
 
 def claim_output(step: EmbedImages) -> None:

@@ -1,6 +1,7 @@
 """dpgmm release: images or embeddings in, a differentially private release out."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import secrets
@@ -12,11 +13,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from dpgmm_beam import manifest
 from dpgmm_beam.budget import check_privacy_parameters
+from dpgmm_beam.cache import PROCESS_CACHE
 from dpgmm_beam.config import ReleaseConfig, check_classes, with_shares
 from dpgmm_beam.encoders import check_encoder, encoder_for_process
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.plan import Plan
-from pipelines import cli, private, runner
+from pipelines import cli, embed, private, runner
 from transforms import inputs
 from transforms.embed import EmbedImages
 from transforms.private_files import is_local
@@ -134,22 +136,32 @@ def run(
     request: Request, output: str, overwrite: bool, key_file: str, release_id: str, options: PipelineOptions
 ) -> Plan:
     """Runs the release's pipeline to its end."""
-    plan = Plan(request.config, release_id)
+    config = request.config
+    plan = Plan(config, release_id)
     publication = Publication(
         output, f"{plan.config_digest[:16]}-{manifest.digest_of_text(release_id)[:16]}", overwrite
     )
-    with beam.Pipeline(options=options) as pipeline:
-        if request.source.kind == inputs.EMBEDDING_PARQUET:
-            row_groups = (
-                pipeline
-                | "Input" >> beam.Create([request.source.pattern])
-                | "Row groups" >> beam.FlatMap(inputs.list_row_groups)
-            )
-        else:
-            row_groups = pipeline | "Embed" >> EmbedImages(
-                request.source, request.config.encoder, request.embed_cache
-            )
-        row_groups | "Release" >> Release(plan, publication, key_file, request.execution)
+    embedding = None
+    if request.source.kind != inputs.EMBEDDING_PARQUET:
+        threads = runner.threads_per_worker(options)
+        embedding = EmbedImages(request.source, config.encoder, request.embed_cache, threads=threads)
+    try:
+        with (
+            embed.progress(embedding) if embedding else contextlib.nullcontext(),
+            beam.Pipeline(options=options) as pipeline,
+        ):
+            if embedding:
+                row_groups = pipeline | "Embed" >> embedding
+            else:
+                row_groups = (
+                    pipeline
+                    | "Input" >> beam.Create([request.source.pattern])
+                    | "Row groups" >> beam.FlatMap(inputs.list_row_groups)
+                )
+            row_groups | "Release" >> Release(plan, publication, key_file, request.execution)
+    finally:
+        # No rows stay in memory when the release is done.
+        PROCESS_CACHE.clear()
     return plan
 
 

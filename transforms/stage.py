@@ -17,7 +17,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 from dpgmm_beam import fit, rows, state, statistics
 from dpgmm_beam.algebra import one_thread
-from dpgmm_beam.cache import PROCESS_CACHE
+from dpgmm_beam.cache import DEFAULT_BYTES, PROCESS_CACHE
 from dpgmm_beam.plan import Plan
 from transforms import index, keys
 from transforms.inputs import open_parquet
@@ -36,45 +36,52 @@ class Execution:
     """
 
     block_rows: int = 1024
-    cache_bytes: int = 2**30
+    cache_bytes: int = DEFAULT_BYTES
     cache_token: str = ""
 
 
 @dataclasses.dataclass
 class InitialState(beam.PTransform):
-    """PCollection[RowGroups] -> PCollection[Chunk]: the state before the first stage."""
+    """PCollection[RowGroups] -> PCollection[Chunk]: the state before the first stage.
+
+    Attributes:
+      plan: what to fit; every later step finds it in the state.
+    """
+
+    plan: Plan
 
     def expand(self, row_groups):
+        plan = index.pack_plan(self.plan)
         return (
             row_groups.pipeline
             | "Start" >> beam.Impulse()
             | "Index"
             >> beam.FlatMap(
-                lambda _, found: state.to_chunks({"index": index.pack(found)}), AsList(row_groups)
+                lambda _, found: state.to_chunks({"index": index.pack(found), "plan": plan}),
+                AsList(row_groups),
             )
         )
 
 
-def index_elements(_: bytes, chunks: list[state.Chunk]) -> Iterator[tuple[str, int]]:
-    """(path, row group) of every row group; last an empty one that yields zeros.
+def index_elements(_: bytes, chunks: list[state.Chunk]) -> Iterator[tuple[str, int, int]]:
+    """(path, row group, rows in it) of every row group; last an empty one that yields zeros.
 
     The empty one makes every part of every statistic exist, whatever the data.
     """
     packed = state.from_chunks(chunk for chunk in chunks if chunk.name == "index")["index"]
     for row_groups in index.unpack(packed):
-        for number in range(len(row_groups.rows)):
-            yield row_groups.path, number
-    yield "", 0
+        for number, count in enumerate(row_groups.rows):
+            yield row_groups.path, number, count
+    yield "", 0, 0
 
 
 class SumRows(beam.DoFn):
-    """(path, row group) -> parts of the stage's exact sums, one set a bundle."""
+    """(path, row group, rows) -> parts of the stage's exact sums, one set a bundle."""
 
-    def __init__(self, plan: Plan, position: int, execution: Execution, key_file: str):
-        self.plan, self.position, self.execution, self.key_file = plan, position, execution, key_file
+    def __init__(self, position: int, execution: Execution, key_file: str):
+        self.position, self.execution, self.key_file = position, execution, key_file
 
     def setup(self):
-        self.stage = self.plan.stages[self.position]
         self.hash_key = fit.row_hash_key(keys.load(self.key_file)) if self.position == 0 else b""
         self.before = None
 
@@ -86,41 +93,56 @@ class SumRows(beam.DoFn):
     def process(self, element, chunks):
         if self.before is None:
             self.before = state.from_chunks(chunks)
+            self.plan = index.unpack_plan(self.before["plan"])
+            self.stage = self.plan.stages[self.position]
             view = self.stage.view
             self.view_key = "" if view is None else view.cache_key(self.before)
         if self.sums is None:
             self.sums = self.stage.begin()
-        path, number = element
+        path, number, count = element
         if path:
-            for block in self._viewed(path, number):
+            for block in self._viewed(path, number, count):
                 fit.add_block(self.stage, block, self.before, self.sums, self.hash_key)
 
-    def _viewed(self, path: str, number: int) -> Iterable[rows.Rows]:
+    def _viewed(self, path: str, number: int, count: int) -> Iterable[rows.Rows]:
         """The row group's blocks in the stage's view, from the cache where they are there."""
         if not self.view_key:
-            return self._blocks(path, number)
+            return self._blocks(path, number, count)
         return self._cached(
-            (path, number, self.view_key),
-            lambda: [fit.view(self.stage, block, self.before) for block in self._blocks(path, number)],
+            self.view_key,
+            (path, number),
+            count,
+            lambda: (fit.view(self.stage, block, self.before) for block in self._blocks(path, number, count)),
         )
 
-    def _blocks(self, path: str, number: int) -> Iterable[rows.Rows]:
-        def read():
+    def _blocks(self, path: str, number: int, count: int) -> Iterable[rows.Rows]:
+        return self._cached("", (path, number), count, lambda: self._read(path, number))
+
+    def _read(self, path: str, number: int) -> Iterator[rows.Rows]:
+        try:
             with open_parquet(path) as file:
-                return list(
-                    rows.read_row_group(file, number, self.plan.row_format, self.execution.block_rows)
-                )
+                yield from rows.read_row_group(file, number, self.plan.row_format, self.execution.block_rows)
+        except OSError:
+            raise
+        except Exception as error:
+            # A library's message may quote a value of the data; its type does not.
+            raise RuntimeError(
+                f"row group {number} of {path} could not be read ({type(error).__name__})"
+            ) from None
 
-        return self._cached((path, number), read)
-
-    def _cached(self, key: tuple, compute: Callable[[], list[rows.Rows]]) -> list[rows.Rows]:
+    def _cached(
+        self, view: str, key: tuple, count: int, compute: Callable[[], Iterator[rows.Rows]]
+    ) -> Iterable[rows.Rows]:
+        """Blocks from the cache, or computed; a row group too large for it is streamed."""
         execution = self.execution
+        if count * self.plan.config.dimension * 4 > execution.cache_bytes // 4:
+            return compute()
 
         def sized():
-            blocks = compute()
+            blocks = list(compute())
             return blocks, sum(block.nbytes for block in blocks)
 
-        return PROCESS_CACHE.get((execution.cache_token, *key), sized, execution.cache_bytes)
+        return PROCESS_CACHE.get((execution.cache_token, view), key, sized, execution.cache_bytes)
 
     def finish_bundle(self):
         if self.sums is not None:
@@ -153,16 +175,17 @@ class SumParts(beam.CombineFn):
 class Advance(beam.DoFn):
     """Draws the stage's noise, once and centrally, and computes the next state."""
 
-    def __init__(self, plan: Plan, position: int, key_file: str):
-        self.plan, self.position, self.key_file = plan, position, key_file
+    def __init__(self, position: int, key_file: str):
+        self.position, self.key_file = position, key_file
 
     def process(self, _, parts, chunks):
         before = state.from_chunks(chunks)
-        sums = statistics.join(self.plan.stages[self.position].channels, dict(parts))
-        after = fit.advance(self.plan, self.position, before, sums, keys.load(self.key_file))
-        stage, count = self.plan.stages[self.position], len(self.plan.stages)
-        _LOG.info("fit: stage %d of %d done (%s)", self.position + 1, count, stage.name)
-        yield from state.to_chunks({**after, "index": before["index"]})
+        plan = index.unpack_plan(before["plan"])
+        stage = plan.stages[self.position]
+        sums = statistics.join(stage.channels, dict(parts))
+        after = fit.advance(plan, self.position, before, sums, keys.load(self.key_file))
+        _LOG.info("fit: stage %d of %d done (%s)", self.position + 1, len(plan.stages), stage.name)
+        yield from state.to_chunks({**after, "index": before["index"], "plan": before["plan"]})
 
 
 @dataclasses.dataclass
@@ -170,13 +193,11 @@ class RunStage(beam.PTransform):
     """PCollection[Chunk] -> PCollection[Chunk]: the state after one stage of the plan.
 
     Attributes:
-      plan: stages, channels and noise multipliers.
       position: which stage.
       execution: speed only.
       key_file: where workers find the noise key.
     """
 
-    plan: Plan
     position: int
     execution: Execution
     key_file: str
@@ -188,13 +209,11 @@ class RunStage(beam.PTransform):
             | "Start" >> beam.Impulse()
             | "Index" >> beam.FlatMap(index_elements, AsList(before))
             | "Spread" >> beam.Reshuffle()
-            | "Sum"
-            >> beam.ParDo(SumRows(self.plan, self.position, self.execution, self.key_file), AsList(before))
+            | "Sum" >> beam.ParDo(SumRows(self.position, self.execution, self.key_file), AsList(before))
             | "Combine" >> beam.CombinePerKey(SumParts())
         )
         return (
             pipeline
             | "Once" >> beam.Impulse()
-            | "Noise"
-            >> beam.ParDo(Advance(self.plan, self.position, self.key_file), AsList(parts), AsList(before))
+            | "Noise" >> beam.ParDo(Advance(self.position, self.key_file), AsList(parts), AsList(before))
         )
