@@ -27,9 +27,9 @@ class Release(beam.PTransform):
     execution: Execution
 
     def expand(self, row_groups):
-        current = row_groups | "Initial state" >> InitialState()
+        current = row_groups | "Initial state" >> InitialState(self.plan)
         for position, stage in enumerate(self.plan.stages):
             current = current | f"Stage {position}: {stage.name}" >> RunStage(
-                self.plan, position, self.execution, self.key_file
+                position, self.execution, self.key_file
             )
         return current | "Write" >> WriteRelease(self.plan, self.publication, self.key_file)

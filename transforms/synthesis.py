@@ -13,7 +13,7 @@ from dpgmm_beam.labeller import Labeller
 from dpgmm_beam.mixture import Sampler
 from dpgmm_beam.plan import Plan
 from dpgmm_beam.synthesis import Parts, draw_part
-from transforms import keys
+from transforms import index, keys
 from transforms.publish import FileRecord, Publication
 
 _LOG = logging.getLogger("dpgmm.release")
@@ -22,20 +22,20 @@ _LOG = logging.getLogger("dpgmm.release")
 class WritePart(beam.DoFn):
     """Part number -> the record of its file of synthetic rows, staged."""
 
-    def __init__(self, plan: Plan, publication: Publication, key_file: str):
-        self.plan, self.publication, self.key_file = plan, publication, key_file
+    def __init__(self, publication: Publication, key_file: str):
+        self.publication, self.key_file = publication, key_file
 
     def setup(self):
         self.ready = None
 
     def process(self, part, chunks):
-        config = self.plan.config
         if self.ready is None:
             final = state.from_chunks(chunks)
-            key = fit.release_key(self.plan, final, keys.load(self.key_file))
-            sampler = Sampler(fit.mixture_of(self.plan, final))
-            self.ready = key, sampler, Labeller(final, config.clip_norm)
-        key, sampler, labeller = self.ready
+            plan = index.unpack_plan(final["plan"])
+            key = fit.release_key(plan, final, keys.load(self.key_file))
+            sampler = Sampler(fit.mixture_of(plan, final))
+            self.ready = plan.config, key, sampler, Labeller(final, plan.config.clip_norm)
+        config, key, sampler, labeller = self.ready
         parts = Parts(len(config.classes), config.samples_per_class)
         with one_thread():
             data = draw_part(parts, part, config.classes, sampler, labeller, key)
@@ -46,12 +46,13 @@ class WritePart(beam.DoFn):
 class WriteMixture(beam.DoFn):
     """Once -> the records of the mixture's files, staged."""
 
-    def __init__(self, plan: Plan, publication: Publication):
-        self.plan, self.publication = plan, publication
+    def __init__(self, publication: Publication):
+        self.publication = publication
 
     def process(self, _, chunks) -> Iterator[FileRecord]:
+        final = state.from_chunks(chunks)
         records: list[FileRecord] = []
-        fit.mixture_of(self.plan, state.from_chunks(chunks)).save(
+        fit.mixture_of(index.unpack_plan(final["plan"]), final).save(
             lambda name, data, rows: records.append(self.publication.stage(f"mixture/{name}", data, rows))
         )
         yield from records
@@ -60,17 +61,17 @@ class WriteMixture(beam.DoFn):
 class Publish(beam.DoFn):
     """Once, when every file is staged -> the release, visible."""
 
-    def __init__(self, plan: Plan, publication: Publication):
-        self.plan, self.publication = plan, publication
+    def __init__(self, publication: Publication):
+        self.publication = publication
 
-    def process(self, _, records):
+    def process(self, _, records, chunks):
         # A record may come twice, from a bundle that ran twice.
         files = [
             dataclasses.asdict(record) for record in sorted(set(records), key=lambda record: record.path)
         ]
-        plan = self.plan
+        plan = index.unpack_plan(state.from_chunks(chunk for chunk in chunks if chunk.name == "plan")["plan"])
         data = manifest.build(plan.config.to_dict(), plan.budget, plan.release_id, files)
-        self.publication.publish(records, data)
+        self.publication.publish([FileRecord(**file) for file in files], data)
 
 
 @dataclasses.dataclass
@@ -95,17 +96,16 @@ class WriteRelease(beam.PTransform):
             | "Start" >> beam.Impulse()
             | "Parts" >> beam.FlatMap(lambda _: range(count))
             | "Spread" >> beam.Reshuffle()
-            | "Write parts"
-            >> beam.ParDo(WritePart(self.plan, self.publication, self.key_file), AsList(final))
+            | "Write parts" >> beam.ParDo(WritePart(self.publication, self.key_file), AsList(final))
         )
         mixture = (
             pipeline
             | "Once" >> beam.Impulse()
-            | "Write mixture" >> beam.ParDo(WriteMixture(self.plan, self.publication), AsList(final))
+            | "Write mixture" >> beam.ParDo(WriteMixture(self.publication), AsList(final))
         )
         records = (synthetic, mixture) | "Records" >> beam.Flatten()
         return (
             pipeline
             | "Last" >> beam.Impulse()
-            | "Publish" >> beam.ParDo(Publish(self.plan, self.publication), AsList(records))
+            | "Publish" >> beam.ParDo(Publish(self.publication), AsList(records), AsList(final))
         )
