@@ -9,6 +9,9 @@ from dpgmm_beam.rows import Rows
 from dpgmm_beam.state import State
 
 
+_ROWS_AT_ONCE = 1024
+
+
 @dataclasses.dataclass(frozen=True)
 class Labeller:
     """Multinomial logistic regression on whitened features, as the stages fitted it.
@@ -29,10 +32,14 @@ class Labeller:
         classes = len(self.final["counts"])
         if classes == 1:
             return np.ones((len(embeddings), 1), np.float32)
-        # A drawn row can be zero, at least in low dimension; it keeps its place.
-        values = np.zeros(embeddings.shape, np.float32)
-        accepted, kept = lattice.quantise_rows(embeddings, self.clip_norm)
-        values[kept] = accepted
-        rows = Rows(values, np.zeros(len(values), np.int32))
-        features = stages.with_bias(stages.FEATURES.apply(rows, self.final), self.final)
-        return stages.probabilities(features, self.final["average"]).astype(np.float32)
+        result = np.empty((len(embeddings), classes), np.float32)
+        for start in range(0, len(embeddings), _ROWS_AT_ONCE):
+            block = slice(start, start + _ROWS_AT_ONCE)
+            # A drawn row can be zero, at least in low dimension; it keeps its place.
+            values = np.zeros(embeddings[block].shape, np.float32)
+            accepted, kept = lattice.quantise_rows(embeddings[block], self.clip_norm)
+            values[kept] = accepted
+            rows = Rows(values, np.zeros(len(values), np.int32))
+            features = stages.with_bias(stages.FEATURES.apply(rows, self.final), self.final)
+            result[block] = stages.probabilities(features, self.final["average"])
+        return result
