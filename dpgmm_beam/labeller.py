@@ -8,7 +8,6 @@ from dpgmm_beam import lattice, stages
 from dpgmm_beam.rows import Rows
 from dpgmm_beam.state import State
 
-
 _ROWS_AT_ONCE = 1024
 
 
