@@ -73,7 +73,11 @@ def read_classes(text: str) -> tuple[str, ...]:
     if not text:
         check_classes(())
     if os.path.isfile(text) or (not is_local(text) and exists(text)):
-        labels = tuple(line.strip() for line in read_bytes(text).decode().splitlines() if line.strip())
+        try:
+            lines = read_bytes(text).decode().splitlines()
+        except (OSError, UnicodeDecodeError):
+            raise ConfigError("--classes", text, "be a readable file of text, one label a line") from None
+        labels = tuple(line.strip() for line in lines if line.strip())
     else:
         labels = tuple(label.strip() for label in text.split(","))
     check_classes(labels)
@@ -138,6 +142,8 @@ def run(
     """Runs the release's pipeline to its end."""
     config = request.config
     plan = Plan(config, release_id)
+    # Workers may have another working folder than this process.
+    output, key_file = inputs.absolute(output), inputs.absolute(key_file)
     publication = Publication(
         output, f"{plan.config_digest[:16]}-{manifest.digest_of_text(release_id)[:16]}", overwrite
     )
