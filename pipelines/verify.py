@@ -60,17 +60,20 @@ def derive_again(content: dict, arguments: argparse.Namespace, options) -> list[
     private_dir = private.open_folder(arguments.private_dir)
     private.check_key_file(arguments.noise_key_file)
     config = ReleaseConfig.from_dict(content["config"])
-    source = inputs.describe_input(arguments.input, config.encoder)
+    # Plain lists may need to be told their length; a model's is its own.
+    dimension = config.dimension if config.encoder == "precomputed" else None
+    source = inputs.describe_input(arguments.input, config.encoder, dimension)
     execution = Execution(cache_token=secrets.token_hex(8))
     request = release.Request(config, source, execution, join(private_dir, "embeddings"))
     with tempfile.TemporaryDirectory(prefix="dpgmm-verify-") as scratch:
         output = os.path.join(scratch, "release")
         release.run(request, output, False, arguments.noise_key_file, content["release_id"], options)
         again = manifest.parse(read_bytes(join(output, manifest.FILE_NAME)), output)
+    stated, derived = ({file["path"]: file for file in each["files"]} for each in (content, again))
     differing = [
-        f"{stated['path']} comes out different when derived again"
-        for stated, derived in zip(content["files"], again["files"], strict=True)
-        if stated != derived
+        f"{path} comes out different when derived again"
+        for path in sorted(stated.keys() | derived.keys())
+        if stated.get(path) != derived.get(path)
     ]
     if differing and content["versions"] != again["versions"]:
         changed = [
