@@ -10,7 +10,7 @@ from dpgmm_beam import encoders
 from dpgmm_beam.errors import ConfigError
 from pipelines import cli
 from pipelines.progress import Progress
-from pipelines.runner import local_defaults, threads_per_worker
+from pipelines.runner import job_options, threads_per_worker
 from transforms import inputs
 from transforms.embed import EmbedImages, finished_shards, plan_shards
 from transforms.inputs import describe_input
@@ -45,7 +45,7 @@ def parser() -> cli.Parser:
 
 def main(argv: Sequence[str]) -> int:
     known, unknown = parser().parse_known_args(argv)
-    options = local_defaults(cli.beam_pipeline_options(unknown))
+    options = job_options(unknown, known.verbose)
     encoders.check_encoder(known.encoder)
     if known.encoder == "precomputed":
         raise ConfigError("--encoder", known.encoder, "name a model")

@@ -38,10 +38,15 @@ def parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--classes", required=True, help="the declared labels: a,b,c or a file with one a line")
     what.add_argument("--output", required=True, help="folder of the release; appears whole or not at all")
-    what.add_argument("--samples-per-class", type=int, default=ReleaseConfig.samples_per_class)
+    what.add_argument(
+        "--samples-per-class",
+        type=int,
+        default=ReleaseConfig.samples_per_class,
+        help="synthetic rows of each class",
+    )
     budget = result.add_argument_group("privacy")
-    budget.add_argument("--epsilon", type=float, required=True)
-    budget.add_argument("--delta", type=float, required=True)
+    budget.add_argument("--epsilon", type=float, required=True, help="budget of this release")
+    budget.add_argument("--delta", type=float, required=True, help="well under one over the number of rows")
     budget.add_argument("--noise-key-file", help="32 secret bytes, with --release-id; else drawn and dropped")
     budget.add_argument("--release-id", help="public name of this one publication, never used twice")
     budget.add_argument("--private-dir", help=f"keys and embed cache (default: {private.default_folder()})")
@@ -173,17 +178,23 @@ def run(
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments, beam_arguments = parser().parse_known_args(argv)
-    options = runner.local_defaults(cli.beam_pipeline_options(beam_arguments))
-    check_output(arguments.output, arguments.overwrite)
+    options = runner.job_options(beam_arguments, arguments.verbose)
+    if runner.outlives_driver(options) and arguments.noise_key_file is None:
+        # The driver would drop the key before the job starts.
+        raise ConfigError("--template_location", "given", "come with --noise-key-file and --release-id")
+    # Workers run in folders of their own.
+    output = inputs.absolute(arguments.output)
+    key_file = arguments.noise_key_file and inputs.absolute(arguments.noise_key_file)
+    check_output(output, arguments.overwrite)
     private_dir = private.open_folder(arguments.private_dir)
     request = check(arguments, private_dir)
-    with private.noise_key(private_dir, arguments.noise_key_file, arguments.release_id) as (
-        key_file,
-        release_id,
-    ):
-        plan = run(request, arguments.output, arguments.overwrite, key_file, release_id, options)
+    with private.noise_key(private_dir, key_file, arguments.release_id) as (key_file, release_id):
+        plan = run(request, output, arguments.overwrite, key_file, release_id, options)
+    if runner.outlives_driver(options):
+        print("template written; a job that is started from it releases to", output)
+        return 0
     print(
-        f"released to {arguments.output}: epsilon {plan.config.epsilon:g}, delta {plan.config.delta:g}, "
+        f"released to {output}: epsilon {plan.config.epsilon:g}, delta {plan.config.delta:g}, "
         f"{plan.config.samples_per_class} rows for each of {len(plan.config.classes)} classes"
     )
     return 0

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     arguments, beam_arguments = parser().parse_known_args(argv)
-    options = runner.local_defaults(cli.beam_pipeline_options(beam_arguments))
+    options = runner.job_options(beam_arguments, arguments.verbose)
     if (arguments.input is None) != (arguments.noise_key_file is None):
         raise ConfigError("--input", arguments.input, "come together with --noise-key-file")
     path = join(arguments.release, manifest.FILE_NAME)
