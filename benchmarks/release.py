@@ -127,7 +127,7 @@ def main() -> None:
     rivals = [arguments.rows / seconds for seconds in plain]
     ratios = [rate / rival for rate, rival in zip(rates, rivals, strict=True)]
     print(
-        f"rounds: {statistics.median(rates):,.0f} rows/s, plain numpy {statistics.median(rivals):,.0f} rows/s,"
+        f"rounds: {statistics.median(rates):,.0f} rows/s, plain numpy {statistics.median(rivals):,.0f},"
         f" ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
     )
 

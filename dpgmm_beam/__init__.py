@@ -5,3 +5,7 @@ pipelines and `pipelines` holds the programs.
 """
 
 __version__ = "0.1.0"
+
+from dpgmm_beam.mixture import Mixture, load_mixture
+
+__all__ = ["Mixture", "__version__", "load_mixture"]

@@ -9,6 +9,7 @@ privacy unit.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 
@@ -78,22 +79,11 @@ class Budget:
         total = math.fsum(mechanism.share for mechanism in self.mechanisms)
         if abs(total - 1) > 1e-9:
             raise ConfigError("shares", f"{total} in all", "sum to 1")
-        object.__setattr__(self, "noise_multiplier", self._calibrated())
-
-    def _calibrated(self) -> float:
-        noise_multiplier = dp_accounting.get_sigma_gaussian(self.epsilon, self.delta)
-        # The PLD accountant's bound on a composition is pessimistic by under a
-        # part in a million.  What we publish must pass that accountant too, so
-        # the noise grows by as much, no more.
-        step = 1e-7
-        while epsilon_by_pld(self._event(noise_multiplier), self.delta) > self.epsilon:
-            noise_multiplier *= 1 + step
-            step *= 2
-        return noise_multiplier
+        object.__setattr__(self, "noise_multiplier", _calibrated(self.epsilon, self.delta, self.mechanisms))
 
     def multiplier(self, name: str) -> float:
         """The noise multiplier of one repetition of the named mechanism."""
-        return self._multiplier(self._find(name), self.noise_multiplier)
+        return _multiplier(self._find(name), self.noise_multiplier)
 
     def _find(self, name: str) -> Mechanism:
         for mechanism in self.mechanisms:
@@ -101,25 +91,10 @@ class Budget:
                 return mechanism
         raise KeyError(name)
 
-    @staticmethod
-    def _multiplier(mechanism: Mechanism, noise_multiplier: float) -> float:
-        return noise_multiplier * math.sqrt(mechanism.repetitions / mechanism.share)
-
-    def _event(self, noise_multiplier: float) -> dp_accounting.DpEvent:
-        return dp_accounting.ComposedDpEvent(
-            [
-                dp_accounting.SelfComposedDpEvent(
-                    dp_accounting.GaussianDpEvent(self._multiplier(mechanism, noise_multiplier)),
-                    mechanism.repetitions,
-                )
-                for mechanism in self.mechanisms
-            ]
-        )
-
     @property
     def event(self) -> dp_accounting.DpEvent:
         """What was done to the data, for any accountant of dp-accounting."""
-        return self._event(self.noise_multiplier)
+        return _event(self.mechanisms, self.noise_multiplier)
 
     def describe(self) -> list[dict]:
         """Name, share, repetitions and noise multiplier of each mechanism, for the manifest."""
@@ -127,6 +102,36 @@ class Budget:
             {**dataclasses.asdict(mechanism), "noise_multiplier": self.multiplier(mechanism.name)}
             for mechanism in self.mechanisms
         ]
+
+
+def _multiplier(mechanism: Mechanism, noise_multiplier: float) -> float:
+    return noise_multiplier * math.sqrt(mechanism.repetitions / mechanism.share)
+
+
+def _event(mechanisms: tuple[Mechanism, ...], noise_multiplier: float) -> dp_accounting.DpEvent:
+    return dp_accounting.ComposedDpEvent(
+        [
+            dp_accounting.SelfComposedDpEvent(
+                dp_accounting.GaussianDpEvent(_multiplier(mechanism, noise_multiplier)), mechanism.repetitions
+            )
+            for mechanism in mechanisms
+        ]
+    )
+
+
+# The accountant takes up to seconds, and every central step of a release asks.
+@functools.lru_cache(maxsize=64)
+def _calibrated(epsilon: float, delta: float, mechanisms: tuple[Mechanism, ...]) -> float:
+    """The noise multiplier of the whole."""
+    noise_multiplier = dp_accounting.get_sigma_gaussian(epsilon, delta)
+    # The PLD accountant's bound on a composition is pessimistic by under a part
+    # in a million.  What we publish must pass that accountant too, so the noise
+    # grows by as much, no more.
+    step = 1e-7
+    while epsilon_by_pld(_event(mechanisms, noise_multiplier), delta) > epsilon:
+        noise_multiplier *= 1 + step
+        step *= 2
+    return noise_multiplier
 
 
 def epsilon_by_pld(event: dp_accounting.DpEvent, delta: float) -> float:

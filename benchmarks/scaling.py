@@ -1,0 +1,171 @@
+"""What a second worker process brings, and what a round sends through the runner.
+
+    python -m benchmarks.scaling [--rows 20000 60000] [--images 800 2400] [--repeats 3] [--skip-embed]
+
+Rows a second are the slope between two data sizes, so that starting processes,
+building the pipeline and central steps drop out.  One and two workers take
+turns.  The bytes of a round are those of its elements as the runner's coders
+write them: index, sums and state.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.coders import registry
+
+from benchmarks.release import CLASSES, release, write_rows
+from dpgmm_beam import fit, state
+from dpgmm_beam.config import ReleaseConfig
+from dpgmm_beam.noise import NoiseKey
+from dpgmm_beam.plan import Plan
+from dpgmm_beam.rows import read_row_group
+from dpgmm_beam.statistics import split
+from pipelines.fashion_mnist import INSTALLED, read
+
+
+def workers(count: int) -> list[str]:
+    """Options for that many processes, also for one, so that both pay for processes."""
+    return ["--direct_running_mode", "multi_processing", "--direct_num_workers", str(count)]
+
+
+def rounds(folder: str, scratch: str, count: int) -> float:
+    """Seconds of all teacher steps but the first."""
+    output = os.path.join(scratch, f"release-{time.monotonic_ns()}")
+    return release(folder, output, [*workers(count), "--samples-per-class", "1"])["other steps"]
+
+
+def write_images(data: str, folder: str, count: int) -> None:
+    """Fashion-MNIST images as one Parquet file with small row groups."""
+    import io
+
+    from PIL import Image
+
+    images, labels = read(data, "train")
+    encoded = []
+    for image in images[:count]:
+        sink = io.BytesIO()
+        Image.fromarray(image).save(sink, "PNG", compress_level=1)
+        encoded.append(sink.getvalue())
+    table = pa.table({"label": pa.array(labels[:count].astype(str)), "image": pa.array(encoded, pa.binary())})
+    pq.write_table(table, os.path.join(folder, "images.parquet"), row_group_size=100)
+
+
+def embedding(folder: str, scratch: str, count: int) -> float:
+    """Seconds of one embed job from start to end."""
+    output = os.path.join(scratch, f"embeddings-{time.monotonic_ns()}")
+    command = [sys.executable, "-m", "pipelines.embed", "--input", folder, "--encoder", "efficientnet_lite0"]
+    started = time.perf_counter()
+    subprocess.run(
+        [*command, "--output", output, "--shard-rows", "100", *workers(count)],
+        check=True,
+        capture_output=True,
+    )
+    return time.perf_counter() - started
+
+
+def slopes(name: str, sizes: list[int], measure, repeats: int) -> None:
+    """Prints units a second with one and two workers and their ratio.
+
+    Args:
+      measure: (size, workers) -> seconds.
+    """
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(repeats):
+        for count in rates:
+            small, large = (measure(size, count) for size in sizes)
+            rates[count].append((sizes[1] - sizes[0]) / (large - small))
+    ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
+    print(
+        f"{name}: one worker {statistics.median(rates[1]):,.0f}/s, two {statistics.median(rates[2]):,.0f}/s,"
+        f" ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+    )
+
+
+def bytes_of_a_round(scratch: str, dimension: int) -> None:
+    """Prints what one teacher step sends, for row groups of two sizes."""
+    config = ReleaseConfig("precomputed", tuple(map(str, range(CLASSES))), dimension, 1.0, 1e-5)
+    plan = Plan(config, "benchmark")
+    coder = registry.get_coder(object)
+    for group_rows in (256, 4096):
+        path = os.path.join(scratch, f"groups-{group_rows}.parquet")
+        generator = np.random.default_rng(0)
+        values = generator.standard_normal((2 * group_rows, dimension)).astype(np.float32)
+        labels = generator.integers(CLASSES, size=len(values)).astype(str)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), dimension)
+        pq.write_table(pa.table({"label": labels, "embedding": column}), path, row_group_size=group_rows)
+        with pq.ParquetFile(path) as file:
+            blocks = [
+                block for group in range(2) for block in read_row_group(file, group, config.row_format, 1024)
+            ]
+        current: state.State = {}
+        secret = NoiseKey(bytes(32))
+        for position in range(3):
+            stage = plan.stages[position]
+            sums = stage.begin()
+            for block in blocks:
+                fit.add_block(stage, fit.view(stage, block, current), current, sums, b"key")
+            parts = list(split(stage.channels, stage.finish(sums)))
+            before = current
+            current = fit.advance(plan, position, current, dict_of(stage, parts), secret)
+        sent = {
+            "index": [(path, group, group_rows) for group in range(2)],
+            "sums of a bundle": parts,
+            "state": list(state.to_chunks(before)),
+        }
+        sizes = {name: sum(len(coder.encode(item)) for item in items) for name, items in sent.items()}
+        print(
+            f"a round at d = {dimension}, row groups of {group_rows}: "
+            + ", ".join(f"{name} {size:,} bytes" for name, size in sizes.items())
+        )
+
+
+def dict_of(stage, parts):
+    from dpgmm_beam.statistics import join
+
+    return join(stage.channels, dict(parts))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs=2, default=[20_000, 60_000])
+    parser.add_argument("--images", type=int, nargs=2, default=[800, 2_400])
+    parser.add_argument("--dimension", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--data", default=INSTALLED, help="folder with Fashion-MNIST's files")
+    parser.add_argument("--skip-embed", action="store_true")
+    arguments = parser.parse_args()
+    # Worker processes are started by their bare name.
+    os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+    with tempfile.TemporaryDirectory() as scratch:
+        bytes_of_a_round(scratch, arguments.dimension)
+        folders = {}
+        for size in arguments.rows:
+            folders[size] = os.path.join(scratch, f"rows-{size}")
+            os.mkdir(folders[size])
+            write_rows(folders[size], size, arguments.dimension)
+        slopes(
+            "rows of 19 rounds",
+            arguments.rows,
+            lambda n, w: rounds(folders[n], scratch, w),
+            arguments.repeats,
+        )
+        if not arguments.skip_embed:
+            for size in arguments.images:
+                folders[size] = os.path.join(scratch, f"images-{size}")
+                os.mkdir(folders[size])
+                write_images(arguments.data, folders[size], size)
+            slopes(
+                "images embedded", arguments.images, lambda n, w: embedding(folders[n], scratch, w), repeats
+            )
+
+
+if __name__ == "__main__":
+    main()
