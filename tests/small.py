@@ -1,0 +1,183 @@
+"""A small release, and the ways to run it that several tests compare.
+
+`python -m tests.small INPUT OUTPUT KEY_FILE [option ...]` is a driver process
+for it; `--encoder`, `--steps` and `--private-dir` are its own options, the
+others are Beam's.
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from dpgmm_beam import fit, manifest, rows
+from dpgmm_beam.config import Method, ReleaseConfig
+from dpgmm_beam.labeller import Labeller
+from dpgmm_beam.mixture import Sampler
+from dpgmm_beam.noise import NoiseKey
+from dpgmm_beam.plan import Plan
+from dpgmm_beam.synthesis import Parts, draw_part
+from pipelines import cli, release, runner
+from transforms import inputs
+from transforms.stage import Execution
+
+REPOSITORY = Path(__file__).parents[1]
+PRISM = REPOSITORY.parent / "shared" / "tools" / "prism"
+KEY = bytes(range(7, 39))
+RELEASE_ID = "small"
+CLASSES = ("a", "b", "c")
+
+
+def table(count: int = 600, dimension: int = 16, seed: int = 0) -> pa.Table:
+    """Rows of CLASSES as they come from an encoder."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, len(CLASSES), count)
+    centres = generator.normal(size=(len(CLASSES), dimension))
+    values = (centres[labels] + 0.5 * generator.normal(size=(count, dimension))).astype(np.float32)
+    return embeddings_table([CLASSES[label] for label in labels], values)
+
+
+def embeddings_table(labels: list, values: np.ndarray) -> pa.Table:
+    values = np.asarray(values, np.float32)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+    return pa.table({"label": pa.array(labels), "embedding": vectors})
+
+
+def write_rows(folder: Path, content: pa.Table, files: int = 3, row_group: int = 70) -> Path:
+    folder.mkdir(parents=True)
+    size = -(-len(content) // files)
+    for number in range(files):
+        part = content.slice(number * size, size)
+        pq.write_table(part, folder / f"rows-{number}.parquet", row_group_size=row_group)
+    return folder
+
+
+def write_key(path: Path, key: bytes = KEY) -> str:
+    path.write_bytes(key)
+    return str(path)
+
+
+def small_config(**changes) -> ReleaseConfig:
+    """Five stages, every kind of stage among them; two synthetic files' worth of parts."""
+    config = ReleaseConfig(
+        encoder="precomputed",
+        classes=CLASSES,
+        dimension=16,
+        epsilon=2.0,
+        delta=1e-5,
+        samples_per_class=40,
+        components=2,
+        rounds=1,
+        method=Method(teacher_steps=2, reduced=8),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def run(
+    source: str | Path,
+    output: str | Path,
+    key_file: str | Path,
+    *options: str,
+    config: ReleaseConfig | None = None,
+    private_dir: str | Path = "",
+    overwrite: bool = False,
+    release_id: str = RELEASE_ID,
+    **execution,
+) -> dict[str, bytes]:
+    """The files of a release made by the product's own `pipelines.release.run`."""
+    config = config or small_config()
+    described = inputs.describe_input(str(source), config.encoder)
+    request = release.Request(config, described, Execution(**execution), f"{private_dir}/embeddings")
+    beam_options = runner.local_defaults(PipelineOptions(list(options)))
+    release.run(request, str(output), overwrite, str(key_file), release_id, beam_options)
+    return contents(output)
+
+
+def contents(folder: str | Path) -> dict[str, bytes]:
+    """Relative path -> bytes of every file below a folder, hidden ones too."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()
+    }
+
+
+def read_blocks(source: str | Path, config: ReleaseConfig, block_rows: int = 64) -> list[rows.Rows]:
+    blocks = []
+    for groups in inputs.list_row_groups(str(source)):
+        with inputs.open_parquet(groups.path) as file:
+            for number in range(len(groups.rows)):
+                blocks.extend(rows.read_row_group(file, number, config.row_format, block_rows))
+    return blocks
+
+
+def in_memory(source: str | Path, config: ReleaseConfig | None = None) -> dict[str, bytes]:
+    """The files of the release, from `fit.fit` and the mathematics alone: no Beam."""
+    config = config or small_config()
+    plan, secret = Plan(config, RELEASE_ID), NoiseKey(KEY)
+    blocks = read_blocks(source, config)
+    final = fit.fit(plan, lambda: blocks, secret)
+    files, counts = {}, {}
+
+    def write(name, data, count):
+        files[name], counts[name] = data, count
+
+    mixture = fit.mixture_of(plan, final)
+    mixture.save(lambda name, data, count: write(f"mixture/{name}", data, count))
+    parts = Parts(len(config.classes), config.samples_per_class)
+    sampler, labeller = Sampler(mixture), Labeller(final, config.clip_norm)
+    for part in range(len(parts)):
+        key = fit.release_key(plan, final, secret)
+        data = draw_part(parts, part, config.classes, sampler, labeller, key)
+        write(f"synthetic/{parts.name(part)}", data, len(parts.class_indices(part)))
+    records = [
+        {"path": name, "size": len(data), "sha256": _sha256(data), "rows": counts[name]}
+        for name, data in files.items()
+    ]
+    files[manifest.FILE_NAME] = manifest.build(config.to_dict(), plan.budget, RELEASE_ID, records)
+    return files
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for name in ("input", "output", "key_file"):
+        parser.add_argument(name)
+    parser.add_argument("--encoder", default="precomputed")
+    parser.add_argument("--dimension", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=40)
+    parser.add_argument("--private-dir", default="")
+    known, options = parser.parse_known_args(arguments)
+    config = small_config(
+        encoder=known.encoder,
+        dimension=known.dimension,
+        samples_per_class=known.samples,
+        method=Method(teacher_steps=known.steps, reduced=8),
+    )
+
+    def job(_):
+        run(
+            known.input,
+            known.output,
+            known.key_file,
+            *options,
+            config=config,
+            private_dir=known.private_dir,
+            cache_bytes=0,
+        )
+        return 0
+
+    return cli.run(job, options)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,351 @@
+"""What runners other than the local ones need, checked on the pipeline's proto and on its elements."""
+
+import base64
+import bz2
+import collections
+import contextlib
+import io
+import json
+import os
+import pickle
+import re
+import zlib
+
+import apache_beam as beam
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.internal import pickler
+from apache_beam.options.pipeline_options import PipelineOptions
+from PIL import Image
+
+from dpgmm_beam import lattice, state, statistics
+from dpgmm_beam.config import Method
+from dpgmm_beam.plan import Plan
+from dpgmm_beam.stages import CentreRound, Means, PooledMoment, TeacherStep
+from tests import small
+from transforms import embed, index, inputs
+from transforms.embed import EmbedImages
+from transforms.publish import Publication
+from transforms.release import Release
+from transforms.stage import Execution
+
+# Leaves of the graph that both runners take:
+# - Flink: beam/runners/flink/src/main/java/org/apache/beam/runners/flink/
+#   FlinkBatchPortablePipelineTranslator.java registers flatten, group_by_key, impulse,
+#   executable stages (ParDo and the parts of combine that the job server fuses) and
+#   reshuffle.
+# - Dataflow (runner v2): the primitives of model/pipeline/.../beam_runner_api.proto,
+#   StandardPTransforms.Primitives and .Composites.
+LEAVES = {
+    "beam:transform:pardo:v1",
+    "beam:transform:impulse:v1",
+    "beam:transform:flatten:v1",
+    "beam:transform:group_by_key:v1",
+}
+# Composites that runners know by name, and those that they only expand.
+COMPOSITES = {
+    "beam:transform:combine_grouped_values:v1",
+    "beam:transform:reshuffle:v1",
+    "beam:transform:combine_per_key:v1",
+    "beam:transform:generic_composite:v1",
+    "beam:transform:pickled_python:v1",
+    "",
+}
+# Of ParDo: side inputs that both take; nothing stateful, splittable or timed.
+SIDE_INPUTS = {"beam:side_input:iterable:v1", "beam:side_input:multimap:v1"}
+
+MOST_CONSUMERS = 4
+MOST_BYTES = 5 * 2**20
+ELEMENT_BYTES = 2 * 2**20
+
+
+def labels(count):
+    return tuple(f"label {number * 7919 % 100003}" for number in range(count))
+
+
+def proto(classes=3, steps=2, rounds=1, images=None, key_file="/private/key", dimension=16, options=()):
+    config = small.small_config(
+        classes=labels(classes) if isinstance(classes, int) else classes,
+        encoder="efficientnet_lite0:32" if images else "precomputed",
+        dimension=dimension,
+        rounds=rounds,
+        method=Method(teacher_steps=steps, reduced=8),
+    )
+    pipeline = beam.Pipeline(runner=None, options=PipelineOptions(list(options)))
+    if images:
+        start = pipeline | EmbedImages(images, config.encoder, "/private/embeddings")
+    else:
+        start = pipeline | beam.Create(["/in/*.parquet"]) | beam.FlatMap(inputs.list_row_groups)
+    publication = Publication("/out/release", "run")
+    start | "Release" >> Release(Plan(config, "id"), publication, str(key_file), Execution())
+    return pipeline.to_runner_api()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images whose label, pixels and number must not be found in the job."""
+    folder = tmp_path_factory.mktemp("in") / "images"
+    for label in ("a", "zebra-crossing"):
+        (folder / label).mkdir(parents=True)
+        for i in range(17):
+            Image.new("L", (8, 8), i).save(folder / label / f"unrepeatable-{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def protos(folder):
+    images = inputs.describe_input(str(folder), "efficientnet_lite0:32")
+    return {"rows": proto(), "images": proto(images=images, dimension=1280)}
+
+
+def leaves(job):
+    """Transforms that do something: an empty composite hands on what it was given."""
+    return [
+        each
+        for each in job.components.transforms.values()
+        if not each.subtransforms and not set(each.outputs.values()) <= set(each.inputs.values())
+    ]
+
+
+@pytest.mark.parametrize("kind", ["rows", "images"])
+def test_only_transforms_that_flink_and_dataflow_take(protos, kind):
+    job = protos[kind]
+    transforms = job.components.transforms.values()
+    assert {each.spec.urn for each in leaves(job)} <= LEAVES
+    assert {each.spec.urn for each in transforms if each.subtransforms} <= COMPOSITES
+    for each in leaves(job):
+        if each.spec.urn == "beam:transform:pardo:v1":
+            payload = beam.portability.api.beam_runner_api_pb2.ParDoPayload.FromString(each.spec.payload)
+            assert {side.access_pattern.urn for side in payload.side_inputs.values()} <= SIDE_INPUTS
+            assert not payload.state_specs
+            assert not payload.timer_family_specs
+            assert not payload.restriction_coder_id
+            assert not payload.requires_stable_input
+    # Bounded, in the one global window: batch runners.
+    assert {each.is_bounded for each in job.components.pcollections.values()} == {
+        beam.portability.api.beam_runner_api_pb2.IsBounded.BOUNDED
+    }
+    assert not job.requirements
+
+
+def consumers(job):
+    found = collections.Counter()
+    for each in leaves(job):
+        found.update(set(each.inputs.values()))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["rows", "images"])
+def test_no_collection_has_many_consumers(protos, kind):
+    assert max(consumers(protos[kind]).values()) <= MOST_CONSUMERS
+
+
+def test_the_graph_grows_with_the_stages_only():
+    sizes = {steps: proto(1000, steps, 1).ByteSize() for steps in (2, 7)}
+    many = proto(1000, 50, 1)
+    per_step = (sizes[7] - sizes[2]) / 5
+    assert many.ByteSize() == pytest.approx(sizes[2] + 48 * per_step, rel=0.05)
+    assert many.ByteSize() < MOST_BYTES
+    assert max(consumers(many).values()) <= MOST_CONSUMERS
+    # The list of classes is there once, whatever the number of stages.
+    few = {steps: proto(2, steps, 1).ByteSize() for steps in (2, 7)}
+    once = sum(map(len, labels(1000)))
+    assert 0 <= sizes[2] - few[2] < 1.5 * once
+    assert sizes[7] - few[7] == pytest.approx(sizes[2] - few[2], abs=200)
+
+
+def searched(job) -> list[bytes]:
+    """The proto's bytes, also those that are compressed or in base64 inside of it."""
+    found = [job.SerializeToString()]
+    for each in leaves(job):
+        found.append(each.spec.payload)
+        for part in re.findall(rb"[A-Za-z0-9+/]{64,}={0,2}", each.spec.payload):
+            with contextlib.suppress(ValueError):
+                decoded = base64.b64decode(part)
+                found.append(decoded)
+                for decompress in (bz2.decompress, zlib.decompress):
+                    with contextlib.suppress(OSError, zlib.error):
+                        found.append(decompress(decoded))
+    return found
+
+
+def secret_forms(key: bytes) -> list[bytes]:
+    forms = [key, key.hex().encode(), key.hex().upper().encode(), base64.b64encode(key).rstrip(b"=")]
+    return [*forms, base64.urlsafe_b64encode(key).rstrip(b"="), repr(key).encode(), str(list(key)).encode()]
+
+
+@pytest.mark.parametrize("kind", ["rows", "images"])
+def test_no_key_and_nothing_of_the_data_in_the_job(folder, tmp_path, kind):
+    key = os.urandom(32)
+    key_file = small.write_key(tmp_path / "key", key)
+    images = inputs.describe_input(str(folder), "efficientnet_lite0:32") if kind == "images" else None
+    job = proto(images=images, key_file=key_file, dimension=1280)
+    haystacks = searched(job)
+    # The search finds what is there: the path of the key file.
+    assert any(key_file.encode() in haystack for haystack in haystacks)
+    forbidden = [*secret_forms(key), b"zebra-crossing", b"unrepeatable"]
+    for haystack in haystacks:
+        for text in forbidden:
+            assert text not in haystack
+
+
+def test_the_key_is_not_in_options_or_the_dofns(tmp_path):
+    """Whatever a worker is sent: DoFns as they are pickled, before and after they ran."""
+    from transforms.stage import Advance, SumRows
+
+    key = os.urandom(32)
+    key_file = small.write_key(tmp_path / "key", key)
+    source = small.write_rows(tmp_path / "in", small.table(60))
+    config = small.small_config()
+    plan = index.pack_plan(Plan(config, "id"))
+    chunks = list(state.to_chunks({"index": index.pack(inputs.list_row_groups(str(source))), "plan": plan}))
+    fresh = SumRows(0, Execution(), key_file)
+    assert not any(form in pickler.dumps(fresh, enable_trace=False) for form in secret_forms(key))
+    advance = Advance(0, key_file)
+    parts = statistics.split(Plan(config, "id").stages[0].channels, Plan(config, "id").stages[0].begin())
+    after = list(advance.process(None, list(parts), chunks))
+    blob = pickle.dumps((advance, after))
+    assert not any(form in blob for form in secret_forms(key))
+
+
+BIG_CLASSES, BIG_DIMENSION = 1000, 2048
+
+
+def big_stages():
+    d, c = BIG_DIMENSION, BIG_CLASSES
+    return [
+        Means(c, d, 1.2),
+        PooledMoment(c, d, 4, 64, 1.2, 1 / 7),
+        TeacherStep(c, d, 0, 20, 0.25, 3.0, 0.05, 0.9),
+        CentreRound(c, 4, 64, 0),
+    ]
+
+
+def big_state():
+    """The state that the largest supported release hands from stage to stage, by shape and type."""
+    d, c = BIG_DIMENSION, BIG_CLASSES
+    paths = [inputs.RowGroups(f"/in/{number:06d}.parquet", (1024,) * 50) for number in range(2000)]
+    return {
+        "counts": np.ones(c),
+        "means": np.ones((c, d)),
+        "basis": np.ones((d, d), np.int32),
+        "features_matrix": np.ones((d, d), np.int32),
+        "within_matrix": np.ones((64, d), np.int32),
+        "theta": np.ones((c, d + 1)),
+        "velocity": np.ones((c, d + 1)),
+        "average": np.ones((c, d + 1)),
+        "centres": np.ones((c, 4, 64)),
+        "index": index.pack(paths),
+        "plan": index.pack_plan(Plan(small.small_config(classes=labels(c), dimension=d), "id")),
+    }
+
+
+def test_no_element_is_large():
+    """At 2,048 dimensions and 1,000 classes: what the coder would write of every element."""
+    largest = 0
+    for stage in big_stages():
+        parts = list(statistics.split(stage.channels, statistics.zeros(stage.channels)))
+        assert sum(values.size for _, values in parts) == sum(channel.size for channel in stage.channels)
+        largest = max(largest, *(len(pickle.dumps(part)) for part in parts))
+    whole = big_state()
+    chunks = list(state.to_chunks(whole))
+    assert {chunk.name for chunk in chunks} == set(whole)
+    largest = max(largest, *(len(pickle.dumps(chunk)) for chunk in chunks))
+    assert 2**19 < largest < ELEMENT_BYTES
+    # A shard of as many images as are allowed, with long names.
+    shard = embed.Shard(
+        "x", "/in", True, ("label " * 3,) * embed.MAX_SHARD_ROWS, ("n" * 200,) * embed.MAX_SHARD_ROWS
+    )
+    assert len(pickle.dumps(shard)) < ELEMENT_BYTES
+
+
+def test_the_states_that_stages_hand_on_have_the_sizes_checked_above():
+    """`big_state` is what stages make, scaled: the same names, shapes of the same form."""
+    config = small.small_config(dimension=16)
+    d, c, k, r = 16, 3, 2, 8
+    plan = Plan(config, "id")
+    current = {}
+    for stage in plan.stages:
+        sums = statistics.zeros(stage.channels)
+        sums = {name: values + 1 for name, values in sums.items()}
+        current = stage.advance(current, sums, plan.multipliers(stage))
+    shapes = {name: (array.shape, array.dtype) for name, array in current.items() if array.ndim}
+    expected = {
+        name: (
+            tuple(
+                {BIG_DIMENSION: d, BIG_DIMENSION + 1: d + 1, BIG_CLASSES: c, 4: k, 64: r}[n] for n in a.shape
+            ),
+            a.dtype,
+        )
+        for name, a in big_state().items()
+        if name not in ("index", "plan")
+    }
+    scalars = {"centre": ((d,), np.dtype(float)), "component_counts": ((c, k), np.dtype(float))}
+    assert shapes == {**expected, **scalars}
+
+
+def test_sums_leave_a_bundle_in_small_parts(tmp_path):
+    """The DoFn itself, on a few rows of the largest size, for every stage that is cheap to run."""
+    from transforms.stage import SumRows, index_elements
+
+    d, c = BIG_DIMENSION, BIG_CLASSES
+    generator = np.random.default_rng(0)
+    chosen = labels(c)
+    table = small.embeddings_table([chosen[i] for i in range(6)], generator.normal(size=(6, d)))
+    pq.write_table(table, tmp_path / "in.parquet")
+    key_file = small.write_key(tmp_path / "key")
+    config = small.small_config(classes=chosen, dimension=d, components=4, method=Method(teacher_steps=1))
+    plan = Plan(config, "id")
+    found = index.pack(inputs.list_row_groups(str(tmp_path / "in.parquet")))
+    before = {**big_state(), "index": found, "plan": index.pack_plan(plan)}
+    before = {
+        **before,
+        "centre": np.zeros(d),
+        "residual_radius": np.array(1.0),
+        "features_norm": np.array(1.0),
+        "means": np.zeros((c, d)),
+    }
+    chunks = list(state.to_chunks(before))
+    elements = list(index_elements(b"", chunks))
+    for position in (0, 1, 2, len(plan.stages) - 1):
+        dofn = SumRows(position, Execution(), key_file)
+        dofn.setup()
+        dofn.start_bundle()
+        for element in elements:
+            assert not list(dofn.process(element, chunks) or ())
+        sizes = [len(pickle.dumps(output.value)) for output in dofn.finish_bundle()]
+        assert len(sizes) == len(list(statistics.parts_of(plan.stages[position].channels)))
+        assert max(sizes) < ELEMENT_BYTES
+
+
+def test_the_bound_of_parts_and_chunks():
+    assert 8 * statistics.PART < ELEMENT_BYTES
+    assert state.CHUNK_BYTES < ELEMENT_BYTES
+    lattice.check_dimension(BIG_DIMENSION)
+
+
+def test_dataflow_takes_the_job(tmp_path):
+    """Dataflow's own translation, with nothing sent: needs the gcp extra."""
+    pytest.importorskip("apache_beam.runners.dataflow.internal.apiclient", reason="needs apache-beam[gcp]")
+    pytest.importorskip("google.cloud.storage", reason="needs apache-beam[gcp]")
+    from apache_beam.io.gcp.internal.clients import storage  # noqa: F401
+
+    job_file = tmp_path / "job.json"
+    options = PipelineOptions(
+        runner="DataflowRunner",
+        project="project",
+        region="europe-west1",
+        temp_location="gs://bucket/tmp",
+        dataflow_job_file=str(job_file),
+        dry_run=True,
+        sdk_location="container",
+    )
+    config = small.small_config()
+    pipeline = beam.Pipeline(options=options)
+    start = pipeline | beam.Create(["gs://bucket/in/*.parquet"]) | beam.FlatMap(inputs.list_row_groups)
+    publication = Publication("gs://bucket/release", "run")
+    start | "Release" >> Release(Plan(config, "id"), publication, "gs://private/key", Execution())
+    pipeline.run()
+    assert json.loads(job_file.read_text())["environment"]
+    assert io.BytesIO(job_file.read_bytes()).getbuffer().nbytes < MOST_BYTES
