@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--data", default=INSTALLED, help="folder with Fashion-MNIST's files")
     parser.add_argument("--skip-embed", action="store_true")
     arguments = parser.parse_args()
+    repeats = arguments.repeats
     # Worker processes are started by their bare name.
     os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
     with tempfile.TemporaryDirectory() as scratch:
