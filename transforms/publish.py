@@ -192,8 +192,10 @@ class Publication:
             # The old manifest goes first, and what an earlier attempt has moved stays.
             if exists(join(self.output, MANIFEST)):
                 FileSystems.delete([join(self.output, MANIFEST)])
-            old = [path for path in self._files("synthetic") + self._files("mixture") if path not in targets]
-            FileSystems.delete(old)
+            folders = (join(self.output, folder, "**") for folder in ("synthetic", "mixture"))
+            FileSystems.delete(
+                [path for found in folders for path in self._files(found) if path not in targets]
+            )
         for target, record in targets.items():
             source = join(self.staging, *record.path.split("/"))
             # A source that is gone was moved by an earlier attempt.
@@ -207,8 +209,8 @@ class Publication:
         write_whole(join(self.output, MANIFEST), manifest)
         self.discard()
 
-    def _files(self, folder: str) -> list[str]:
-        (found,) = FileSystems.match([join(self.output, folder, "*")])
+    def _files(self, pattern: str) -> list[str]:
+        (found,) = FileSystems.match([pattern])
         return [file.path for file in found.metadata_list]
 
     def discard(self) -> None:
@@ -217,6 +219,5 @@ class Publication:
             shutil.rmtree(self.staging, ignore_errors=True)
             shutil.rmtree(f"{self.staging}-unfinished", ignore_errors=True)
             return
-        # Object stores have no folders: an empty one is already gone.
         with contextlib.suppress(BeamIOError, OSError):
-            FileSystems.delete([self.staging])
+            FileSystems.delete(self._files(join(self.staging, "**")))
