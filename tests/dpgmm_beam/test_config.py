@@ -1,0 +1,93 @@
+import dataclasses
+import json
+import math
+
+import pytest
+
+from dpgmm_beam.config import SHARES, Method, ReleaseConfig, check_classes, with_shares
+from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.manifest import config_digest
+from dpgmm_beam.rows import RowFormat
+
+GOOD = ReleaseConfig("precomputed", ("a", "b"), 8, 1.0, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "argument"),
+    [
+        *[({"epsilon": value}, "--epsilon") for value in (0, -1, math.nan, math.inf)],
+        *[({"delta": value}, "--delta") for value in (0, 1, -0.1, math.nan)],
+        ({"classes": ()}, "--classes"),
+        ({"classes": ("a", "b", "a")}, "--classes"),
+        ({"classes": ("a", "")}, "--classes"),
+        ({"labelled": False}, "--classes"),
+        ({"dimension": 0}, "--dimension"),
+        ({"dimension": 10**6}, "--dimension"),
+        *[({"clip_norm": value}, "--clip-norm") for value in (0.0, -1.0, math.nan, math.inf, 1e300)],
+        ({"samples_per_class": 0}, "--samples-per-class"),
+        ({"components": 0}, "--components"),
+        ({"rounds": 0}, "--rounds"),
+        ({"shares": (("means/count", -1.0),)}, "--share"),
+        ({"shares": (("means/count", math.inf),)}, "--share"),
+    ],
+)
+def test_what_is_refused_names_the_argument(changes, argument):
+    with pytest.raises(ConfigError) as refused:
+        dataclasses.replace(GOOD, **changes)
+    assert refused.value.argument == argument
+    assert str(refused.value).startswith(f"{argument}=")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GOOD,
+        dataclasses.replace(GOOD, clip_norm=2.5, components=3, method=Method(teacher_steps=4)),
+        dataclasses.replace(GOOD, labelled=False, classes=("all",), shares=with_shares(["means/sum=.5"])),
+    ],
+)
+def test_configurations_survive_json(config):
+    assert ReleaseConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    # As the manifest writes them, with sorted keys: another order of the shares, the same release.
+    again = ReleaseConfig.from_dict(json.loads(json.dumps(config.to_dict(), sort_keys=True)))
+    assert config_digest(again.to_dict()) == config_digest(config.to_dict())
+
+
+def test_the_digest_changes_with_every_field():
+    changes = {
+        "encoder": "efficientnet_lite0",
+        "classes": ("b", "a"),
+        "dimension": 9,
+        "epsilon": 1.5,
+        "delta": 1e-6,
+        "clip_norm": 1.0,
+        "samples_per_class": 10,
+        "components": 2,
+        "rounds": 5,
+        "shares": with_shares(["means/sum=.08"]),
+        "method": Method(damping=0.2),
+    }
+    digests = {config_digest(dataclasses.replace(GOOD, **{k: v}).to_dict()) for k, v in changes.items()}
+    digests.add(config_digest(GOOD.to_dict()))
+    digests.add(config_digest(dataclasses.replace(GOOD, classes=("a",)).to_dict()))
+    digests.add(config_digest(dataclasses.replace(GOOD, classes=("a",), labelled=False).to_dict()))
+    assert len(digests) == len(changes) + 3
+    assert set(changes) | {"labelled"} == {field.name for field in dataclasses.fields(ReleaseConfig)}
+
+
+def test_shares_are_changed_by_name():
+    changed = dict(with_shares(["rounds/sum=0.5", "means/count=2"]))
+    assert changed == {**dict(SHARES), "rounds/sum": 0.5, "means/count": 2.0}
+    for text in ("unknown=1", "rounds/sum", "rounds/sum=", "rounds/sum=x", "rounds/sum=nan", "=1", ""):
+        with pytest.raises(ConfigError, match="--share"):
+            with_shares([text])
+
+
+def test_default_shares_are_a_whole():
+    assert math.isclose(sum(share for _, share in SHARES), 1.0)
+
+
+def test_classes_and_row_format():
+    check_classes(["a"])
+    check_classes([str(i) for i in range(1000)])
+    assert GOOD.row_format == RowFormat(("a", "b"), 8, None, True)

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+import threadpoolctl
+
+from dpgmm_beam.labeller import Labeller
+from dpgmm_beam.views import pack_projection
+
+CLASSES, DIMENSION = 4, 6
+
+
+def labeller(clip_norm=None, seed=0):
+    generator = np.random.default_rng(seed)
+    final = {
+        "counts": np.ones(CLASSES),
+        "features_matrix": pack_projection(0.3 * generator.standard_normal((DIMENSION, DIMENSION))),
+        "features_norm": np.array(3.0),
+        "centre": np.rint(1000 * generator.standard_normal(DIMENSION)),
+        "average": 5 * generator.standard_normal((CLASSES, DIMENSION + 1)),
+    }
+    return Labeller(final, clip_norm)
+
+
+def rows(n=500):
+    return np.random.default_rng(1).standard_normal((n, DIMENSION)).astype(np.float32)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 2.0])
+def test_probabilities_are_those_of_the_teacher(clip_norm):
+    model, x = labeller(clip_norm), rows()
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    unit = x / (norms if clip_norm is None else np.maximum(norms, clip_norm))
+    features = (unit - model.final["centre"] / 2**16) @ (model.final["features_matrix"] / 2**20).T
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    features = np.column_stack([features / np.maximum(lengths, 1), np.full(len(x), 1 / 3)])
+    powers = np.exp(features @ model.final["average"].T)
+    found = model.probabilities(x)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, powers / powers.sum(axis=1, keepdims=True), atol=2e-3)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_they_do_not_depend_on_batches_and_threads():
+    model, x = labeller(), rows()
+    whole = model.probabilities(x)
+    np.testing.assert_array_equal(np.concatenate([model.probabilities(x[s : s + 7]) for s in range(0, 500, 7)]), whole)
+    for threads in (1, 2):
+        with threadpoolctl.threadpool_limits(threads, user_api="blas"):
+            np.testing.assert_array_equal(model.probabilities(x), whole)
+
+
+def test_no_rows_and_zero_rows():
+    model = labeller()
+    assert model.probabilities(np.zeros((0, DIMENSION), np.float32)).shape == (0, CLASSES)
+    assert model.probabilities(np.zeros((3, DIMENSION), np.float32)).shape == (3, CLASSES)
