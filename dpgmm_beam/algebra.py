@@ -7,6 +7,17 @@ from collections.abc import Iterator
 import threadpoolctl
 
 
+def _take_control() -> None:
+    """Lets this thread set the limit.
+
+    In threadpoolctl 3.8 only one thread may set OpenBLAS's limit, the first that
+    did; calls from others are ignored in silence.
+    """
+    controller = getattr(threadpoolctl, "OpenBLASController", None)
+    if hasattr(controller, "clear_controlling_thread"):
+        controller.clear_controlling_thread(force=True)
+
+
 class _OneThread:
     """Holds BLAS to one thread while anyone in the process wants it so.
 
@@ -22,6 +33,7 @@ class _OneThread:
     def __enter__(self) -> None:
         with self._lock:
             if not self._holders:
+                _take_control()
                 self._limits = threadpoolctl.threadpool_limits(limits=1, user_api="blas")
             self._holders += 1
 
@@ -29,7 +41,9 @@ class _OneThread:
         with self._lock:
             self._holders -= 1
             if not self._holders and self._limits is not None:
+                _take_control()
                 self._limits.restore_original_limits()
+                _take_control()
 
 
 _ONE_THREAD = _OneThread()
