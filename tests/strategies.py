@@ -15,6 +15,9 @@ quick = settings(
 ROW_KINDS = ("normal", "one-hot", "equal", "signs", "halves", "sparse", "tiny", "big", "opposite")
 
 
+DIMENSIONS = st.integers(1, 40)
+
+
 def real_row(kind: str, dimension: int, generator: np.random.Generator) -> np.ndarray:
     """One real row of a kind that has broken somebody's rounding."""
     row = generator.standard_normal(dimension)
@@ -41,7 +44,7 @@ def real_row(kind: str, dimension: int, generator: np.random.Generator) -> np.nd
 
 
 @st.composite
-def real_rows(draw, dimension=st.integers(1, 40), kinds=ROW_KINDS):
+def real_rows(draw, dimension=DIMENSIONS, kinds=ROW_KINDS):
     """A matrix of rows of mixed kinds, (n, d) float64."""
     d = draw(dimension)
     chosen = draw(st.lists(st.sampled_from(kinds), max_size=12))

@@ -94,7 +94,10 @@ def test_other_events_are_refused(data):
 
 @pytest.mark.parametrize("epsilon", [0, -1.0, math.nan, math.inf, -math.inf, "1", None])
 def test_epsilon_out_of_range(epsilon):
-    for refuse in (lambda: check_privacy_parameters(epsilon, 1e-5), lambda: Budget(epsilon, 1e-5, MECHANISMS)):
+    for refuse in (
+        lambda: check_privacy_parameters(epsilon, 1e-5),
+        lambda: Budget(epsilon, 1e-5, MECHANISMS),
+    ):
         with pytest.raises(ConfigError, match=f"--epsilon={epsilon} is refused.*finite number above 0"):
             refuse()
 

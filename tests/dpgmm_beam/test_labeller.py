@@ -42,7 +42,9 @@ def test_probabilities_are_those_of_the_teacher(clip_norm):
 def test_they_do_not_depend_on_batches_and_threads():
     model, x = labeller(), rows()
     whole = model.probabilities(x)
-    np.testing.assert_array_equal(np.concatenate([model.probabilities(x[s : s + 7]) for s in range(0, 500, 7)]), whole)
+    np.testing.assert_array_equal(
+        np.concatenate([model.probabilities(x[s : s + 7]) for s in range(0, 500, 7)]), whole
+    )
     for threads in (1, 2):
         with threadpoolctl.threadpool_limits(threads, user_api="blas"):
             np.testing.assert_array_equal(model.probabilities(x), whole)

@@ -237,7 +237,7 @@ def test_context_is_encoded_without_ambiguity():
 
 @pytest.mark.parametrize("size", [0, 16, 31, 33, 64])
 def test_a_secret_of_another_size_is_refused_without_showing_it(size):
-    with pytest.raises(ConfigError, match="--noise-key-file.*exactly 32 bytes") as refused:
+    with pytest.raises(ConfigError, match=r"--noise-key-file.*exactly 32 bytes") as refused:
         NoiseKey(b"s" * size)
     assert "sss" not in str(refused.value)
 

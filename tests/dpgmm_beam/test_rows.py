@@ -131,9 +131,7 @@ def test_a_row_group_gives_the_same_rows_in_any_blocks(tmp_path, block_rows):
     expected = rows.rows_of_batch(TABLE, GOOD)
     np.testing.assert_array_equal(together.values, np.tile(expected.values, (5, 1)))
     np.testing.assert_array_equal(together.classes, np.tile(expected.classes, 5))
-    np.testing.assert_array_equal(
-        rows.concatenate(list(together.blocks(3)), 2).values, together.values
-    )
+    np.testing.assert_array_equal(rows.concatenate(list(together.blocks(3)), 2).values, together.values)
 
 
 def test_no_blocks_are_no_rows():

@@ -31,9 +31,7 @@ def test_views_are_bounded_exact_and_do_not_depend_on_blocks(real, scale, data):
     values = viewed.values.astype(np.int64)
     assert ((values**2).sum(axis=1) <= VIEW_UNIT**2).all()
     for piece in data.draw(splits(len(rows))):
-        np.testing.assert_array_equal(
-            BY_CLASS.apply(take(rows, piece), current).values, viewed.values[piece]
-        )
+        np.testing.assert_array_equal(BY_CLASS.apply(take(rows, piece), current).values, viewed.values[piece])
     # Where nothing is clipped: the product in Python's integers, rounded to the view's steps.
     centred = (rows.values - current["offset"][rows.classes]).astype(np.int64).astype(object)
     exact = centred @ current["by_class_matrix"].astype(object).T
