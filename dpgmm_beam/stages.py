@@ -344,8 +344,10 @@ def probabilities(features: np.ndarray, theta: np.ndarray) -> np.ndarray:
     longest = float(np.hypot(VIEW_UNIT, features[:, -1].max(initial=0.0)))
     lattice.check_exact(longest, float(np.sqrt(lattice.square_norms(weights)).max()))
     logits = features @ weights.T * 2.0 ** -(THETA_BITS + VIEW_BITS)
-    powers = np.rint(np.exp(logits - logits.max(axis=1, keepdims=True)) * 2.0**EXP_BITS)
-    return powers / powers.sum(axis=1, keepdims=True)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    # Only the sum is rounded: small probabilities are kept, for those who soften them.
+    total = np.rint(powers * 2.0**EXP_BITS).sum(axis=1, keepdims=True) * 2.0**-EXP_BITS
+    return powers / total
 
 
 @dataclasses.dataclass(frozen=True)
