@@ -48,7 +48,15 @@ setup(
             "kubernetes-validate>=1.37",
             "check-jsonschema>=0.39",
         ],
-        "benchmarks": ["matplotlib", "scikit-learn", "mlxtend", "opendp", "diffprivlib"],
+        # diffprivlib 0.6.6 cannot be imported beside scikit-learn 1.8, which mlxtend 0.25 wants.
+        "benchmarks": [
+            "matplotlib",
+            "scikit-learn>=1.5,<1.8",
+            "mlxtend>=0.23,<0.25",
+            "opendp",
+            "diffprivlib",
+            "dp-learning-ff",
+        ],
     },
     entry_points={"console_scripts": ["dpgmm=pipelines.cli:main"]},
 )
