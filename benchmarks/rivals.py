@@ -1,7 +1,8 @@
 """Private classifiers to compare a release with, each on the same normalised embeddings.
 
 Every one is (epsilon, delta)-private for adding or removing a row unless its
-docstring says otherwise (two packages keep to weaker or stronger notions).  They
+docstring says otherwise (two packages keep to weaker or stronger notions), but
+that the gradient methods take the number of rows as known, which flatters them.  They
 give predictions for the test rows; what a rival would release is smaller than a
 release of rows, and is good for one task only.  An epsilon of infinity is none.
 """
