@@ -86,7 +86,7 @@ GRIDS: dict[str, list[Setting]] = {
         {"clip": 0.5, "steps": 160, "rate": 512.0},
         {"clip": 1.0, "steps": 160, "rate": 256.0},
     ],
-    "DP least squares": grid(share=(0.5, 0.8), ridge=(0.1, 0.3, 1.0, 3.0)),
+    "DP least squares": grid(share=(0.3, 0.5, 0.8), ridge=(0.03, 0.1, 0.3, 1.0)),
     "private class means": grid(by=("cosine", "euclidean")),
     "DP-SGD two-layer network": grid(clip=(0.5, 1.0), steps=(40,), rate=(8.0, 32.0, 128.0)),
     "one private Gaussian a class": grid(floor=(1.0,)),
@@ -143,7 +143,7 @@ class Results:
     @staticmethod
     def name(dataset: str, method: str, epsilon: float, key: int, setting: Setting | None = None) -> str:
         parts = [dataset, method, f"epsilon {epsilon:g}", f"key {key}"]
-        return " | ".join(parts + [f"{name}={value}" for name, value in (setting or {}).items()])
+        return " | ".join(parts + [f"{name}={value}" for name, value in sorted((setting or {}).items())])
 
     def cell(self, name: str) -> dict | None:
         return self._content["cells"].get(name)
@@ -392,14 +392,16 @@ def tables(results: Results, datasets: dict[str, str], epsilons: Sequence[float]
     """
     lines = []
     methods = (REAL, OURS, *GRIDS)
+    heads = ["none" if math.isinf(epsilon) else f"{epsilon:g}" for epsilon in epsilons]
     for name, about in datasets.items():
-        heads = ["none" if math.isinf(epsilon) else f"{epsilon:g}" for epsilon in epsilons]
-        lines += ["", f"**{name}** ({about}), test accuracy, mean ± half the range over keys", ""]
-        lines += [f"| epsilon | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+        rows = []
         for method in methods:
             cells = [spread(results.accuracies(name, method, epsilon)) for epsilon in epsilons]
             if any(cell != "-" for cell in cells):
-                lines.append(f"| {method} | {' | '.join(cells)} |")
+                rows.append(f"| {method} | {' | '.join(cells)} |")
+        if rows:
+            lines += ["", f"**{name}** ({about}), test accuracy, mean ± half the range over keys", ""]
+            lines += [f"| epsilon | {' | '.join(heads)} |", "|---|" + "---|" * len(heads), *rows]
     for name in datasets:
         rows = []
         for kind, text in LABEL_KINDS.items():
