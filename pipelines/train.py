@@ -301,7 +301,7 @@ def read_rows(pattern: str, row_format: RowFormat, soft: bool) -> LabelledRows:
 
 def _batches(pattern: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     for found in inputs.list_parquet(inputs.absolute(pattern)):
-        with inputs.open_parquet(found.path) as file:
+        with inputs.open_rows(found.path) as file:
             yield from file.iter_batches(_BATCH_ROWS, columns=columns)
 
 

@@ -153,8 +153,30 @@ def open_parquet(path: str) -> pq.ParquetFile:
     """Opens a Parquet file on any file system; reads its footer only."""
     if is_local(path):
         return pq.ParquetFile(path)
-    file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    return pq.ParquetFile(pa.PythonFile(file, mode="r"))
+    return pq.ParquetFile(pa.PythonFile(_open(path), mode="r"))
+
+
+def open_rows(path: str) -> pq.ParquetFile:
+    """Opens a Parquet file for reading rows: fixed-size lists come as plain lists.
+
+    pyarrow fails on a null in a fixed-size list column, and a bad row must not
+    fail a job.  It knows the list's size from the Arrow schema in the footer
+    only, so a footer in which that schema goes by another name reads as lists.
+    """
+    source = path if is_local(path) else pa.PythonFile(_open(path), mode="r")
+    with pa.OSFile(path) if is_local(path) else pa.PythonFile(_open(path), mode="r") as file:
+        size = file.size()
+        file.seek(size - 8)
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(size - 8 - length)
+        footer = file.read(length).replace(b"ARROW:schema", b"arrow:schema")
+    tail = length.to_bytes(4, "little") + b"PAR1"
+    metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + footer + tail))
+    return pq.ParquetFile(source, metadata=metadata)
+
+
+def _open(path: str):
+    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
 def read_bytes(path: str) -> bytes:
@@ -162,7 +184,7 @@ def read_bytes(path: str) -> bytes:
     if is_local(path):
         with open(path, "rb") as file:
             return file.read()
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+    with _open(path) as file:
         return file.read()
 
 

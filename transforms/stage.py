@@ -20,7 +20,7 @@ from dpgmm_beam.algebra import one_thread
 from dpgmm_beam.cache import DEFAULT_BYTES, PROCESS_CACHE
 from dpgmm_beam.plan import Plan
 from transforms import index, keys
-from transforms.inputs import open_parquet
+from transforms.inputs import open_rows
 
 _LOG = logging.getLogger("dpgmm.fit")
 
@@ -120,7 +120,7 @@ class SumRows(beam.DoFn):
 
     def _read(self, path: str, number: int) -> Iterator[rows.Rows]:
         try:
-            with open_parquet(path) as file:
+            with open_rows(path) as file:
                 yield from rows.read_row_group(file, number, self.plan.row_format, self.execution.block_rows)
         except OSError:
             raise

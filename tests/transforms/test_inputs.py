@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from dpgmm_beam import rows
 from dpgmm_beam.errors import ConfigError
 from transforms import inputs
 from transforms.inputs import InputDescription, RowGroups, describe_input
@@ -235,3 +236,16 @@ def test_other_refusals(tmp_path):
     folder = image_folder(tmp_path / "images")
     assert "name a model" in str(refusal(folder, "precomputed"))
     assert refusal(folder, "efficientnet_lite0", 3).argument == "--dimension"
+
+
+@pytest.mark.parametrize("value_type", [pa.float16(), pa.float32(), pa.float64()])
+def test_a_null_among_fixed_size_lists_is_read_as_a_null(tmp_path, value_type):
+    values = pa.array([[1, 2], None, [3, 4]], pa.list_(value_type, 2))
+    labels = pa.array(["a", "b", "a"]).dictionary_encode()
+    path = str(tmp_path / "rows.parquet")
+    pq.write_table(pa.table({"label": labels, "embedding": values}), path)
+    with inputs.open_rows(path) as file:
+        (batch,) = file.iter_batches()
+    accepted = rows.rows_of_batch(batch, rows.RowFormat(("a", "b"), 2, None))
+    assert accepted.classes.tolist() == [0, 0]
+    assert accepted.values.shape == (2, 2)
