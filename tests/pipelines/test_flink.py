@@ -4,6 +4,8 @@ Runs where DPGMM_FLINK_MASTER is set:
 
 - DPGMM_FLINK_MASTER: HOST:PORT of the JobManager's REST address.
 - DPGMM_FLINK_JOB_SERVER_JAR: the job server's jar; left out, Beam fetches it from Maven.
+- DPGMM_FLINK_VERSION: of the cluster, for the jar from Maven; default 1.20 (Beam's own
+  default is a later one).
 - DPGMM_FLINK_ENVIRONMENT: HOST:PORT of the worker pools as TaskManagers see it;
   default localhost:50000.
 - DPGMM_FLINK_SHARED_DIR: a folder that the driver and the workers share; default /tmp.
@@ -61,6 +63,7 @@ def flink(parallelism) -> list[str]:
     options = [
         "--runner=FlinkRunner",
         f"--flink_master={MASTER}",
+        f"--flink_version={os.environ.get('DPGMM_FLINK_VERSION', '1.20')}",
         "--environment_type=EXTERNAL",
         f"--environment_config={os.environ.get('DPGMM_FLINK_ENVIRONMENT', 'localhost:50000')}",
         "--environment_cache_millis=120000",
