@@ -1,0 +1,115 @@
+import json
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import cli
+from tests import small
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verify")
+    source = small.write_rows(folder / "in", small.table(200))
+    key = small.write_key(folder / "key")
+    small.run(source, folder / "release", key)
+    return folder, source, key
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    return shutil.copytree(made[0] / "release", tmp_path / "release")
+
+
+def verify(release, *more):
+    return cli.main(["verify", "--release", str(release), *map(str, more)])
+
+
+def test_a_release_holds(copy, capsys):
+    assert verify(copy) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("verified: the mechanisms compose to epsilon 2 at delta 1e-05")
+    assert "add or remove one" in out
+
+
+def test_a_changed_file(copy, capsys):
+    path = copy / "mixture" / "basis.parquet"
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    assert verify(copy) == 1
+    assert capsys.readouterr().out == (
+        "NOT VERIFIED: mixture/basis.parquet does not have the digest that the manifest states\n"
+    )
+    path.unlink()
+    assert verify(copy) == 1
+    assert "mixture/basis.parquet is missing" in capsys.readouterr().out
+
+
+def epsilon(content):
+    content["privacy"]["epsilon"] = content["config"]["epsilon"] = 0.5
+
+
+def classes(content):
+    content["config"]["classes"] = ["a", "b", "x"]
+
+
+def multiplier(content):
+    content["privacy"]["mechanisms"][0]["noise_multiplier"] *= 2
+
+
+def no_event(content):
+    del content["privacy"]["dp_event"]
+
+
+@pytest.mark.parametrize("change", [epsilon, classes, multiplier, no_event])
+def test_a_changed_manifest(copy, capsys, change):
+    content = json.loads((copy / "manifest.json").read_text())
+    change(content)
+    (copy / "manifest.json").write_text(json.dumps(content))
+    assert verify(copy) == 1
+    assert capsys.readouterr().out.startswith("NOT VERIFIED: ")
+
+
+def test_no_manifest_or_another_file(copy, capsys):
+    (copy / "manifest.json").write_text("[]")
+    assert verify(copy) == 2
+    (copy / "manifest.json").unlink()
+    assert verify(copy) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" is refused")[0] for line in lines] == [f"dpgmm: --release={copy}"] * 2
+
+
+def derive(made, copy, tmp_path, source=None, key=None):
+    _, rows, right = made
+    more = ["--input", source or rows, "--noise-key-file", key or right, "--private-dir", tmp_path / "p"]
+    return verify(copy, *more)
+
+
+def test_derived_again(made, copy, tmp_path, capsys):
+    assert derive(made, copy, tmp_path) == 0
+    assert "derived again, every file is the same" in capsys.readouterr().out
+
+
+def test_another_key_or_other_data_derive_something_else(made, copy, tmp_path, capsys):
+    assert derive(made, copy, tmp_path, key=small.write_key(tmp_path / "other", bytes(32))) == 1
+    assert "comes out different when derived again" in capsys.readouterr().out
+    less = small.write_rows(tmp_path / "less", pq.read_table(made[1]).slice(1))
+    assert derive(made, copy, tmp_path, source=less) == 1
+    assert capsys.readouterr().out.count("NOT VERIFIED") == 3
+
+
+def test_a_file_that_the_manifest_leaves_out(made, copy, tmp_path, capsys):
+    content = json.loads((copy / "manifest.json").read_text())
+    content["files"] = content["files"][1:]
+    (copy / "manifest.json").write_text(json.dumps(content))
+    assert derive(made, copy, tmp_path) == 1
+    assert "comes out different when derived again" in capsys.readouterr().out
+
+
+def test_refusals(made, copy, tmp_path, capsys):
+    assert verify(copy, "--input", made[1]) == 2
+    assert "come together with --noise-key-file" in capsys.readouterr().err
+    assert derive(made, copy, tmp_path, key=small.write_key(tmp_path / "short", b"x")) == 2
+    assert "hold exactly 32 bytes" in capsys.readouterr().err
