@@ -8,17 +8,13 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from dpgmm_beam import lattice, stages, statistics, views
-from dpgmm_beam.algebra import one_thread
+from dpgmm_beam import clustering, lattice, stages, statistics
 from dpgmm_beam.mixture import Mixture
 from dpgmm_beam.noise import NoiseKey
 from dpgmm_beam.plan import Plan
 from dpgmm_beam.rows import Rows, digest_limbs, digest_of_limbs
-from dpgmm_beam.stages import Stage
+from dpgmm_beam.stage import Stage
 from dpgmm_beam.state import State
-
-MIN_VARIANCE = 0.05
-"""Least variance of a component, as a share of the pooled one in that direction."""
 
 
 def row_hash_key(secret: NoiseKey) -> bytes:
@@ -82,17 +78,17 @@ def mixture_of(plan: Plan, final: State) -> Mixture:
     basis = final["basis"] * 2.0**-stages.BASIS_BITS
     weights = final["component_counts"] / final["component_counts"].sum(axis=1, keepdims=True)
     class_weights = final["counts"] / final["counts"].sum()
-    count, components, r = final["centres"].shape
-    with one_thread():
-        # Columns of the basis are orthogonal, of squared length the eigenvalues.
-        scales = np.sqrt((basis[:, :r] ** 2).sum(axis=0))
-        offsets = final["centres"] * (float(final["residual_radius"]) / views.VIEW_UNIT)
-        means = final["means"][:, None, :] / lattice.UNIT + offsets @ (basis[:, :r] / scales).T
-        # What the centres explain of the pooled covariance is taken out of it.
-        whitened = (offsets / scales) * np.sqrt(class_weights[:, None] * weights)[:, :, None]
-        explained = whitened.reshape(-1, r).T @ whitened.reshape(-1, r)
-        values, vectors = np.linalg.eigh(np.eye(r) - explained)
-        covariance = (vectors * np.clip(values, MIN_VARIANCE, 1.0)) @ vectors.T
+    count, components = weights.shape
+    r = len(final["within_matrix"])
+    means = final["means"][:, None, :] / lattice.UNIT
+    covariance = np.eye(r)
+    if components > 1:
+        offsets = final["component_means"] / lattice.UNIT - means
+        means = means + offsets
+        shares = class_weights[:, None] * weights
+        covariance, basis = clustering.within_covariance(
+            offsets, shares, basis, r, float(final["residual_square"])
+        )
     return Mixture(
         classes=config.classes,
         class_weights=class_weights,

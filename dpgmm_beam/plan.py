@@ -10,11 +10,20 @@ import functools
 
 from dpgmm_beam import manifest
 from dpgmm_beam.budget import Budget, Mechanism
+from dpgmm_beam.clustering import CentreRound, Sketch
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.noise import MAX_STANDARD_DEVIATION
 from dpgmm_beam.rows import RowFormat
-from dpgmm_beam.stages import CentreRound, Means, PooledMoment, Stage, TeacherStep
+from dpgmm_beam.stage import Stage
+from dpgmm_beam.stages import Means, PooledMoment, TeacherStep
+
+CLUSTERING_HEIRS = (("moment/moment", 0.2), ("rounds/count", 0.1), ("rounds/sum", 0.7))
+"""What becomes of the teacher's share in a release of several components without a teacher:
+with the default shares the moment has .26 then, the rounds' counts .09 and their sums .57."""
+
+SKETCH_SHARE = 0.3
+"""Of the shares of the rounds, for all sketches together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +82,11 @@ class Plan:
                 for step in range(method.teacher_steps)
             ]
         if config.components > 1:
+            sketches = min(2, config.rounds // 2)
+            stages += [Sketch(classes, config.components, reduced, position) for position in range(sketches)]
             stages += [
-                CentreRound(classes, config.components, reduced, position)
-                for position in range(config.rounds)
+                CentreRound(classes, config.components, dimension, position, position == config.rounds - 1)
+                for position in range(sketches, config.rounds)
             ]
         return tuple(stages)
 
@@ -87,8 +98,17 @@ class Plan:
                 if not channel.private:
                     name = f"{stage.KIND}/{channel.name}"
                     repetitions[name] = repetitions.get(name, 0) + 1
-        # What a release does not use is spread over the others.
         shares = dict(self.config.shares)
+        if "teacher/gradient" not in repetitions and self.config.components > 1:
+            # Clustering is all that is wanted.
+            for name, part in CLUSTERING_HEIRS:
+                shares[name] += part * shares["teacher/gradient"]
+        for channel in ("count", "sum"):
+            if f"sketch/{channel}" in repetitions:
+                whole = shares[f"rounds/{channel}"]
+                shares[f"sketch/{channel}"] = SKETCH_SHARE * whole
+                shares[f"rounds/{channel}"] = (1 - SKETCH_SHARE) * whole
+        # What a release does not use is spread over the others.
         total = sum(shares[name] for name in repetitions)
         return Budget(
             self.config.epsilon,

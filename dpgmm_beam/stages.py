@@ -10,15 +10,15 @@ Units: "lattice steps" are 2**-16 of the embedding's norm bound; "view steps"
 """
 
 import dataclasses
-from collections.abc import Mapping
 
 import numpy as np
 
-from dpgmm_beam import lattice, shrinkage
+from dpgmm_beam import clustering, lattice, shrinkage
 from dpgmm_beam.algebra import one_thread
 from dpgmm_beam.rows import DIGEST_LIMBS, Rows
+from dpgmm_beam.stage import Multipliers, Stage, sums_by_group
 from dpgmm_beam.state import State
-from dpgmm_beam.statistics import Channel, Sums, zeros
+from dpgmm_beam.statistics import Channel, Sums
 from dpgmm_beam.views import VIEW_BITS, VIEW_UNIT, Projection, pack_projection
 
 BASIS_BITS = 20
@@ -30,65 +30,6 @@ THETA_BITS = 20
 EXP_BITS = 30
 
 FEATURES = Projection("features", "centre", by_class=False)
-WITHIN = Projection("within", "means", by_class=True)
-
-Multipliers = Mapping[str, float]
-
-
-def sums_by_group(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
-    """Sums of integer-valued rows by group, (n, d), (n,) -> (count, d) int64, exact."""
-    totals = np.zeros((count, values.shape[1]), dtype=np.int64)
-    if len(groups):
-        order = np.argsort(groups, kind="stable")
-        present, starts = np.unique(groups[order], return_index=True)
-        totals[present] = np.add.reduceat(values[order].astype(np.float64), starts, axis=0).astype(np.int64)
-    return totals
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One pass over the rows: a pure description, safe to send to any worker."""
-
-    KIND = ""
-    """Names the mechanism; with the position it names the stage in the noise's key."""
-
-    @property
-    def repetition(self) -> int:
-        return 0
-
-    @property
-    def name(self) -> str:
-        return f"{self.KIND} {self.repetition}"
-
-    @property
-    def view(self) -> Projection | None:
-        """The coordinates in which `add` wants its rows; None: the lattice itself."""
-        return None
-
-    @property
-    def channels(self) -> tuple[Channel, ...]:
-        raise NotImplementedError
-
-    def begin(self) -> Sums:
-        """Fresh accumulators for `add`."""
-        return zeros(self.channels)
-
-    def add(self, rows: Rows, before: State, sums: Sums) -> None:
-        """Adds a block's exact sums to the accumulators, in place."""
-        raise NotImplementedError
-
-    def finish(self, sums: Sums) -> Sums:
-        """The channels' vectors from the accumulators."""
-        return sums
-
-    def advance(self, before: State, noisy: Sums, multipliers: Multipliers) -> State:
-        """The state after this stage.
-
-        Args:
-          noisy: int64 noisy sums by channel.
-          multipliers: the noise multipliers with which they were released.
-        """
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +149,7 @@ class PooledMoment(Stage):
             **before,
             "basis": lattice.to_lattice(vectors * np.sqrt(values), BASIS_BITS).astype(np.int32),
             **self._teacher_start(before, values, vectors, damping),
-            **self._clustering_start(radius, values, vectors),
+            **clustering.start(before, values, vectors, self.components, self.reduced, multipliers["moment"]),
         }
 
     def _teacher_start(self, before: State, values: np.ndarray, vectors: np.ndarray, damping: float) -> State:
@@ -239,16 +180,6 @@ class PooledMoment(Stage):
             "theta": theta,
             "velocity": np.zeros_like(theta),
             "average": np.zeros_like(theta),
-        }
-
-    def _clustering_start(self, radius: float, values: np.ndarray, vectors: np.ndarray) -> State:
-        """The view for clustering, without whitening, and centres to start from."""
-        r = self.reduced
-        start = start_centres(self.classes, self.components, np.sqrt(values[:r]) * (VIEW_UNIT / radius))
-        return {
-            "within_matrix": pack_projection(vectors[:, :r].T / radius),
-            "centres": start,
-            "component_counts": np.ones(start.shape[:2]),
         }
 
 
@@ -348,106 +279,3 @@ def probabilities(features: np.ndarray, theta: np.ndarray) -> np.ndarray:
     # Only the sum is rounded: small probabilities are kept, for those who soften them.
     total = np.rint(powers * 2.0**EXP_BITS).sum(axis=1, keepdims=True) * 2.0**-EXP_BITS
     return powers / total
-
-
-@dataclasses.dataclass(frozen=True)
-class CentreRound(Stage):
-    """One round of private Lloyd steps, K centres for each class, in the `within` view.
-
-    Each row is assigned to the nearest centre of its class; a centre moves by
-    the noisy mean of its rows' residuals, shrunk by what the noise explains
-    (Su, Cao, Li, Bertino and Jin 2016 give the plain noisy rounds).
-
-    After it: `centres` (C, K, r) and `component_counts` (C, K), centres in view steps.
-    """
-
-    classes: int
-    components: int
-    reduced: int
-    position: int
-
-    KIND = "rounds"
-
-    @property
-    def repetition(self) -> int:
-        return self.position
-
-    @property
-    def view(self) -> Projection:
-        return WITHIN
-
-    @property
-    def channels(self) -> tuple[Channel, ...]:
-        cells = self.classes * self.components
-        return (Channel("count", cells, 1), Channel("sum", cells * self.reduced, VIEW_UNIT))
-
-    def add(self, rows: Rows, before: State, sums: Sums) -> None:
-        values = rows.values.astype(np.float64)
-        cells = nearest_cells(values, rows.classes, before["centres"])
-        residuals = values - before["centres"].reshape(-1, self.reduced)[cells]
-        clipped = lattice.clip_rows(residuals, VIEW_UNIT)
-        count = self.classes * self.components
-        sums["count"] += np.bincount(cells, minlength=count)
-        sums["sum"] += sums_by_group(clipped, cells, count).ravel()
-
-    def advance(self, before: State, noisy: Sums, multipliers: Multipliers) -> State:
-        shape = (self.classes * self.components, self.reduced)
-        counts = noisy["count"].astype(np.float64)
-        held = np.maximum(counts, 2 * multipliers["count"])
-        moves = noisy["sum"].reshape(shape) / held[:, None]
-        deviations = multipliers["sum"] * VIEW_UNIT / held
-        moves = shrinkage.shrink_rows(moves, np.zeros(self.reduced), deviations**2)
-        centres = before["centres"].reshape(shape) + moves
-        centres = centres.reshape(self.classes, self.components, self.reduced)
-        counts = counts.reshape(self.classes, self.components)
-        centres = _reseed(centres, counts, 4 * multipliers["count"], self.position)
-        return {
-            **before,
-            "centres": _round_centres(centres),
-            "component_counts": np.maximum(counts, multipliers["count"]),
-        }
-
-
-def nearest_cells(values: np.ndarray, classes: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Index c K + k of the nearest centre of each row's own class; ties to the lowest, exact."""
-    components = centres.shape[1]
-    cells = classes.astype(np.int64) * components
-    if components == 1:
-        return cells
-    for label in np.unique(classes):
-        chosen = classes == label
-        own = centres[label]
-        distances = lattice.square_norms(own) - 2.0 * (values[chosen] @ own.T)
-        cells[chosen] += distances.argmin(axis=1)
-    return cells
-
-
-def _round_centres(centres: np.ndarray) -> np.ndarray:
-    shape = centres.shape
-    return lattice.clip_rows(np.rint(centres.reshape(-1, shape[-1])), VIEW_UNIT).reshape(shape)
-
-
-def start_centres(classes: int, components: int, scales: np.ndarray) -> np.ndarray:
-    """Centres to start from: draws of the released Gaussian, by a fixed generator.
-
-    One component starts, and stays, at its class's mean.
-
-    Args:
-      scales: (r,) standard deviation of the view's coordinates, in view steps.
-    """
-    if components == 1:
-        return np.zeros((classes, 1, len(scales)))
-    generator = np.random.default_rng(np.random.SeedSequence(0))
-    return _round_centres(generator.standard_normal((classes, components, len(scales))) * scales)
-
-
-def _reseed(centres: np.ndarray, counts: np.ndarray, threshold: float, position: int) -> np.ndarray:
-    """Moves centres that hold no more than noise beside the heaviest of their class."""
-    generator = np.random.default_rng(np.random.SeedSequence([1, position]))
-    jitter = generator.standard_normal(centres.shape) * (0.1 * VIEW_UNIT / np.sqrt(centres.shape[2]))
-    light = counts < threshold
-    if centres.shape[1] > 1 and light.any():
-        heaviest = np.take_along_axis(centres, counts.argmax(axis=1)[:, None, None], axis=1)
-        light[np.arange(len(counts)), counts.argmax(axis=1)] = False
-        centres = np.where(light[:, :, None], heaviest + jitter, centres)
-    return centres

@@ -1,0 +1,69 @@
+"""What every stage of a fit is: one pass over the rows, from state to state."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from dpgmm_beam.rows import Rows
+from dpgmm_beam.state import State
+from dpgmm_beam.statistics import Channel, Sums, zeros
+from dpgmm_beam.views import Projection
+
+Multipliers = Mapping[str, float]
+
+
+def sums_by_group(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+    """Sums of integer-valued rows by group, (n, d), (n,) -> (count, d) int64, exact."""
+    totals = np.zeros((count, values.shape[1]), dtype=np.int64)
+    if len(groups):
+        order = np.argsort(groups, kind="stable")
+        present, starts = np.unique(groups[order], return_index=True)
+        totals[present] = np.add.reduceat(values[order].astype(np.float64), starts, axis=0).astype(np.int64)
+    return totals
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One pass over the rows: a pure description, safe to send to any worker."""
+
+    KIND = ""
+    """Names the mechanism; with the position it names the stage in the noise's key."""
+
+    @property
+    def repetition(self) -> int:
+        return 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.KIND} {self.repetition}"
+
+    @property
+    def view(self) -> Projection | None:
+        """The coordinates in which `add` wants its rows; None: the lattice itself."""
+        return None
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        raise NotImplementedError
+
+    def begin(self) -> Sums:
+        """Fresh accumulators for `add`."""
+        return zeros(self.channels)
+
+    def add(self, rows: Rows, before: State, sums: Sums) -> None:
+        """Adds a block's exact sums to the accumulators, in place."""
+        raise NotImplementedError
+
+    def finish(self, sums: Sums) -> Sums:
+        """The channels' vectors from the accumulators."""
+        return sums
+
+    def advance(self, before: State, noisy: Sums, multipliers: Multipliers) -> State:
+        """The state after this stage.
+
+        Args:
+          noisy: int64 noisy sums by channel.
+          multipliers: the noise multipliers with which they were released.
+        """
+        raise NotImplementedError
