@@ -105,7 +105,7 @@ def start(
         **common,
         "variances": variances,
         "total_variance": np.array(values.sum()),
-        "cells": _round(draws),
+        "cells": _round(draws).astype(np.int16),
     }
     return {**state, **_to_full_space(before, state, _round(draws[:, :components]))}
 
@@ -165,7 +165,7 @@ class Sketch(Stage):
         each = used // self.components
         draws = generator.standard_normal((*centres.shape[:2], each, self.reduced)) * np.sqrt(SPREAD * within)
         cells = (centres[:, :, None] + draws).reshape(self.classes, -1, self.reduced)
-        return {**before, "cells": _round(cells), **_to_full_space(before, before, centres)}
+        return {**before, "cells": _round(cells).astype(np.int16), **_to_full_space(before, before, centres)}
 
     def _cell_means(
         self, counts: np.ndarray, totals: np.ndarray, variances: np.ndarray, multipliers: Multipliers
@@ -224,9 +224,10 @@ class CentreRound(Stage):
 
     def add(self, rows: Rows, before: State, sums: Sums) -> None:
         values = rows.values.astype(np.float64)
+        means = before["component_means"]
         # Exact: rows and means have lattice norms of at most 2**16.
-        cells = nearest_cells(values, rows.classes, before["component_means"])
-        residuals = values - before["component_means"].reshape(-1, self.dimension)[cells]
+        cells = nearest_cells(values, rows.classes, means)
+        residuals = values - means.reshape(-1, self.dimension)[cells]
         # At most 2**17 lattice steps, and a radius of 2**-10 or more: norms stay
         # under 2**26, squares under 2**53.
         scale = self.bound / (clip_radius(before) * lattice.UNIT)
@@ -255,7 +256,7 @@ class CentreRound(Stage):
         shape = (self.classes, self.components)
         return {
             **before,
-            "component_means": lattice.clip_rows(np.rint(means), lattice.UNIT).reshape(*shape, -1),
+            "component_means": _lattice_means(means).reshape(*shape, -1),
             "component_counts": np.maximum(counts, noise).reshape(shape),
             "residual_square": np.array(left),
         }
@@ -315,13 +316,18 @@ def _to_full_space(before: State, state: State, centres: np.ndarray) -> State:
     }
 
 
+def _lattice_means(means: np.ndarray) -> np.ndarray:
+    """Means in lattice steps as integers of norm at most lattice.UNIT, (n, d) int32."""
+    return lattice.clip_rows(np.rint(means), lattice.UNIT).astype(np.int32)
+
+
 def nearest_cells(values: np.ndarray, classes: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Index c K + k of the nearest centre of each row's own class; ties to the lowest, exact."""
     components = centres.shape[1]
     cells = classes.astype(np.int64) * components
     for label in np.unique(classes):
         chosen = classes == label
-        cells[chosen] += _nearest(values[chosen], centres[label])
+        cells[chosen] += _nearest(values[chosen], centres[label].astype(np.float64))
     return cells
 
 

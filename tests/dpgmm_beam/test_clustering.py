@@ -133,7 +133,7 @@ def test_states_hold_what_workers_need_as_integers(fitted):
     for state in before[3:]:
         for name in ("cells", "component_means"):
             np.testing.assert_array_equal(state[name], np.rint(state[name]))
-        assert lattice.square_norms(state["cells"].reshape(-1, 8)).max() <= VIEW_UNIT**2
+        assert lattice.square_norms(state["cells"].reshape(-1, 8).astype(np.float64)).max() <= VIEW_UNIT**2
 
 
 def test_a_separated_mixture_is_found():

@@ -69,7 +69,7 @@ def test_data_that_lacks_something_is_released_like_any_other(components):
     empty = take(rows, np.arange(0))
     for data in (rows, without(rows, 1), only_one_of(rows, 1), take(rows, np.arange(1)), empty):
         final = fitted(plan, data)
-        assert final["centres"].shape == (3, components, 4)
+        assert final["component_counts"].shape == (3, components)
         assert_released(plan, final)
     assert same(fitted(plan), fitted(plan, empty))
 

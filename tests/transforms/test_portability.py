@@ -20,9 +20,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from PIL import Image
 
 from dpgmm_beam import lattice, state, statistics
+from dpgmm_beam.clustering import CentreRound, Sketch, cells_of
 from dpgmm_beam.config import Method
 from dpgmm_beam.plan import Plan
-from dpgmm_beam.stages import CentreRound, Means, PooledMoment, TeacherStep
+from dpgmm_beam.stages import Means, PooledMoment, TeacherStep
 from tests import small
 from transforms import embed, index, inputs
 from transforms.embed import EmbedImages
@@ -210,6 +211,7 @@ def test_the_key_is_not_in_options_or_the_dofns(tmp_path):
 
 
 BIG_CLASSES, BIG_DIMENSION = 1000, 2048
+BIG_CELLS = cells_of(BIG_CLASSES, 4, 64)
 
 
 def big_stages():
@@ -218,7 +220,8 @@ def big_stages():
         Means(c, d, 1.2),
         PooledMoment(c, d, 4, 64, 1.2, 1 / 7),
         TeacherStep(c, d, 0, 20, 0.25, 3.0, 0.05, 0.9),
-        CentreRound(c, 4, 64, 0),
+        Sketch(c, 4, 64, 0),
+        CentreRound(c, 4, d, 1, True),
     ]
 
 
@@ -235,7 +238,9 @@ def big_state():
         "theta": np.ones((c, d + 1)),
         "velocity": np.ones((c, d + 1)),
         "average": np.ones((c, d + 1)),
-        "centres": np.ones((c, 4, 64)),
+        "cells": np.ones((c, BIG_CELLS, 64), np.int16),
+        "variances": np.ones(64),
+        "component_means": np.ones((c, 4, d), np.int32),
         "index": index.pack(paths),
         "plan": index.pack_plan(Plan(small.small_config(classes=labels(c), dimension=d), "id")),
     }
@@ -274,7 +279,8 @@ def test_the_states_that_stages_hand_on_have_the_sizes_checked_above():
     expected = {
         name: (
             tuple(
-                {BIG_DIMENSION: d, BIG_DIMENSION + 1: d + 1, BIG_CLASSES: c, 4: k, 64: r}[n] for n in a.shape
+                {BIG_DIMENSION: d, BIG_DIMENSION + 1: d + 1, BIG_CLASSES: c, 4: k, 64: r, BIG_CELLS: 2 * k}[n]
+                for n in a.shape
             ),
             a.dtype,
         )
@@ -303,6 +309,7 @@ def test_sums_leave_a_bundle_in_small_parts(tmp_path):
         **before,
         "centre": np.zeros(d),
         "residual_radius": np.array(1.0),
+        "residual_square": np.array(1.0),
         "features_norm": np.array(1.0),
         "means": np.zeros((c, d)),
     }
