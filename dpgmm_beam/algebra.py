@@ -14,7 +14,7 @@ def _take_control() -> None:
     did; calls from others are ignored in silence.
     """
     controller = getattr(threadpoolctl, "OpenBLASController", None)
-    if hasattr(controller, "clear_controlling_thread"):
+    if controller is not None and hasattr(controller, "clear_controlling_thread"):
         controller.clear_controlling_thread(force=True)
 
 

@@ -103,11 +103,11 @@ class Plan:
             # Clustering is all that is wanted.
             for name, part in CLUSTERING_HEIRS:
                 shares[name] += part * shares["teacher/gradient"]
-        for channel in ("count", "sum"):
-            if f"sketch/{channel}" in repetitions:
-                whole = shares[f"rounds/{channel}"]
-                shares[f"sketch/{channel}"] = SKETCH_SHARE * whole
-                shares[f"rounds/{channel}"] = (1 - SKETCH_SHARE) * whole
+        for what in ("count", "sum"):
+            if f"sketch/{what}" in repetitions:
+                whole = shares[f"rounds/{what}"]
+                shares[f"sketch/{what}"] = SKETCH_SHARE * whole
+                shares[f"rounds/{what}"] = (1 - SKETCH_SHARE) * whole
         # What a release does not use is spread over the others.
         total = sum(shares[name] for name in repetitions)
         return Budget(
