@@ -108,7 +108,9 @@ class Plan:
                 whole = shares[f"rounds/{what}"]
                 shares[f"sketch/{what}"] = SKETCH_SHARE * whole
                 shares[f"rounds/{what}"] = (1 - SKETCH_SHARE) * whole
-        # What a release does not use is spread over the others.
+        if "teacher/gradient" in repetitions and self.config.components == 1:
+            shares["teacher/gradient"] += shares["rounds/count"] + shares["rounds/sum"]
+        # What a release does not use otherwise is spread over the others.
         total = sum(shares[name] for name in repetitions)
         return Budget(
             self.config.epsilon,

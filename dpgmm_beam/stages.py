@@ -22,6 +22,10 @@ from dpgmm_beam.statistics import Channel, Sums
 from dpgmm_beam.views import VIEW_BITS, VIEW_UNIT, Projection, pack_projection
 
 BASIS_BITS = 20
+DAMPING_FLOOR = 0.1
+"""Least damping, as a share of the mean eigenvalue: with hardly any noise the
+features would otherwise be whitened further than the steps can follow."""
+
 LDA_DAMPING, LDA_SCALE = 4.0, 0.5
 """The teacher starts from half the discriminant of a more damped covariance:
 sharper starts have to be unlearnt."""
@@ -165,6 +169,7 @@ class PooledMoment(Stage):
         with one_thread():
             total_values, axes = np.linalg.eigh((vectors * values) @ vectors.T + spread.T @ spread)
             total_values, axes = np.maximum(total_values[::-1], 0.0), axes[:, ::-1]
+            damping = max(damping, DAMPING_FLOOR * total_values.mean())
             # The squared norm of a whitened row is on average the effective dimension.
             norm = np.sqrt((total_values / (total_values + damping)).sum())
             scales = np.sqrt(total_values + damping)
@@ -188,8 +193,9 @@ class TeacherStep(Stage):
     """One full-batch gradient step of multinomial logistic regression on the feature view.
 
     The gradient of a row is (p - y) z^T with z the row's features and a bias,
-    clipped in norm to `clip`; Polyak momentum; the teacher is the average of
-    the iterates of the second half of the steps.  The step size is `rate` in
+    clipped in norm to `clip`, and taken where the momentum will carry the
+    weights (Nesterov 1983); the teacher is the average of the iterates of the
+    last third of the steps.  The step size is `rate` in
     units of the squared norm of whitened rows, of which 2 would be the inverse
     of the largest curvature (Boehning 1992), or less where the noise would
     otherwise move a logit by more than `noise_cap` in one step.
@@ -230,7 +236,8 @@ class TeacherStep(Stage):
 
     def add(self, rows: Rows, before: State, sums: Sums) -> None:
         features = with_bias(rows, before)
-        coefficients = np.rint(probabilities(features, before["theta"]) * 2.0**self.GRADIENT_BITS)
+        ahead = before["theta"] + self.momentum * before["velocity"]
+        coefficients = np.rint(probabilities(features, ahead) * 2.0**self.GRADIENT_BITS)
         coefficients[np.arange(len(rows)), rows.classes] -= 2.0**self.GRADIENT_BITS
         norms = np.sqrt(lattice.square_norms(coefficients)) * np.sqrt(lattice.square_norms(features))
         longer = norms > self.bound
@@ -248,9 +255,9 @@ class TeacherStep(Stage):
         velocity = self.momentum * before["velocity"] - rate * gradient
         theta = before["theta"] + velocity
         after = {**before, "theta": theta, "velocity": velocity}
-        half = self.steps - self.steps // 2
-        if self.step >= half:
-            after["average"] = before["average"] + (theta - before["average"]) / (self.step - half + 1)
+        first = self.steps - max(1, self.steps // 3)
+        if self.step >= first:
+            after["average"] = before["average"] + (theta - before["average"]) / (self.step - first + 1)
         return after
 
 

@@ -45,7 +45,7 @@ def teacher_state(dimension, seed, scale, norm=2.0):
     """A teacher whose logits reach `scale`."""
     generator = np.random.default_rng(seed)
     theta = scale * generator.standard_normal((CLASSES, dimension + 1))
-    return {"theta": theta, "features_norm": np.array(norm)}
+    return {"theta": theta, "velocity": np.zeros_like(theta), "features_norm": np.array(norm)}
 
 
 def viewed(real, classes):
@@ -207,21 +207,33 @@ def test_the_gradient_is_that_of_the_cross_entropy():
         assert np.isclose(found[index], slope, atol=2e-3)
 
 
-def test_the_teacher_is_the_average_of_the_second_half():
+def test_the_gradient_is_taken_where_the_momentum_carries_the_weights():
+    stage = teacher_stage(2)
+    state = teacher_state(2, 0, 1.0)
+    rows = Rows(np.full((4, 2), 1000, np.int16), np.zeros(4, np.int32))
+    moving = {**state, "velocity": np.full_like(state["theta"], 0.5) * np.arange(CLASSES)[:, None]}
+    moved = {**state, "theta": moving["theta"] + stage.momentum * moving["velocity"]}
+    found, expected, plain = stage.begin(), stage.begin(), stage.begin()
+    for current, sums in ((moving, found), (moved, expected), (state, plain)):
+        stage.add(rows, current, sums)
+    np.testing.assert_array_equal(found["gradient"], expected["gradient"])
+    assert (found["gradient"] != plain["gradient"]).any()
+
+
+def test_the_teacher_is_the_average_of_the_last_third():
     state = {
         **teacher_state(2, 0, 1.0),
-        "velocity": np.zeros((CLASSES, 3)),
         "average": np.zeros((CLASSES, 3)),
         "counts": np.full(CLASSES, 100.0),
     }
     iterates = []
-    for step in range(5):
+    for step in range(6):
         gradient = np.full(CLASSES * 3, (step + 1) * 2**30)
-        stage = teacher_stage(2, step=step, steps=5)
+        stage = teacher_stage(2, step=step, steps=6)
         state = stage.advance(state, {"gradient": gradient}, {"gradient": 10.0})
         iterates.append(state["theta"])
         assert stage.name == f"teacher {step}"
-    np.testing.assert_allclose(state["average"], np.mean(iterates[3:], axis=0), rtol=1e-12)
+    np.testing.assert_allclose(state["average"], np.mean(iterates[4:], axis=0), rtol=1e-12)
 
 
 def test_probabilities_are_a_softmax_and_do_not_depend_on_the_block():
