@@ -63,7 +63,7 @@ def write_key(path: Path, key: bytes = KEY) -> str:
 
 
 def small_config(**changes) -> ReleaseConfig:
-    """Five stages, every kind of stage among them; two synthetic files' worth of parts."""
+    """Six stages, every kind of stage among them."""
     config = ReleaseConfig(
         encoder="precomputed",
         classes=CLASSES,
@@ -72,7 +72,7 @@ def small_config(**changes) -> ReleaseConfig:
         delta=1e-5,
         samples_per_class=40,
         components=2,
-        rounds=1,
+        rounds=2,
         method=Method(teacher_steps=2, reduced=8),
     )
     return dataclasses.replace(config, **changes)

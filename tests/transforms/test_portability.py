@@ -20,16 +20,15 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from PIL import Image
 
 from dpgmm_beam import lattice, state, statistics
-from dpgmm_beam.clustering import CentreRound, Sketch, cells_of
+from dpgmm_beam.clustering import cells_of
 from dpgmm_beam.config import Method
 from dpgmm_beam.plan import Plan
-from dpgmm_beam.stages import Means, PooledMoment, TeacherStep
 from tests import small
 from transforms import embed, index, inputs
 from transforms.embed import EmbedImages
 from transforms.publish import Publication
 from transforms.release import Release
-from transforms.stage import Execution
+from transforms.stage import Advance, Execution, SumRows, index_elements
 
 # Leaves of the graph that both runners take:
 # - Flink: beam/runners/flink/src/main/java/org/apache/beam/runners/flink/
@@ -193,8 +192,6 @@ def test_no_key_and_nothing_of_the_data_in_the_job(folder, tmp_path, kind):
 
 def test_the_key_is_not_in_options_or_the_dofns(tmp_path):
     """Whatever a worker is sent: DoFns as they are pickled, before and after they ran."""
-    from transforms.stage import Advance, SumRows
-
     key = os.urandom(32)
     key_file = small.write_key(tmp_path / "key", key)
     source = small.write_rows(tmp_path / "in", small.table(60))
@@ -214,116 +211,62 @@ BIG_CLASSES, BIG_DIMENSION = 1000, 2048
 BIG_CELLS = cells_of(BIG_CLASSES, 4, 64)
 
 
-def big_stages():
-    d, c = BIG_DIMENSION, BIG_CLASSES
-    return [
-        Means(c, d, 1.2),
-        PooledMoment(c, d, 4, 64, 1.2, 1 / 7),
-        TeacherStep(c, d, 0, 20, 0.25, 3.0, 0.05, 0.9),
-        Sketch(c, 4, 64, 0),
-        CentreRound(c, 4, d, 1, True),
-    ]
+@pytest.fixture(scope="module")
+def big():
+    """The plan of the largest release that is promised."""
+    config = small.small_config(
+        classes=labels(BIG_CLASSES),
+        dimension=BIG_DIMENSION,
+        components=4,
+        rounds=4,
+        method=Method(teacher_steps=1),
+    )
+    return Plan(config, "id")
 
 
-def big_state():
-    """The state that the largest supported release hands from stage to stage, by shape and type."""
-    d, c = BIG_DIMENSION, BIG_CLASSES
+def test_no_statistic_is_a_large_element(big):
+    """At 2,048 dimensions and 1,000 classes: the parts of every stage's sums, as a coder writes them."""
+    assert {stage.KIND for stage in big.stages} == {"means", "moment", "teacher", "sketch", "rounds"}
+    for stage in big.stages:
+        count = 0
+        for part in statistics.split(stage.channels, statistics.zeros(stage.channels)):
+            assert len(pickle.dumps(part)) < ELEMENT_BYTES
+            count += part[1].size
+        assert count == sum(channel.size for channel in stage.channels)
+
+
+def test_no_piece_of_a_state_is_large(big):
     paths = [inputs.RowGroups(f"/in/{number:06d}.parquet", (1024,) * 50) for number in range(2000)]
-    return {
-        "counts": np.ones(c),
-        "means": np.ones((c, d)),
-        "basis": np.ones((d, d), np.int32),
-        "features_matrix": np.ones((d, d), np.int32),
-        "within_matrix": np.ones((64, d), np.int32),
-        "theta": np.ones((c, d + 1)),
-        "velocity": np.ones((c, d + 1)),
-        "average": np.ones((c, d + 1)),
-        "cells": np.ones((c, BIG_CELLS, 64), np.int16),
-        "variances": np.ones(64),
-        "component_means": np.ones((c, 4, d), np.int32),
+    whole = {
+        "theta": np.ones((BIG_CLASSES, BIG_DIMENSION + 1)),
+        "basis": np.ones((BIG_DIMENSION, BIG_DIMENSION), np.int32),
         "index": index.pack(paths),
-        "plan": index.pack_plan(Plan(small.small_config(classes=labels(c), dimension=d), "id")),
+        "plan": index.pack_plan(big),
     }
-
-
-def test_no_element_is_large():
-    """At 2,048 dimensions and 1,000 classes: what the coder would write of every element."""
-    largest = 0
-    for stage in big_stages():
-        parts = list(statistics.split(stage.channels, statistics.zeros(stage.channels)))
-        assert sum(values.size for _, values in parts) == sum(channel.size for channel in stage.channels)
-        largest = max(largest, *(len(pickle.dumps(part)) for part in parts))
-    whole = big_state()
     chunks = list(state.to_chunks(whole))
     assert {chunk.name for chunk in chunks} == set(whole)
-    largest = max(largest, *(len(pickle.dumps(chunk)) for chunk in chunks))
-    assert 2**19 < largest < ELEMENT_BYTES
+    assert 2**19 < max(len(pickle.dumps(chunk)) for chunk in chunks) < ELEMENT_BYTES
     # A shard of as many images as are allowed, with long names.
-    shard = embed.Shard(
-        "x", "/in", True, ("label " * 3,) * embed.MAX_SHARD_ROWS, ("n" * 200,) * embed.MAX_SHARD_ROWS
-    )
+    names = tuple(f"{number:0200d}" for number in range(embed.MAX_SHARD_ROWS))
+    shard = embed.Shard("x", "/in", True, ("a label",) * len(names), names)
     assert len(pickle.dumps(shard)) < ELEMENT_BYTES
 
 
-def test_the_states_that_stages_hand_on_have_the_sizes_checked_above():
-    """`big_state` is what stages make, scaled: the same names, shapes of the same form."""
-    config = small.small_config(dimension=16)
-    d, c, k, r = 16, 3, 2, 8
-    plan = Plan(config, "id")
-    current = {}
-    for stage in plan.stages:
-        sums = statistics.zeros(stage.channels)
-        sums = {name: values + 1 for name, values in sums.items()}
-        current = stage.advance(current, sums, plan.multipliers(stage))
-    shapes = {name: (array.shape, array.dtype) for name, array in current.items() if array.ndim}
-    expected = {
-        name: (
-            tuple(
-                {BIG_DIMENSION: d, BIG_DIMENSION + 1: d + 1, BIG_CLASSES: c, 4: k, 64: r, BIG_CELLS: 2 * k}[n]
-                for n in a.shape
-            ),
-            a.dtype,
-        )
-        for name, a in big_state().items()
-        if name not in ("index", "plan")
-    }
-    scalars = {"centre": ((d,), np.dtype(float)), "component_counts": ((c, k), np.dtype(float))}
-    assert shapes == {**expected, **scalars}
-
-
-def test_sums_leave_a_bundle_in_small_parts(tmp_path):
-    """The DoFn itself, on a few rows of the largest size, for every stage that is cheap to run."""
-    from transforms.stage import SumRows, index_elements
-
-    d, c = BIG_DIMENSION, BIG_CLASSES
-    generator = np.random.default_rng(0)
-    chosen = labels(c)
-    table = small.embeddings_table([chosen[i] for i in range(6)], generator.normal(size=(6, d)))
-    pq.write_table(table, tmp_path / "in.parquet")
-    key_file = small.write_key(tmp_path / "key")
-    config = small.small_config(classes=chosen, dimension=d, components=4, method=Method(teacher_steps=1))
-    plan = Plan(config, "id")
+def test_sums_leave_a_bundle_in_small_parts(big, tmp_path):
+    """The DoFn itself, on a few rows of the largest size."""
+    chosen = big.config.classes
+    vectors = np.random.default_rng(0).normal(size=(6, BIG_DIMENSION))
+    pq.write_table(small.embeddings_table(list(chosen[:6]), vectors), tmp_path / "in.parquet")
     found = index.pack(inputs.list_row_groups(str(tmp_path / "in.parquet")))
-    before = {**big_state(), "index": found, "plan": index.pack_plan(plan)}
-    before = {
-        **before,
-        "centre": np.zeros(d),
-        "residual_radius": np.array(1.0),
-        "residual_square": np.array(1.0),
-        "features_norm": np.array(1.0),
-        "means": np.zeros((c, d)),
-    }
-    chunks = list(state.to_chunks(before))
-    elements = list(index_elements(b"", chunks))
-    for position in (0, 1, 2, len(plan.stages) - 1):
-        dofn = SumRows(position, Execution(), key_file)
-        dofn.setup()
-        dofn.start_bundle()
-        for element in elements:
-            assert not list(dofn.process(element, chunks) or ())
-        sizes = [len(pickle.dumps(output.value)) for output in dofn.finish_bundle()]
-        assert len(sizes) == len(list(statistics.parts_of(plan.stages[position].channels)))
-        assert max(sizes) < ELEMENT_BYTES
+    chunks = list(state.to_chunks({"index": found, "plan": index.pack_plan(big)}))
+    dofn = SumRows(0, Execution(), small.write_key(tmp_path / "key"))
+    dofn.setup()
+    dofn.start_bundle()
+    for element in index_elements(b"", chunks):
+        assert not list(dofn.process(element, chunks) or ())
+    sizes = [len(pickle.dumps(output.value)) for output in dofn.finish_bundle()]
+    assert len(sizes) == len(list(statistics.parts_of(big.stages[0].channels)))
+    assert max(sizes) < ELEMENT_BYTES
 
 
 def test_the_bound_of_parts_and_chunks():
