@@ -7,6 +7,7 @@ others are Beam's.
 
 import argparse
 import dataclasses
+import hashlib
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from dpgmm_beam import fit, manifest, rows
+from dpgmm_beam import encoders, fit, manifest, rows
 from dpgmm_beam.config import Method, ReleaseConfig
 from dpgmm_beam.labeller import Labeller
 from dpgmm_beam.mixture import Sampler
@@ -31,6 +32,22 @@ PRISM = REPOSITORY.parent / "shared" / "tools" / "prism"
 KEY = bytes(range(7, 39))
 RELEASE_ID = "small"
 CLASSES = ("a", "b", "c")
+
+
+class Blocks(encoders.Encoder):
+    """The encoder "blocks": means of blocks of pixels, six numbers, a few images at a time."""
+
+    dimension, batch_size = 6, 4
+
+    def prepare(self, images):
+        arrays = [np.asarray(image.convert("RGB").resize((3, 2))) for image in images]
+        return np.stack(arrays) if arrays else np.zeros((0, 2, 3, 3), np.uint8)
+
+    def embed(self, prepared):
+        return prepared.astype(np.float32).mean(axis=3).reshape(len(prepared), 6) + 1
+
+
+encoders.register_encoder("blocks", lambda argument, batch_size: Blocks())
 
 
 def table(count: int = 600, dimension: int = 16, seed: int = 0) -> pa.Table:
@@ -142,8 +159,6 @@ def in_memory(source: str | Path, config: ReleaseConfig | None = None) -> dict[s
 
 
 def _sha256(data: bytes) -> str:
-    import hashlib
-
     return hashlib.sha256(data).hexdigest()
 
 

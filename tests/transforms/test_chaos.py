@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dpgmm_beam import encoders
 from dpgmm_beam.plan import Plan
 from tests import small
 from tests.transforms.chaos import Chaos, Schedule
@@ -42,26 +41,6 @@ def schedules(count: int):
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
-
-
-class Blocks(encoders.Encoder):
-    """Means of blocks of pixels: six numbers, at once."""
-
-    dimension, batch_size = 6, 4
-
-    def prepare(self, images):
-        arrays = [np.asarray(image.convert("RGB").resize((3, 2))) for image in images]
-        return np.stack(arrays) if arrays else np.zeros((0, 2, 3, 3), np.uint8)
-
-    def embed(self, prepared):
-        return prepared.astype(np.float32).mean(axis=3).reshape(len(prepared), 6) + 1
-
-
-@pytest.fixture(scope="module", autouse=True)
-def blocks_encoder():
-    encoders.register_encoder("blocks", lambda argument, batch_size: Blocks())
-    yield
-    del encoders._REGISTRY["blocks"]
 
 
 @pytest.fixture(scope="module", autouse=True)
