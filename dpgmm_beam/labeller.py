@@ -31,6 +31,8 @@ class Labeller:
         classes = len(self.final["counts"])
         if classes == 1:
             return np.ones((len(embeddings), 1), np.float32)
+        # Without a single step there is no average, only where the teacher starts.
+        theta = self.final["average"] if "average" in self.final else self.final["theta"]
         result = np.empty((len(embeddings), classes), np.float32)
         for start in range(0, len(embeddings), _ROWS_AT_ONCE):
             block = slice(start, start + _ROWS_AT_ONCE)
@@ -40,5 +42,5 @@ class Labeller:
             values[kept] = accepted
             rows = Rows(values, np.zeros(len(values), np.int32))
             features = stages.with_bias(stages.FEATURES.apply(rows, self.final), self.final)
-            result[block] = stages.probabilities(features, self.final["average"])
+            result[block] = stages.probabilities(features, theta)
         return result

@@ -88,7 +88,7 @@ class Means(Stage):
         residual = np.sqrt(np.clip(1.0 - explained, 0.01, 1.0))
         return {
             "counts": counts,
-            "means": means,
+            "means": means.astype(np.int32),
             "centre": lattice.clip_rows(np.rint(centre)[None], lattice.UNIT)[0],
             "residual_radius": np.array(min(self.radius * residual, self.radius)),
         }
@@ -182,9 +182,8 @@ class PooledMoment(Stage):
         return {
             "features_matrix": pack_projection((axes / scales).T / norm),
             "features_norm": np.array(norm),
-            "theta": theta,
-            "velocity": np.zeros_like(theta),
-            "average": np.zeros_like(theta),
+            "theta": theta.astype(np.float32),
+            "velocity": np.zeros(theta.shape, np.float32),
         }
 
 
@@ -200,8 +199,8 @@ class TeacherStep(Stage):
     of the largest curvature (Boehning 1992), or less where the noise would
     otherwise move a logit by more than `noise_cap` in one step.
 
-    After it: `theta`, `velocity`, `average`, each (C, d + 1) float64; the bias
-    is the last column.
+    After it: `theta`, `velocity` and, from the first step of the last third on,
+    `average`, each (C, d + 1) float32; the bias is the last column.
     """
 
     classes: int
@@ -236,7 +235,7 @@ class TeacherStep(Stage):
 
     def add(self, rows: Rows, before: State, sums: Sums) -> None:
         features = with_bias(rows, before)
-        ahead = before["theta"] + self.momentum * before["velocity"]
+        ahead = before["theta"] + self.momentum * before["velocity"].astype(np.float64)
         coefficients = np.rint(probabilities(features, ahead) * 2.0**self.GRADIENT_BITS)
         coefficients[np.arange(len(rows)), rows.classes] -= 2.0**self.GRADIENT_BITS
         norms = np.sqrt(lattice.square_norms(coefficients)) * np.sqrt(lattice.square_norms(features))
@@ -252,12 +251,15 @@ class TeacherStep(Stage):
         curvature = float(before["features_norm"]) ** 2
         noise = multipliers["gradient"] * self.clip / before["counts"].sum()
         rate = min(self.rate * curvature, self.noise_cap / noise)
-        velocity = self.momentum * before["velocity"] - rate * gradient
+        velocity = self.momentum * before["velocity"].astype(np.float64) - rate * gradient
         theta = before["theta"] + velocity
-        after = {**before, "theta": theta, "velocity": velocity}
+        # Single precision is far finer than the noise; states are carried often.
+        after = {**before, "theta": theta.astype(np.float32), "velocity": velocity.astype(np.float32)}
         first = self.steps - max(1, self.steps // 3)
         if self.step >= first:
-            after["average"] = before["average"] + (theta - before["average"]) / (self.step - first + 1)
+            average = before["average"].astype(np.float64) if self.step > first else theta
+            average = average + (theta - average) / (self.step - first + 1)
+            after["average"] = average.astype(np.float32)
         return after
 
 

@@ -63,12 +63,16 @@ class InitialState(beam.PTransform):
         )
 
 
+def is_index(chunk: state.Chunk) -> bool:
+    return chunk.name == "index"
+
+
 def index_elements(_: bytes, chunks: list[state.Chunk]) -> Iterator[tuple[str, int, int]]:
     """(path, row group, rows in it) of every row group; last an empty one that yields zeros.
 
     The empty one makes every part of every statistic exist, whatever the data.
     """
-    packed = state.from_chunks(chunk for chunk in chunks if chunk.name == "index")["index"]
+    packed = state.from_chunks(filter(is_index, chunks))["index"]
     for row_groups in index.unpack(packed):
         for number, count in enumerate(row_groups.rows):
             yield row_groups.path, number, count
@@ -204,10 +208,13 @@ class RunStage(beam.PTransform):
 
     def expand(self, before):
         pipeline = before.pipeline
+        # Runners keep a copy of a side input for each reader; the index is all
+        # that this reader needs.
+        small = before | "Index chunks" >> beam.Filter(is_index)
         parts = (
             pipeline
             | "Start" >> beam.Impulse()
-            | "Index" >> beam.FlatMap(index_elements, AsList(before))
+            | "Index" >> beam.FlatMap(index_elements, AsList(small))
             | "Spread" >> beam.Reshuffle()
             | "Sum" >> beam.ParDo(SumRows(self.position, self.execution, self.key_file), AsList(before))
             | "Combine" >> beam.CombinePerKey(SumParts())
