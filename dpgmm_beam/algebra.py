@@ -4,6 +4,8 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
+import numpy as np  # noqa: F401
+import scipy.linalg  # noqa: F401
 import threadpoolctl
 
 
@@ -28,13 +30,18 @@ class _OneThread:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._holders = 0
+        self._controller: threadpoolctl.ThreadpoolController | None = None
         self._limits: threadpoolctl.threadpool_limits | None = None
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._holders:
                 _take_control()
-                self._limits = threadpoolctl.threadpool_limits(limits=1, user_api="blas")
+                if self._controller is None:
+                    # Looking for libraries takes milliseconds, once; numpy's and
+                    # scipy's, which do the algebra, are loaded by now.
+                    self._controller = threadpoolctl.ThreadpoolController()
+                self._limits = self._controller.limit(limits=1, user_api="blas")
             self._holders += 1
 
     def __exit__(self, *error: object) -> None:

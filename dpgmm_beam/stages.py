@@ -30,6 +30,9 @@ LDA_DAMPING, LDA_SCALE = 4.0, 0.5
 """The teacher starts from half the discriminant of a more damped covariance:
 sharper starts have to be unlearnt."""
 
+AT_END = ("basis",)
+"""Entries of a state that no stage reads, only what comes after the last one."""
+
 THETA_BITS = 20
 EXP_BITS = 30
 

@@ -77,15 +77,16 @@ def beam_pipeline_options(arguments: Sequence[str]) -> beam_options.PipelineOpti
     return beam_options.PipelineOptions(list(arguments))
 
 
-def configure_logging() -> None:
-    """This project's progress on standard error; of other libraries only errors."""
+def configure_logging(verbose: bool = False) -> None:
+    """This project's progress on standard error; of Beam only what is fatal, or errors if verbose."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     own = logging.getLogger("dpgmm")
     own.handlers = [handler]
     own.propagate = False
     own.setLevel(logging.INFO)
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    # Beam logs a failed worker's traceback; `run` prints its cause.
+    logging.getLogger("apache_beam").setLevel(logging.ERROR if verbose else logging.CRITICAL)
 
 
 def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
@@ -97,7 +98,7 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
       the paths of the user's files.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    configure_logging()
+    configure_logging(VERBOSE in arguments)
     try:
         return main(arguments)
     except ConfigError as error:

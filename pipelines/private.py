@@ -10,7 +10,7 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.noise import KEY_BYTES
 from transforms import keys
-from transforms.private_files import is_local, write_private_file
+from transforms.private_files import check_scheme, is_local, write_private_file
 from transforms.publish import join
 
 
@@ -27,6 +27,7 @@ def open_folder(path: str | None) -> str:
       ConfigError: others may enter the folder, or it cannot be made.
     """
     path = path or default_folder()
+    check_scheme("--private-dir", path)
     if not is_local(path):
         return path
     path = os.path.abspath(path)
@@ -79,6 +80,7 @@ def noise_key(private_dir: str, key_file: str | None, release_id: str | None) ->
 
 def check_key_file(path: str) -> None:
     """Raises ConfigError unless the file can be read and holds exactly 32 bytes."""
+    check_scheme("--noise-key-file", path)
     try:
         keys.load(path)
     except ConfigError as error:

@@ -21,7 +21,7 @@ from dpgmm_beam.plan import Plan
 from pipelines import cli, embed, private, runner
 from transforms import inputs
 from transforms.embed import EmbedImages
-from transforms.private_files import is_local
+from transforms.private_files import check_scheme, is_local
 from transforms.publish import Publication, exists, join, read_bytes
 from transforms.release import Release
 from transforms.stage import Execution
@@ -91,6 +91,10 @@ def read_classes(text: str) -> tuple[str, ...]:
 
 def check_output(output: str, overwrite: bool) -> None:
     """Raises ConfigError when the folder holds a release, or anything that is not one."""
+    check_scheme("--output", output)
+    if is_local(output) and os.path.ismount(output):
+        # A release appears by renaming a folder, and a mount point cannot be renamed.
+        raise ConfigError("--output", output, "be a folder below a mount point, not one itself")
     if exists(join(output, manifest.FILE_NAME)):
         if not overwrite:
             raise ConfigError("--output", output, "not hold a release already, unless --overwrite is given")

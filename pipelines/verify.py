@@ -12,6 +12,7 @@ from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.errors import ConfigError
 from pipelines import cli, private, release, runner
 from transforms import inputs
+from transforms.private_files import check_scheme
 from transforms.publish import exists, join, read_bytes
 from transforms.stage import Execution
 
@@ -35,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
     options = runner.job_options(beam_arguments, arguments.verbose)
     if (arguments.input is None) != (arguments.noise_key_file is None):
         raise ConfigError("--input", arguments.input, "come together with --noise-key-file")
+    check_scheme("--release", arguments.release)
     path = join(arguments.release, manifest.FILE_NAME)
     if not exists(path):
         raise ConfigError("--release", arguments.release, f"be a folder with a {manifest.FILE_NAME}")

@@ -12,10 +12,22 @@ from typing import BinaryIO
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from dpgmm_beam.errors import ConfigError
+
 
 def is_local(path: str) -> bool:
     """Whether a path lies on this machine's own file system."""
     return "://" not in path
+
+
+def check_scheme(argument: str, path: str) -> None:
+    """Raises ConfigError, naming the argument, where Beam has no file system for the path."""
+    try:
+        FileSystems.get_filesystem(path)
+    except (ValueError, ImportError):
+        raise ConfigError(
+            argument, path, "lie on a file system that Beam can open (gs://, s3:// and others need an extra)"
+        ) from None
 
 
 def make_private_folder(path: str) -> None:

@@ -19,6 +19,7 @@ from dpgmm_beam import fit, rows, state, statistics
 from dpgmm_beam.algebra import one_thread
 from dpgmm_beam.cache import DEFAULT_BYTES, PROCESS_CACHE
 from dpgmm_beam.plan import Plan
+from dpgmm_beam.stages import AT_END
 from transforms import index, keys
 from transforms.inputs import open_rows
 
@@ -65,6 +66,10 @@ class InitialState(beam.PTransform):
 
 def is_index(chunk: state.Chunk) -> bool:
     return chunk.name == "index"
+
+
+def is_for_the_end(chunk: state.Chunk) -> bool:
+    return chunk.name in AT_END
 
 
 def index_elements(_: bytes, chunks: list[state.Chunk]) -> Iterator[tuple[str, int, int]]:
@@ -189,7 +194,10 @@ class Advance(beam.DoFn):
         sums = statistics.join(stage.channels, dict(parts))
         after = fit.advance(plan, self.position, before, sums, keys.load(self.key_file))
         _LOG.info("fit: stage %d of %d done (%s)", self.position + 1, len(plan.stages), stage.name)
-        yield from state.to_chunks({**after, "index": before["index"], "plan": before["plan"]})
+        # What no stage reads leaves the chain here, by `is_for_the_end`.
+        unread = set(AT_END) & set(before)
+        carried = {name: array for name, array in after.items() if name not in unread}
+        yield from state.to_chunks({**carried, "index": before["index"], "plan": before["plan"]})
 
 
 @dataclasses.dataclass
