@@ -78,7 +78,8 @@ class OpenClipEncoder(Encoder):
             for step in self._geometry:
                 image = step(image)
             # Grayscale is resized as one channel and only then made three.
-            prepared[row] = np.asarray(image.convert("RGB"))
+            pixels = np.asarray(image)
+            prepared[row] = pixels[:, :, None] if pixels.ndim == 2 else pixels
         return prepared
 
     def embed(self, prepared: np.ndarray) -> np.ndarray:

@@ -241,10 +241,15 @@ class TeacherStep(Stage):
         ahead = before["theta"] + self.momentum * before["velocity"].astype(np.float64)
         coefficients = np.rint(probabilities(features, ahead) * 2.0**self.GRADIENT_BITS)
         coefficients[np.arange(len(rows)), rows.classes] -= 2.0**self.GRADIENT_BITS
-        norms = np.sqrt(lattice.square_norms(coefficients)) * np.sqrt(lattice.square_norms(features))
-        longer = norms > self.bound
+        lengths = np.sqrt(lattice.square_norms(coefficients))
+        # Most rows cannot be too long, whatever their features.
+        longest = float(np.hypot(VIEW_UNIT, features[:, -1].max(initial=0.0)))
+        doubtful = np.flatnonzero(lengths * longest > self.bound)
+        lengths = lengths[doubtful] * np.sqrt(lattice.square_norms(features[doubtful]))
+        longer = lengths > self.bound
+        rescaled = coefficients[doubtful[longer]] * (self.bound / lengths[longer])[:, None]
         # Truncation towards zero cannot lengthen a row.
-        coefficients[longer] = np.trunc(coefficients[longer] * (self.bound / norms[longer])[:, None])
+        coefficients[doubtful[longer]] = np.trunc(rescaled)
         sums["gradient"] += (coefficients.T @ features).astype(np.int64).ravel()
 
     def advance(self, before: State, noisy: Sums, multipliers: Multipliers) -> State:
