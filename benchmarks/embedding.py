@@ -1,6 +1,6 @@
 """Images per second of the embed job beside the bare model, in one run.
 
-    python benchmarks/embedding.py [--images 4000] [--data DIR] [--encoder SPEC]
+    python benchmarks/embedding.py [--images 8000] [--data DIR] [--encoder SPEC]
 
 The job reads PNG files, decodes, resizes, embeds and writes Parquet, on Beam's
 in-process runner.  The bare model is the same network run by the same number of
@@ -89,7 +89,7 @@ def job_seconds(images: Path, encoder: str) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--images", type=int, default=8000)
     parser.add_argument("--data", default=FASHION_MNIST, help="folder of Fashion-MNIST's *.gz files")
     parser.add_argument("--encoder", default="efficientnet_lite0")
     parser.add_argument("--repeats", type=int, default=2)

@@ -58,6 +58,9 @@ def release(folder: str, output: str, options: list[str]) -> dict:
         raise SystemExit("\n".join(line for line, _ in marks))
     seconds = time.perf_counter() - started
     stages = [at for line, at in marks if line.startswith(STEP_PREFIX)]
+    if not stages:
+        # Worker processes keep their progress to themselves.
+        return {"seconds": seconds}
     return {
         "seconds": seconds,
         "start": stages[0],
