@@ -21,8 +21,9 @@ from dpgmm_beam.plan import Plan
 from pipelines import cli, embed, private, runner
 from transforms import inputs
 from transforms.embed import EmbedImages
+from transforms.inputs import read_bytes
 from transforms.private_files import check_scheme, is_local
-from transforms.publish import Publication, exists, join, read_bytes
+from transforms.publish import Publication, exists, join
 from transforms.release import Release
 from transforms.stage import Execution
 

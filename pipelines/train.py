@@ -25,7 +25,9 @@ from dpgmm_beam.network import MODEL_FILE, Network, TrainConfig, train_network
 from dpgmm_beam.rows import EMBEDDING, LABEL, RowFormat, embedding_matrix, label_indices
 from pipelines import cli
 from transforms import inputs
-from transforms.publish import exists, is_local, join, read_bytes, write_whole
+from transforms.inputs import read_bytes
+from transforms.private_files import check_scheme, is_local
+from transforms.publish import exists, join, write_whole
 
 METRICS_FILE = "metrics.json"
 PROBABILITIES = "label_probabilities"
@@ -138,12 +140,7 @@ def check_path(argument: str, path: str) -> None:
     """Raises ConfigError unless the path is one that Beam's file systems can tell."""
     if not path:
         raise ConfigError(argument, "''", "be a path")
-    try:
-        FileSystems.get_filesystem(path)
-    except (ValueError, ImportError):
-        raise ConfigError(
-            argument, path, "lie on a file system that Beam can open (gs://, s3:// and others need an extra)"
-        ) from None
+    check_scheme(argument, path)
 
 
 def check_output(output: str, overwrite: bool) -> None:

@@ -12,8 +12,9 @@ from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.errors import ConfigError
 from pipelines import cli, private, release, runner
 from transforms import inputs
+from transforms.inputs import read_bytes
 from transforms.private_files import check_scheme
-from transforms.publish import exists, join, read_bytes
+from transforms.publish import exists, join
 from transforms.stage import Execution
 
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
+from transforms.inputs import read_bytes
 from transforms.private_files import is_local
 
 MANIFEST = "manifest.json"
@@ -44,11 +45,6 @@ class FileRecord:
 
 def join(folder: str, *names: str) -> str:
     return FileSystems.join(folder, *names)
-
-
-def read_bytes(path: str) -> bytes:
-    with FileSystems.open(path, "application/octet-stream", compression_type="uncompressed") as file:
-        return file.read()
 
 
 def exists(path: str) -> bool:
