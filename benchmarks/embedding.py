@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from dpgmm_beam import encoders
-from pipelines.runner import InProcessRunner
+from pipelines.in_process import InProcessRunner
 from transforms.embed import EmbedImages
 from transforms.inputs import describe_input
 

@@ -1,6 +1,10 @@
 """Time and memory of a release from embeddings, and its rounds beside plain numpy, in one run.
 
-    python benchmarks/release.py [--rows 60000] [--dimension 512] [--repeats 3] [-- BEAM OPTIONS]
+    python benchmarks/release.py [--rows 60000] [--dimension 512] [--classes 10] [--repeats 3] [-- OPTIONS]
+
+OPTIONS are more options of `dpgmm release`, and Beam's.  Many classes in a high dimension:
+
+    python benchmarks/release.py --rows 100000 --dimension 2048 --classes 1000 --repeats 1 -- --samples-per-class 10
 
 A release of precomputed embeddings runs as a process of its own, which tells
 seconds, peak memory and where the time goes.  The rounds (the teacher's steps,
@@ -22,17 +26,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-CLASSES = 10
 STEP_PREFIX = "fit: stage"
 
 
-def write_rows(folder: str, rows: int, dimension: int) -> None:
-    """A mixture of ten Gaussians with a falling spectrum, as four files of row groups of 1,024."""
+def write_rows(folder: str, rows: int, dimension: int, classes: int = 10) -> None:
+    """A mixture of Gaussians with a falling spectrum, as four files of row groups of 1,024."""
     generator = np.random.default_rng(0)
     scales = 1.0 / np.sqrt(1.0 + np.arange(dimension))
-    centres = generator.standard_normal((CLASSES, dimension)) * scales
+    centres = generator.standard_normal((classes, dimension)) * scales
     for number in range(4):
-        labels = generator.integers(CLASSES, size=rows // 4)
+        labels = generator.integers(classes, size=rows // 4)
         values = centres[labels] + generator.standard_normal((rows // 4, dimension)) * scales
         embedding = pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float32).ravel()), dimension)
         table = pa.table({"label": pa.array(labels.astype(str)), "embedding": embedding})
@@ -41,10 +44,10 @@ def write_rows(folder: str, rows: int, dimension: int) -> None:
         )
 
 
-def release(folder: str, output: str, options: list[str]) -> dict:
+def release(folder: str, output: str, options: list[str], classes: int = 10) -> dict:
     """Runs `dpgmm release`; seconds in all and of each part, and peak memory in MiB."""
     command = [sys.executable, "-m", "pipelines.release", "--input", folder, "--encoder", "precomputed"]
-    command += ["--classes", ",".join(map(str, range(CLASSES))), "--epsilon", "1", "--delta", "1e-5"]
+    command += ["--classes", ",".join(map(str, range(classes))), "--epsilon", "1", "--delta", "1e-5"]
     command += ["--output", output, "--private-dir", f"{output}-private", *options]
     started = time.perf_counter()
     marks: list[tuple[str, float]] = []
@@ -73,7 +76,7 @@ def release(folder: str, output: str, options: list[str]) -> dict:
     }
 
 
-def numpy_steps(folder: str, steps: int = 12) -> float:
+def numpy_steps(folder: str, classes: int, steps: int = 12) -> float:
     """Seconds of one step of the same regression on whole files in plain numpy."""
     table = pq.read_table(folder)
     rows = table.column("embedding").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
@@ -81,7 +84,7 @@ def numpy_steps(folder: str, steps: int = 12) -> float:
     rows = rows.astype(np.float64) / np.linalg.norm(rows, axis=1, keepdims=True)
     features = np.column_stack([rows, np.full(len(rows), 0.1)])
     norms = np.linalg.norm(features, axis=1)
-    theta = np.zeros((CLASSES, features.shape[1]))
+    theta = np.zeros((classes, features.shape[1]))
     seconds = []
     for _ in range(steps):
         started = time.perf_counter()
@@ -102,27 +105,30 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=60_000)
     parser.add_argument("--dimension", type=int, default=512)
+    parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--numpy-steps", metavar="FOLDER", help=argparse.SUPPRESS)
     arguments, options = parser.parse_known_args()
     if arguments.numpy_steps:
-        print(numpy_steps(arguments.numpy_steps))
+        print(numpy_steps(arguments.numpy_steps, arguments.classes))
         return
     options = [option for option in options if option != "--"]
     with tempfile.TemporaryDirectory() as scratch:
         folder = os.path.join(scratch, "rows")
         os.mkdir(folder)
-        write_rows(folder, arguments.rows, arguments.dimension)
+        write_rows(folder, arguments.rows, arguments.dimension, arguments.classes)
         ours, plain = [], []
         # In turns, so that a machine whose speed drifts slows both.
         for repeat in range(arguments.repeats):
-            ours.append(release(folder, os.path.join(scratch, f"release-{repeat}"), options))
+            output = os.path.join(scratch, f"release-{repeat}")
+            ours.append(release(folder, output, options, arguments.classes))
             command = [sys.executable, __file__, "--numpy-steps", folder]
+            command += ["--classes", str(arguments.classes)]
             one_thread = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             plain.append(
                 float(subprocess.run(command, env=one_thread, capture_output=True, check=True).stdout)
             )
-    print(f"{arguments.rows} rows x {arguments.dimension}, median (min-max) of {arguments.repeats}")
+    print(f"{arguments.rows} rows x {arguments.dimension}, {arguments.classes} classes, median (min-max) of {arguments.repeats}")
     for name in ours[0]:
         values = [run[name] for run in ours]
         print(f"  {name:<24}{statistics.median(values):>10.2f} ({min(values):.2f}-{max(values):.2f})")

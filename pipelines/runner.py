@@ -17,35 +17,16 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
     WorkerOptions,
 )
-from apache_beam.portability.api import beam_provision_api_pb2
-from apache_beam.runners.portability.fn_api_runner import fn_runner
-from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
 from dpgmm_beam.errors import ConfigError
 from pipelines import cli
 
-IN_PROCESS = "pipelines.runner.InProcessRunner"
+IN_PROCESS = "pipelines.in_process.InProcessRunner"
 PORTABLE = ("flinkrunner", "portablerunner", "prismrunner", "dataflowrunner")
 
 # Else a list of the driver's packages is staged as a file: nobody's business,
 # and on Flink a file on the driver's disk that other machines cannot open.
 STAGE_NOTHING = "disable_logging_submission_environment"
-
-
-class InProcessRunner(fn_runner.FnApiRunner):
-    """Beam's runner inside this process (or its own worker processes), and nothing else.
-
-    `DirectRunner` first tries Prism, which it downloads from GitHub, and comes
-    here only if that fails.  Made by hand, `FnApiRunner` would not pass the
-    pipeline's options on to worker processes; this one does.
-    """
-
-    def run_pipeline(self, pipeline, options):
-        encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
-        self._provision_info = fn_runner.ExtendedProvisionInfo(
-            beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-        )
-        return super().run_pipeline(pipeline, options)
 
 
 def is_local(options: PipelineOptions) -> bool:

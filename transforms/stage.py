@@ -92,10 +92,9 @@ class SumRows(beam.DoFn):
 
     def setup(self):
         self.hash_key = fit.row_hash_key(keys.load(self.key_file)) if self.position == 0 else b""
-        self.before = None
 
     def start_bundle(self):
-        self.sums = None
+        self.before = self.sums = None
         self.held = contextlib.ExitStack()
         self.held.enter_context(one_thread())
 
@@ -106,7 +105,6 @@ class SumRows(beam.DoFn):
             self.stage = self.plan.stages[self.position]
             view = self.stage.view
             self.view_key = "" if view is None else view.cache_key(self.before)
-        if self.sums is None:
             self.sums = self.stage.begin()
         path, number, count = element
         if path:
@@ -157,7 +155,8 @@ class SumRows(beam.DoFn):
         if self.sums is not None:
             for part in statistics.split(self.stage.channels, self.stage.finish(self.sums)):
                 yield GlobalWindows.windowed_value(part)
-        self.sums = None
+        # Runners keep a stage's DoFn long after its last bundle.
+        self.before = self.sums = None
         self.held.close()
 
 

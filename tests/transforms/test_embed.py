@@ -16,7 +16,7 @@ from PIL import Image
 
 from dpgmm_beam import encoders
 from dpgmm_beam.errors import ConfigError
-from pipelines.runner import InProcessRunner
+from pipelines.in_process import InProcessRunner
 from transforms import embed, inputs, private_files
 from transforms.inputs import RowGroups, describe_input
 
