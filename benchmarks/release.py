@@ -4,7 +4,8 @@
 
 OPTIONS are more options of `dpgmm release`, and Beam's.  Many classes in a high dimension:
 
-    python benchmarks/release.py --rows 100000 --dimension 2048 --classes 1000 --repeats 1 -- --samples-per-class 10
+    python benchmarks/release.py --rows 100000 --dimension 2048 --classes 1000 --repeats 1 \
+        -- --samples-per-class 10
 
 A release of precomputed embeddings runs as a process of its own, which tells
 seconds, peak memory and where the time goes.  The rounds (the teacher's steps,
@@ -60,10 +61,7 @@ def release(folder: str, output: str, options: list[str], classes: int = 10) -> 
     if process.returncode:
         raise SystemExit("\n".join(line for line, _ in marks))
     seconds = time.perf_counter() - started
-    stages = [at for line, at in marks if line.startswith(STEP_PREFIX)]
-    if not stages:
-        # Worker processes keep their progress to themselves.
-        return {"seconds": seconds}
+    stages = [at for line, at in marks if STEP_PREFIX in line]
     return {
         "seconds": seconds,
         "start": stages[0],
@@ -128,7 +126,8 @@ def main() -> None:
             plain.append(
                 float(subprocess.run(command, env=one_thread, capture_output=True, check=True).stdout)
             )
-    print(f"{arguments.rows} rows x {arguments.dimension}, {arguments.classes} classes, median (min-max) of {arguments.repeats}")
+    shape = f"{arguments.rows} rows x {arguments.dimension}, {arguments.classes} classes"
+    print(f"{shape}, median (min-max) of {arguments.repeats}")
     for name in ours[0]:
         values = [run[name] for run in ours]
         print(f"  {name:<24}{statistics.median(values):>10.2f} ({min(values):.2f}-{max(values):.2f})")

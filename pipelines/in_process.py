@@ -7,7 +7,7 @@ from typing import Any
 
 import apache_beam
 from apache_beam.portability.api import beam_fn_api_pb2, beam_provision_api_pb2
-from apache_beam.runners.portability.fn_api_runner import fn_runner
+from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_handlers
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
 # What is overridden below with an underscore is not Beam's public interface.
@@ -38,7 +38,7 @@ class InProcessRunner(fn_runner.FnApiRunner):
     def _execute_bundle(self, runner_execution_context, bundle_context_manager, bundle_input):
         result = super()._execute_bundle(runner_execution_context, bundle_context_manager, bundle_input)
         if KNOWN_INTERNALS:
-            _forget(runner_execution_context, bundle_context_manager.stage)
+            _forget(runner_execution_context, bundle_context_manager)
         return result
 
     def _get_bundle_manager(self, bundle_context_manager):
@@ -52,8 +52,9 @@ class InProcessRunner(fn_runner.FnApiRunner):
         return manager
 
 
-def _forget(context: Any, stage: Any) -> None:
-    """Frees the side inputs that a stage has read, and what it wrote for side inputs alone."""
+def _forget(context: Any, bundle_context_manager: Any) -> None:
+    """Frees the side inputs that a stage has read, what it wrote for side inputs alone, and its DoFns."""
+    stage = bundle_context_manager.stage
     if stage.name in context.queues.ready_inputs._keyed_elements:
         # It has not finished: a part of its input was put off.
         return
@@ -66,6 +67,12 @@ def _forget(context: Any, stage: Any) -> None:
     # Each reader has its own copy by now.
     for buffer_id, _ in context.side_input_descriptors_by_stage.get(stage.name, {}).values():
         context.pcoll_buffers.pop(buffer_id, None)
+    # Output streams keep their buffers.  Worker processes drop idle ones after a minute.
+    for handler in bundle_context_manager.worker_handlers:
+        if isinstance(handler, worker_handlers.EmbeddedWorkerHandler):
+            unused = handler.bundle_processor_cache.cached_bundle_processors
+            for processor in unused.pop(bundle_context_manager.process_bundle_descriptor.id, []):
+                processor.shutdown()
 
 
 class StickyBundleManager(fn_runner.ParallelBundleManager):

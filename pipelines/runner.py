@@ -45,7 +45,7 @@ def job_options(arguments: Sequence[str], verbose: bool) -> PipelineOptions:
       ConfigError: an option that nobody knows, or no way for workers to have
         this package.
     """
-    options = local_defaults(cli.beam_pipeline_options(arguments))
+    options = local_defaults(cli.beam_pipeline_options(arguments), verbose)
     filled = portable_defaults(options)
     if verbose:
         for name, value in filled.items():
@@ -53,12 +53,14 @@ def job_options(arguments: Sequence[str], verbose: bool) -> PipelineOptions:
     return options
 
 
-def local_defaults(options: PipelineOptions) -> PipelineOptions:
+def local_defaults(options: PipelineOptions, verbose: bool = False) -> PipelineOptions:
     """Fills in what a local run needs; leaves every other runner alone.
 
     No runner, or DirectRunner, becomes `InProcessRunner`: no download, no
     Internet.  Prism is had by `--runner PrismRunner`.  With more than one
-    worker, workers are processes unless the user asked for threads.
+    worker, workers are processes unless the user asked for threads.  They share
+    this process's standard error, and write progress there and, unless
+    `verbose`, nothing else.
 
     Returns:
       The same options.
@@ -68,6 +70,13 @@ def local_defaults(options: PipelineOptions) -> PipelineOptions:
         direct = options.view_as(DirectOptions)
         if direct.direct_num_workers != 1 and direct.direct_running_mode == "in_memory":
             direct.direct_running_mode = "multi_processing"
+        logs = options.view_as(WorkerOptions)
+        if logs.default_sdk_harness_log_level is None and not verbose:
+            logs.default_sdk_harness_log_level = "CRITICAL"
+            logs.sdk_harness_log_level_overrides = {
+                "dpgmm": "INFO",
+                **(logs.sdk_harness_log_level_overrides or {}),
+            }
     return options
 
 

@@ -2,7 +2,9 @@
 
 Nothing but the index of row groups, parts of sums and chunks of state goes
 through the runner.  Each stage starts from its own impulse and takes the index
-from the state before it, so that no collection is read by many stages.
+from the state before it, so that no collection is read by many stages.  Side
+inputs are read once and as iterables: a worker keeps the list that it has made
+of one for as long as it keeps the stage.
 """
 
 import contextlib
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.pvalue import AsList
+from apache_beam.pvalue import AsIter
 from apache_beam.transforms.window import GlobalWindows
 
 from dpgmm_beam import fit, rows, state, statistics
@@ -59,7 +61,7 @@ class InitialState(beam.PTransform):
             | "Index"
             >> beam.FlatMap(
                 lambda _, found: state.to_chunks({"index": index.pack(found), "plan": plan}),
-                AsList(row_groups),
+                AsIter(row_groups),
             )
         )
 
@@ -72,7 +74,7 @@ def is_for_the_end(chunk: state.Chunk) -> bool:
     return chunk.name in AT_END
 
 
-def index_elements(_: bytes, chunks: list[state.Chunk]) -> Iterator[tuple[str, int, int]]:
+def index_elements(_: bytes, chunks: Iterable[state.Chunk]) -> Iterator[tuple[str, int, int]]:
     """(path, row group, rows in it) of every row group; last an empty one that yields zeros.
 
     The empty one makes every part of every statistic exist, whatever the data.
@@ -221,13 +223,13 @@ class RunStage(beam.PTransform):
         parts = (
             pipeline
             | "Start" >> beam.Impulse()
-            | "Index" >> beam.FlatMap(index_elements, AsList(small))
+            | "Index" >> beam.FlatMap(index_elements, AsIter(small))
             | "Spread" >> beam.Reshuffle()
-            | "Sum" >> beam.ParDo(SumRows(self.position, self.execution, self.key_file), AsList(before))
+            | "Sum" >> beam.ParDo(SumRows(self.position, self.execution, self.key_file), AsIter(before))
             | "Combine" >> beam.CombinePerKey(SumParts())
         )
         return (
             pipeline
             | "Once" >> beam.Impulse()
-            | "Noise" >> beam.ParDo(Advance(self.position, self.key_file), AsList(parts), AsList(before))
+            | "Noise" >> beam.ParDo(Advance(self.position, self.key_file), AsIter(parts), AsIter(before))
         )

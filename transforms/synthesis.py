@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 
 import apache_beam as beam
-from apache_beam.pvalue import AsList
+from apache_beam.pvalue import AsIter
 
 from dpgmm_beam import fit, manifest, state
 from dpgmm_beam.algebra import one_thread
@@ -96,16 +96,16 @@ class WriteRelease(beam.PTransform):
             | "Start" >> beam.Impulse()
             | "Parts" >> beam.FlatMap(lambda _: range(count))
             | "Spread" >> beam.Reshuffle()
-            | "Write parts" >> beam.ParDo(WritePart(self.publication, self.key_file), AsList(final))
+            | "Write parts" >> beam.ParDo(WritePart(self.publication, self.key_file), AsIter(final))
         )
         mixture = (
             pipeline
             | "Once" >> beam.Impulse()
-            | "Write mixture" >> beam.ParDo(WriteMixture(self.publication), AsList(final))
+            | "Write mixture" >> beam.ParDo(WriteMixture(self.publication), AsIter(final))
         )
         records = (synthetic, mixture) | "Records" >> beam.Flatten()
         return (
             pipeline
             | "Last" >> beam.Impulse()
-            | "Publish" >> beam.ParDo(Publish(self.publication), AsList(records), AsList(final))
+            | "Publish" >> beam.ParDo(Publish(self.publication), AsIter(records), AsIter(final))
         )
