@@ -1,11 +1,13 @@
 """What a second worker process brings, and what a round sends through the runner.
 
-    python -m benchmarks.scaling [--rows 20000 60000] [--images 800 2400] [--repeats 3] [--skip-embed]
+    python -m benchmarks.scaling [--rows 20000 100000] [--images 800 2400] [--repeats 3] [--skip-embed]
 
 Rows a second are the slope between two data sizes, so that starting processes,
-building the pipeline and central steps drop out.  One and two workers take
-turns.  The bytes of a round are those of its elements as the runner's coders
-write them: index, sums and state.
+building the pipeline and central steps drop out.  The settings take turns.  A
+worker that embeds uses every core that it may, so the ratio that counts is that of
+two workers over one that may use one core; one with all cores stands beside it.
+The bytes of a round are those of its elements as the runner's coders write them:
+index, sums and state.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -58,35 +61,36 @@ def write_images(data: str, folder: str, count: int) -> None:
     pq.write_table(table, os.path.join(folder, "images.parquet"), row_group_size=100)
 
 
-def embedding(folder: str, scratch: str, count: int) -> float:
-    """Seconds of one embed job from start to end."""
+def embedding(folder: str, scratch: str, count: int, cores: int) -> float:
+    """Seconds of one embed job from start to end, on so many cores."""
     output = os.path.join(scratch, f"embeddings-{time.monotonic_ns()}")
     command = [sys.executable, "-m", "pipelines.embed", "--input", folder, "--encoder", "efficientnet_lite0"]
+    allowed = sorted(os.sched_getaffinity(0))[:cores]
     started = time.perf_counter()
     subprocess.run(
         [*command, "--output", output, "--shard-rows", "100", *workers(count)],
         check=True,
         capture_output=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, allowed),
     )
     return time.perf_counter() - started
 
 
-def slopes(name: str, sizes: list[int], measure, repeats: int) -> None:
-    """Prints units a second with one and two workers and their ratio.
+def slopes(name: str, sizes: list[int], settings: dict[str, Callable[[int], float]], repeats: int) -> None:
+    """Prints units a second with each setting, and the ratio of the last to the first.
 
     Args:
-      measure: (size, workers) -> seconds.
+      settings: size -> seconds, by what the setting is called.
     """
-    rates: dict[int, list[float]] = {1: [], 2: []}
+    rates: dict[str, list[float]] = {setting: [] for setting in settings}
     for _ in range(repeats):
-        for count in rates:
-            small, large = (measure(size, count) for size in sizes)
-            rates[count].append((sizes[1] - sizes[0]) / (large - small))
-    ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
-    print(
-        f"{name}: one worker {statistics.median(rates[1]):,.0f}/s, two {statistics.median(rates[2]):,.0f}/s,"
-        f" ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-    )
+        for setting, measure in settings.items():
+            small, large = (measure(size) for size in sizes)
+            rates[setting].append((sizes[1] - sizes[0]) / (large - small))
+    first, *_, last = rates.values()
+    ratios = [two / one for one, two in zip(first, last, strict=True)]
+    told = ", ".join(f"{setting} {statistics.median(found):,.0f}/s" for setting, found in rates.items())
+    print(f"{name}: {told}; ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})")
 
 
 def bytes_of_a_round(scratch: str, dimension: int) -> None:
@@ -135,14 +139,13 @@ def dict_of(stage, parts):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs=2, default=[20_000, 60_000])
+    parser.add_argument("--rows", type=int, nargs=2, default=[20_000, 100_000])
     parser.add_argument("--images", type=int, nargs=2, default=[800, 2_400])
     parser.add_argument("--dimension", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--data", default=INSTALLED, help="folder with Fashion-MNIST's files")
     parser.add_argument("--skip-embed", action="store_true")
     arguments = parser.parse_args()
-    repeats = arguments.repeats
     # Worker processes are started by their bare name.
     os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
     with tempfile.TemporaryDirectory() as scratch:
@@ -155,7 +158,10 @@ def main() -> None:
         slopes(
             "rows of 22 passes",
             arguments.rows,
-            lambda n, w: rounds(folders[n], scratch, w),
+            {
+                "one worker": lambda size: rounds(folders[size], scratch, 1),
+                "two": lambda size: rounds(folders[size], scratch, 2),
+            },
             arguments.repeats,
         )
         if not arguments.skip_embed:
@@ -164,7 +170,14 @@ def main() -> None:
                 os.mkdir(folders[size])
                 write_images(arguments.data, folders[size], size)
             slopes(
-                "images embedded", arguments.images, lambda n, w: embedding(folders[n], scratch, w), repeats
+                "images embedded",
+                arguments.images,
+                {
+                    "one worker on one core": lambda size: embedding(folders[size], scratch, 1, 1),
+                    "one on two cores": lambda size: embedding(folders[size], scratch, 1, 2),
+                    "two on two": lambda size: embedding(folders[size], scratch, 2, 2),
+                },
+                arguments.repeats,
             )
 
 
