@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import apache_beam.options.pipeline_options as beam_options
+import grpc
 
 from dpgmm_beam import __version__
 from dpgmm_beam.errors import ConfigError
@@ -45,14 +46,24 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+class _BeamParser(argparse.ArgumentParser):
+    """Beam has hundreds of options: its complaint alone, without the list of them."""
+
+    def error(self, message):
+        # "argument --NAME: what is wrong with it"
+        option, _, wrong = message.removeprefix("argument ").partition(": ")
+        raise ConfigError(option.split("/")[0], "given", f"be as Apache Beam takes it ({wrong})")
+
+
 def beam_pipeline_options(arguments: Sequence[str]) -> beam_options.PipelineOptions:
     """Beam's options from what a verb's own parser did not know.
 
     Raises:
       ConfigError: an argument is not an option of Beam either (Beam itself
-        only warns, and a misspelt --epsilon would then be ignored).
+        only warns, and a misspelt --epsilon would then be ignored), or not with
+        this value.
     """
-    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser = _BeamParser(allow_abbrev=False, add_help=False)
     pending = [beam_options.PipelineOptions]
     seen = set()
     while pending:
@@ -66,10 +77,7 @@ def beam_pipeline_options(arguments: Sequence[str]) -> beam_options.PipelineOpti
             for action in scratch._actions:
                 if not set(action.option_strings) & set(parser._option_string_actions):
                     parser._add_action(action)
-    try:
-        _, unknown = parser.parse_known_args(list(arguments))
-    except SystemExit:
-        raise ConfigError("options", " ".join(arguments), "be accepted by Apache Beam") from None
+    _, unknown = parser.parse_known_args(list(arguments))
     if unknown:
         raise ConfigError(
             unknown[0], unknown[1] if len(unknown) > 1 else "", "be an option of this verb or of Apache Beam"
@@ -117,11 +125,13 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
 def summary(error: BaseException) -> str:
     """What went wrong, in one line.
 
-    Beam's errors hold the worker's whole traceback; its last line is the cause.
+    Beam's errors hold the worker's whole traceback, whose last line is the cause,
+    or begin with it where there is none; gRPC's have it apart.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = error.details() if isinstance(error, grpc.Call) else str(error)
+    lines = [line.strip() for line in (said or "").splitlines() if line.strip()]
     causes = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
-    text = (causes or lines or [""])[-1]
+    text = causes[-1] if causes else lines[0] if lines else ""
     name = type(error).__name__
     text = text if text.startswith(name) else f"{name}: {text}"
     return text.split(" [while running")[0][:500] + f" ({VERBOSE} shows more)"

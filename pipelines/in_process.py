@@ -10,6 +10,8 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_handlers
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
+from pipelines import lost_workers
+
 # What is overridden below with an underscore is not Beam's public interface.
 # Under any other version the runner is Beam's as it is: slower, and larger.
 KNOWN_INTERNALS = apache_beam.__version__.startswith("2.77.")
@@ -33,7 +35,8 @@ class InProcessRunner(fn_runner.FnApiRunner):
         self._provision_info = fn_runner.ExtendedProvisionInfo(
             beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
         )
-        return super().run_pipeline(pipeline, options)
+        with lost_workers.noticed():
+            return super().run_pipeline(pipeline, options)
 
     def _execute_bundle(self, runner_execution_context, bundle_context_manager, bundle_input):
         result = super()._execute_bundle(runner_execution_context, bundle_context_manager, bundle_input)

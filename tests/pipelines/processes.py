@@ -1,6 +1,8 @@
 """Processes that tests start, watch and kill."""
 
 import contextlib
+import importlib
+import multiprocessing
 import os
 import signal
 import socket
@@ -12,11 +14,17 @@ from pathlib import Path
 import pytest
 
 from tests import small
+from tests.pipelines import stopping
 
 needs_prism = pytest.mark.skipif(
     not os.access(small.PRISM, os.X_OK), reason=f"needs Beam's local runner at {small.PRISM}"
 )
 PATIENCE = 300
+WATCHED = small.REPOSITORY / "tests" / "pipelines" / "watched"
+
+# Whose processes start with all their imports done; see `forked`.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["tests.pipelines.preloaded"])
 
 
 @contextlib.contextmanager
@@ -38,6 +46,54 @@ def process(*command, port=None, log=subprocess.DEVNULL, **options):
         yield started
     finally:
         kill(started)
+
+
+class Forked:
+    """A forked process as `subprocess` would show it."""
+
+    def __init__(self, process):
+        self._process, self.pid = process, process.pid
+
+    @property
+    def returncode(self):
+        return self._process.exitcode
+
+    def poll(self):
+        return self.returncode
+
+    def wait(self, timeout=None):
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("forked", timeout)
+        return self.returncode
+
+
+@contextlib.contextmanager
+def forked(module: str, *arguments, log=os.devnull, folder=small.REPOSITORY, port=None, environment=()):
+    """As `process`, for `main` of a module: a process of its own, without the seconds of its imports."""
+    environment = {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}", **dict(environment)}
+    process = _FORKS.Process(
+        target=_forked, args=(module, [str(part) for part in arguments], str(log), str(folder), environment)
+    )
+    process.start()
+    started = Forked(process)
+    try:
+        if port is not None:
+            wait_until(lambda: listens(port), started)
+        yield started
+    finally:
+        kill(started)
+
+
+def _forked(module: str, arguments: list[str], log: str, folder: str, environment: dict[str, str]) -> None:
+    os.setsid()
+    os.chdir(folder)
+    os.environ.update(environment)
+    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(said, stream)
+    stopping.watch()
+    sys.exit(importlib.import_module(module).main(arguments))
 
 
 def kill(started) -> None:
@@ -68,11 +124,11 @@ def listens(port: int) -> bool:
     return False
 
 
-def pool(folder: Path):
+def pool(folder: Path, **options):
     """A worker pool, in a working folder of its own: its port, and the process to enter."""
     port = free_port()
-    command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", "--service_port", port]
-    return port, process("env", "-C", folder, *command, port=port)
+    module = "apache_beam.runners.worker.worker_pool_main"
+    return port, forked(module, "--service_port", port, folder=folder, port=port, **options)
 
 
 def server():
@@ -92,4 +148,13 @@ def portable(job: int, worker: int) -> list[str]:
 
 def driver(*arguments, **options):
     """A process that runs `tests.small`'s release."""
-    return process(sys.executable, "-m", "tests.small", *arguments, **options)
+    return forked("tests.small", *arguments, **options)
+
+
+def watched(stop_at: str, stopped: Path) -> dict[str, str]:
+    """The environment of a job whose processes stop themselves where `stop_at` matches; see `stopping`.
+
+    It also brings the encoder "blocks" to workers, as an entry point does.
+    """
+    path = f"{WATCHED}:{small.REPOSITORY}"
+    return {"PYTHONPATH": path, "STOP_AT": stop_at, "STOPPED": str(stopped)}

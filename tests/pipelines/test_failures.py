@@ -1,7 +1,6 @@
 """Kills and broken disks, for real: nothing half-visible, and the same bytes when run again."""
 
 import contextlib
-import fcntl
 import io
 import os
 import resource
@@ -15,13 +14,21 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dpgmm_beam.config import Method
-from dpgmm_beam.plan import Plan
 from tests import small
-from tests.pipelines.processes import driver, kill, needs_prism, pool, portable, server, wait_until
+from tests.pipelines.processes import (
+    PATIENCE,
+    driver,
+    kill,
+    needs_prism,
+    pool,
+    portable,
+    server,
+    wait_until,
+    watched,
+)
 
-STEPS = 4
 SAMPLES = 9000
+SHARDS = 4
 ENCODER = "blocks"
 
 
@@ -40,16 +47,15 @@ def visible(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if not name.startswith(".")] if folder.exists() else []
 
 
-def config(**changes):
-    method = Method(teacher_steps=STEPS, reduced=8)
-    return small.small_config(samples_per_class=SAMPLES, method=method, **changes)
+def config():
+    return small.small_config(samples_per_class=SAMPLES, encoder=ENCODER, dimension=6)
 
 
 @pytest.fixture
 def images(tmp_path):
-    """Eight Parquet files of images, each a shard of its own."""
+    """Parquet files of images, each a shard of its own."""
     (tmp_path / "images").mkdir()
-    for number in range(8):
+    for number in range(SHARDS):
         generator = np.random.default_rng(number)
         encoded = []
         for _ in range(40):
@@ -67,200 +73,188 @@ def states(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("*.parquet")}
 
 
-def test_the_driver_is_killed_in_every_stage(images, key, tmp_path):
-    """One command, killed again and again, each time further on; then left alone."""
-    cache, results, log = tmp_path / "private" / "embeddings", tmp_path / "results", tmp_path / "log"
-    results.mkdir()
-    output = results / "release"
-    parts = 4
-    expected_config = config(encoder=ENCODER, dimension=6)
-    last = len(Plan(expected_config, "id").stages)
-
-    def says(text):
-        return lambda: text in log.read_text()
-
-    def staged():
-        found = {path.name for path in results.glob(".release*/**/*.parquet")}
-        return len(found) == parts + 2
-
-    points = {
-        "embedding": lambda: states(cache),
-        "the first statistic": says(f"fit: stage 1 of {last} done"),
-        "a middle step": says(f"fit: stage 5 of {last} done"),
-        "sampling": says(f"fit: stage {last} of {last} done"),
-        "writing": says("synthetic rows: part 1 of"),
-        "publication": staged,
-    }
-    arguments = [images, output, key, "--encoder", ENCODER, "--dimension", 6, "--steps", STEPS]
-    arguments += ["--samples", SAMPLES, "--private-dir", tmp_path / "private"]
-    done: dict[str, tuple[int, int]] = {}
-    # Whoever holds this lock is publishing: until it is free the driver waits.
-    publishing = os.open(results, os.O_RDONLY)
-    fcntl.flock(publishing, fcntl.LOCK_EX)
-    for name, reached in points.items():
-        with open(log, "w") as file, driver(*arguments, log=file) as started:
-            wait_until(reached, started)
-            kill(started)
-            assert started.returncode == -signal.SIGKILL, name
-        assert visible(results) == [], name
-        assert states(cache).items() >= done.items(), name
-        done = states(cache)
-        assert 0 < len(done) <= 8
-    os.close(publishing)
-    with open(log, "w") as file, driver(*arguments, log=file) as started:
-        assert started.wait() == 0, log.read_text()
-    assert os.listdir(results) == ["release"]
-    assert states(cache) == done
-    assert len(done) == 8
-    assert small.contents(output) == small.in_memory(cache, expected_config)
+# In the order of a run, as `stopping` sees them.  A stage's progress line comes
+# when its noise is drawn and nothing has left the worker yet.
+POINTS = {
+    "embedding": r"rename to shard-.* beside [1-9]",
+    "the first statistic": "fit: stage 1 of",
+    "the second moment": r"fit: stage \d of \d done \(moment",
+    "a middle round": r"fit: stage \d of \d done \(sketch",
+    "writing": r"rename to part-.* beside [1-9]",
+    "publication": "rename to release beside 0",
+}
+TWO_PROCESSES = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 
 
-@pytest.fixture
-def blocking(tmp_path):
-    """A key file whose readers wait for ever."""
-    path = tmp_path / "blocking"
-    os.mkfifo(path)
-    # With a writer that writes nothing, a reader neither fails nor ends.
-    writer = os.open(path, os.O_RDWR)
-    yield path
-    os.close(writer)
+@contextlib.contextmanager
+def attempt(runner, arguments, folder, stop_at=""):
+    """One run of the command by a runner of its own: (driver, the other processes by name)."""
+    with contextlib.ExitStack() as stack:
+        (folder / "stopped").unlink(missing_ok=True)
+        environment = watched(stop_at, folder / "stopped")
+        options, others = [], {}
+        if runner == "two processes":
+            options = TWO_PROCESSES
+        if runner == "prism":
+            (job, prism), (worker, workers) = server(), pool(folder, environment=environment)
+            others = {"prism": stack.enter_context(prism), "pool": stack.enter_context(workers)}
+            options = portable(job, worker)
+        log = folder / "log"
+        yield stack.enter_context(driver(*arguments, *options, log=log, environment=environment)), others
 
 
-def has_reader(fifo: Path) -> bool:
-    """Whether another process has opened the key: a worker at its first statistic."""
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            if os.readlink(link) == str(fifo) and link.parts[2] != str(os.getpid()):
-                return True
-    return False
+def stopped(folder: Path) -> int:
+    """The process that stopped itself, or 0."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        pid = int((folder / "stopped").read_text())
+        if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T":
+            return pid
+    return 0
 
 
-def children(pid: int) -> list[int]:
-    """All processes below a process."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError):
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-            if int(fields[1]) == pid:
-                child = int(stat.parent.name)
-                found += [child, *children(child)]
-    return found
-
-
-def ends_badly_or_is_ended(started) -> None:
-    """A runner that lost a worker may fail, or wait for ever: then its user ends it."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        assert started.wait(8) != 0
-    kill(started)
-
-
-def test_a_worker_process_is_killed(rows, key, blocking, tmp_path):
-    output = tmp_path / "results" / "release"
-    options = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-    with driver(rows, output, blocking, *options) as started:
-        wait_until(lambda: has_reader(blocking), started)
-        workers = children(started.pid)
-        assert len(workers) >= 2
-        for worker in workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGKILL)
-        ends_badly_or_is_ended(started)
-    assert visible(output.parent) == []
-    assert small.run(rows, output, key) == small.in_memory(rows)
-
-
-@needs_prism
-@pytest.mark.parametrize("victim", ["pool", "prism"])
-def test_the_pool_or_prism_is_killed(rows, key, blocking, tmp_path, victim):
-    output = tmp_path / "results" / "release"
-    log = tmp_path / "log"
-    (job, prism), (worker, workers) = server(), pool(tmp_path)
-    with (
-        open(log, "w") as file,
-        prism as prism_,
-        workers as workers_,
-        driver(rows, output, blocking, *portable(job, worker), log=file) as started,
-    ):
-        wait_until(lambda: has_reader(blocking), started)
-        kill({"pool": workers_, "prism": prism_}[victim])
-        ends_badly_or_is_ended(started)
-    assert visible(output.parent) == []
-    assert small.run(rows, output, key) == small.in_memory(rows)
-
-
-def failed(*arguments, **options) -> str:
-    """The last line that a driver says when it fails, which it must."""
-    log = Path(str(arguments[1]) + ".log")
-    with open(log, "w") as file, driver(*arguments, log=file, **options) as started:
-        assert started.wait() == 1, log.read_text()
-    text = log.read_text()
-    log.unlink()
-    last = text.splitlines()[-1]
+def last_line(folder: Path) -> str:
+    """What a driver says last when it fails."""
+    last = (folder / "log").read_text().splitlines()[-1]
     assert last.startswith("dpgmm: the job failed and published nothing: ")
     return last
 
 
-def limit_files():
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+@pytest.mark.parametrize(
+    ("runner", "victim"),
+    [
+        ("in process", "driver"),
+        ("two processes", "worker"),
+        pytest.param("prism", "pool", marks=needs_prism),
+        pytest.param("prism", "prism", marks=needs_prism),
+    ],
+)
+def test_killed_in_every_stage(images, key, tmp_path, runner, victim):
+    """One command, killed again and again, each time further on; then left alone."""
+    cache, results = tmp_path / "private" / "embeddings", tmp_path / "results"
+    results.mkdir()
+    arguments = [images, results / "release", key, "--encoder", ENCODER, "--dimension", 6]
+    arguments += ["--samples", SAMPLES, "--private-dir", tmp_path / "private"]
+    done: dict[str, tuple[int, int]] = {}
+    for name, stop_at in POINTS.items():
+        with attempt(runner, arguments, tmp_path, stop_at) as (started, others):
+            wait_until(lambda: stopped(tmp_path), started)
+            worker = stopped(tmp_path)
+            if victim in others:
+                kill(others[victim])
+            else:
+                os.kill({"driver": started.pid, "worker": worker}[victim], signal.SIGKILL)
+            assert visible(results) == [], name
+            # Whoever is left goes on.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGCONT)
+            # Nothing waits for ever for who is dead.
+            assert started.wait(60) == (-signal.SIGKILL if victim == "driver" else 1), name
+            assert victim == "driver" or last_line(tmp_path)
+        assert states(cache).items() >= done.items(), name
+        assert name != "embedding" or 0 < len(states(cache)) < SHARDS
+        done = states(cache)
+        if visible(results):
+            # The worker that Prism left behind; it was about to publish.
+            assert (victim, name) == ("prism", "publication")
+            assert small.contents(results / "release") == small.in_memory(cache, config())
+    with attempt(runner, arguments, tmp_path) as (started, _):
+        assert started.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
+    assert os.listdir(results) == ["release"]
+    assert states(cache) == done
+    assert len(done) == SHARDS
+    assert small.contents(results / "release") == small.in_memory(cache, config())
+
+
+@contextlib.contextmanager
+def failing(folder, *arguments, stop_at=""):
+    """A run that must fail, stopped where `stop_at` matches: (driver, what it says last, once it ended)."""
+    said: list[str] = []
+    with attempt("in process", arguments, folder, stop_at) as (started, _):
+        if stop_at:
+            wait_until(lambda: stopped(folder), started)
+        yield started, said
+        if stop_at:
+            os.kill(started.pid, signal.SIGCONT)
+        assert started.wait(PATIENCE) == 1, (folder / "log").read_text()
+    assert "Traceback" not in (folder / "log").read_text()
+    said.append(last_line(folder))
+
+
+BIG = ["--samples", SAMPLES]
+FIRST = POINTS["the first statistic"]
+
+
+def same_again(rows, output, key, **changes):
+    """The same command, left alone."""
+    changed = small.small_config(**changes)
+    assert small.run(rows, output, key, config=changed) == small.in_memory(rows, changed)
+    assert os.listdir(output.parent) == ["release"]
 
 
 def test_files_that_cannot_grow(rows, key, tmp_path):
     output = tmp_path / "results" / "release"
     output.parent.mkdir()
     # 9,000 rows a class make files of half a megabyte.
-    last = failed(rows, output, key, "--samples", SAMPLES, preexec_fn=limit_files)
-    assert "File too large" in last
+    with failing(tmp_path, rows, output, key, *BIG, stop_at=FIRST) as (started, said):
+        resource.prlimit(started.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+    assert "File too large" in said[0]
     assert visible(output.parent) == []
-    changed = small.small_config(samples_per_class=SAMPLES)
-    assert small.run(rows, output, key, config=changed) == small.in_memory(rows, changed)
+    same_again(rows, output, key, samples_per_class=SAMPLES)
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def disk(tmp_path):
+    """A file system of its own."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", folder], capture_output=True, check=False
-    )
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("needs the right to mount a tmpfs")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_full_disk(rows, key, small_disk):
-    last = failed(rows, small_disk / "release", key, "--samples", SAMPLES)
-    assert "No space left on device" in last
-    assert visible(small_disk) == []
-    # With room again, the same command ends well.
-    subprocess.run(["mount", "-o", "remount,size=50m", small_disk], check=True)
-    changed = small.small_config(samples_per_class=SAMPLES)
-    assert small.run(rows, small_disk / "release", key, config=changed) == small.in_memory(rows, changed)
+def remount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+
+
+def test_a_full_disk(rows, key, disk, tmp_path):
+    remount(disk, "size=700k")
+    with failing(tmp_path, rows, disk / "release", key, *BIG) as (_, said):
+        pass
+    assert "No space left on device" in said[0]
+    assert visible(disk) == []
+    remount(disk, "size=50m")
+    same_again(rows, disk / "release", key, samples_per_class=SAMPLES)
+
+
+@pytest.mark.parametrize("point", ["the first statistic", "writing", "publication"])
+def test_the_output_turns_read_only(rows, key, disk, tmp_path, point):
+    """For root, too: the file system itself."""
+    output = disk / "release"
+    with failing(tmp_path, rows, output, key, *BIG, stop_at=POINTS[point]) as (_, said):
+        remount(disk, "ro")
+    assert "Read-only file system" in said[0]
+    assert str(disk) in said[0]
+    assert visible(disk) == []
+    remount(disk, "rw")
+    same_again(rows, output, key, samples_per_class=SAMPLES)
 
 
 def test_something_appears_where_the_release_goes(rows, key, tmp_path):
-    """A stand-in for a folder that turns read-only, which root could still write."""
-    output, log = tmp_path / "results" / "release", tmp_path / "log"
-    with open(log, "w") as file, driver(rows, output, key, "--steps", STEPS, log=file) as started:
-        wait_until(lambda: "fit: stage 1 of" in log.read_text(), started)
-        output.parent.mkdir(exist_ok=True)
+    output = tmp_path / "results" / "release"
+    output.parent.mkdir()
+    with failing(tmp_path, rows, output, key, stop_at=FIRST) as (_, said):
         output.write_text("in the way")
-        assert started.wait() == 1
-    last = log.read_text().splitlines()[-1]
-    assert last.startswith("dpgmm: the job failed and published nothing: ")
-    assert "Not a directory" in last
+    assert "Not a directory" in said[0]
     assert output.read_text() == "in the way"
     assert visible(output.parent) == ["release"]
 
 
 def test_an_input_file_that_vanishes_between_the_rounds(rows, key, tmp_path):
-    output, log = tmp_path / "results" / "release", tmp_path / "log"
-    with open(log, "w") as file, driver(rows, output, key, "--steps", 10, log=file) as started:
-        wait_until(lambda: "fit: stage 1 of" in log.read_text(), started)
+    output = tmp_path / "results" / "release"
+    with failing(tmp_path, rows, output, key, stop_at=FIRST) as (_, said):
         (rows / "rows-1.parquet").rename(tmp_path / "away")
-        assert started.wait() == 1, log.read_text()
-    last = log.read_text().splitlines()[-1]
-    assert "FileNotFoundError" in last
-    assert "rows-1.parquet" in last
+    assert "FileNotFoundError" in said[0]
+    assert "rows-1.parquet" in said[0]
     assert visible(output.parent) == []

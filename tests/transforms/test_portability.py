@@ -4,7 +4,6 @@ import base64
 import bz2
 import collections
 import contextlib
-import io
 import json
 import os
 import pickle
@@ -17,12 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.internal import pickler
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_runner_api_pb2
 from PIL import Image
 
 from dpgmm_beam import lattice, state, statistics
 from dpgmm_beam.clustering import cells_of
 from dpgmm_beam.config import Method
 from dpgmm_beam.plan import Plan
+from pipelines import runner
 from tests import small
 from transforms import embed, index, inputs
 from transforms.embed import EmbedImages
@@ -64,7 +65,9 @@ def labels(count):
     return tuple(f"label {number * 7919 % 100003}" for number in range(count))
 
 
-def proto(classes=3, steps=2, rounds=1, images=None, key_file="/private/key", dimension=16, options=()):
+def job_pipeline(
+    classes=3, steps=2, rounds=1, images=None, key_file="/private/key", dimension=16, options=None
+):
     config = small.small_config(
         classes=labels(classes) if isinstance(classes, int) else classes,
         encoder="efficientnet_lite0:32" if images else "precomputed",
@@ -72,14 +75,18 @@ def proto(classes=3, steps=2, rounds=1, images=None, key_file="/private/key", di
         rounds=rounds,
         method=Method(teacher_steps=steps, reduced=8),
     )
-    pipeline = beam.Pipeline(runner=None, options=PipelineOptions(list(options)))
+    pipeline = beam.Pipeline(options=options or PipelineOptions([]))
     if images:
         start = pipeline | EmbedImages(images, config.encoder, "/private/embeddings")
     else:
         start = pipeline | beam.Create(["/in/*.parquet"]) | beam.FlatMap(inputs.list_row_groups)
     publication = Publication("/out/release", "run")
     start | "Release" >> Release(Plan(config, "id"), publication, str(key_file), Execution())
-    return pipeline.to_runner_api()
+    return pipeline
+
+
+def proto(**changes):
+    return job_pipeline(**changes).to_runner_api()
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +117,16 @@ def leaves(job):
 
 @pytest.mark.parametrize("kind", ["rows", "images"])
 def test_only_transforms_that_flink_and_dataflow_take(protos, kind):
-    job = protos[kind]
+    check_transforms(protos[kind])
+
+
+def check_transforms(job):
     transforms = job.components.transforms.values()
     assert {each.spec.urn for each in leaves(job)} <= LEAVES
     assert {each.spec.urn for each in transforms if each.subtransforms} <= COMPOSITES
     for each in leaves(job):
         if each.spec.urn == "beam:transform:pardo:v1":
-            payload = beam.portability.api.beam_runner_api_pb2.ParDoPayload.FromString(each.spec.payload)
+            payload = beam_runner_api_pb2.ParDoPayload.FromString(each.spec.payload)
             assert {side.access_pattern.urn for side in payload.side_inputs.values()} <= SIDE_INPUTS
             assert not payload.state_specs
             assert not payload.timer_family_specs
@@ -124,7 +134,7 @@ def test_only_transforms_that_flink_and_dataflow_take(protos, kind):
             assert not payload.requires_stable_input
     # Bounded, in the one global window: batch runners.
     assert {each.is_bounded for each in job.components.pcollections.values()} == {
-        beam.portability.api.beam_runner_api_pb2.IsBounded.BOUNDED
+        beam_runner_api_pb2.IsBounded.BOUNDED
     }
     assert not job.requirements
 
@@ -142,14 +152,14 @@ def test_no_collection_has_many_consumers(protos, kind):
 
 
 def test_the_graph_grows_with_the_stages_only():
-    sizes = {steps: proto(1000, steps, 1).ByteSize() for steps in (2, 7)}
-    many = proto(1000, 50, 1)
+    sizes = {steps: proto(classes=1000, steps=steps, rounds=1).ByteSize() for steps in (2, 7)}
+    many = proto(classes=1000, steps=50, rounds=1)
     per_step = (sizes[7] - sizes[2]) / 5
     assert many.ByteSize() == pytest.approx(sizes[2] + 48 * per_step, rel=0.05)
     assert many.ByteSize() < MOST_BYTES
     assert max(consumers(many).values()) <= MOST_CONSUMERS
     # The list of classes is there once, whatever the number of stages.
-    few = {steps: proto(2, steps, 1).ByteSize() for steps in (2, 7)}
+    few = {steps: proto(classes=2, steps=steps, rounds=1).ByteSize() for steps in (2, 7)}
     once = sum(map(len, labels(1000)))
     assert 0 <= sizes[2] - few[2] < 1.5 * once
     assert sizes[7] - few[7] == pytest.approx(sizes[2] - few[2], abs=200)
@@ -181,7 +191,10 @@ def test_no_key_and_nothing_of_the_data_in_the_job(folder, tmp_path, kind):
     key_file = small.write_key(tmp_path / "key", key)
     images = inputs.describe_input(str(folder), "efficientnet_lite0:32") if kind == "images" else None
     job = proto(images=images, key_file=key_file, dimension=1280)
-    haystacks = searched(job)
+    check_nothing_private(searched(job), key_file, key)
+
+
+def check_nothing_private(haystacks, key_file, key):
     # The search finds what is there: the path of the key file.
     assert any(key_file.encode() in haystack for haystack in haystacks)
     forbidden = [*secret_forms(key), b"zebra-crossing", b"unrepeatable"]
@@ -275,27 +288,39 @@ def test_the_bound_of_parts_and_chunks():
     lattice.check_dimension(BIG_DIMENSION)
 
 
-def test_dataflow_takes_the_job(tmp_path):
-    """Dataflow's own translation, with nothing sent: needs the gcp extra."""
-    pytest.importorskip("apache_beam.runners.dataflow.internal.apiclient", reason="needs apache-beam[gcp]")
-    pytest.importorskip("google.cloud.storage", reason="needs apache-beam[gcp]")
-    from apache_beam.io.gcp.internal.clients import storage  # noqa: F401
-
-    job_file = tmp_path / "job.json"
-    options = PipelineOptions(
-        runner="DataflowRunner",
-        project="project",
-        region="europe-west1",
-        temp_location="gs://bucket/tmp",
-        dataflow_job_file=str(job_file),
-        dry_run=True,
-        sdk_location="container",
+@pytest.mark.parametrize("kind", ["rows", "images"])
+def test_dataflow_takes_the_job(folder, tmp_path, kind):
+    """What Dataflow's runner would upload, made by it and its client with nothing sent."""
+    reason = "needs apache-beam[gcp], which CI installs where it can be had"
+    apiclient = pytest.importorskip("apache_beam.runners.dataflow.internal.apiclient", reason=reason)
+    pytest.importorskip("google.cloud.storage", reason=reason)
+    key = os.urandom(32)
+    key_file = small.write_key(tmp_path / "key", key)
+    images = inputs.describe_input(str(folder), "efficientnet_lite0:32") if kind == "images" else None
+    options = runner.job_options(
+        [
+            *["--runner=DataflowRunner", "--dry_run=true", "--no_auth", "--project=project"],
+            *["--region=europe-west1", "--sdk_container_image=europe-docker.pkg.dev/project/images/dpgmm"],
+            *["--temp_location=gs://bucket/tmp", "--staging_location=gs://bucket/staging"],
+        ],
+        verbose=False,
     )
-    config = small.small_config()
-    pipeline = beam.Pipeline(options=options)
-    start = pipeline | beam.Create(["gs://bucket/in/*.parquet"]) | beam.FlatMap(inputs.list_row_groups)
-    publication = Publication("gs://bucket/release", "run")
-    start | "Release" >> Release(Plan(config, "id"), publication, "gs://private/key", Execution())
-    pipeline.run()
-    assert json.loads(job_file.read_text())["environment"]
-    assert io.BytesIO(job_file.read_bytes()).getbuffer().nbytes < MOST_BYTES
+    # A dry run stops before the files of the job are written, which need no
+    # network either where they go to a local folder.
+    job = job_pipeline(images=images, key_file=key_file, dimension=1280, options=options).run().job
+    staged, template = tmp_path / "staged", tmp_path / "template.json"
+    staged.mkdir()
+    job.google_cloud_options.staging_location = str(staged)
+    job.google_cloud_options.template_location = str(template)
+    apiclient.DataflowApplicationClient(job.options).create_job(job)
+
+    assert [path.name for path in staged.iterdir()] == ["pipeline.pb"]
+    uploaded = beam_runner_api_pb2.Pipeline.FromString((staged / "pipeline.pb").read_bytes())
+    check_transforms(uploaded)
+    assert max(consumers(uploaded).values()) <= MOST_CONSUMERS
+    description = json.loads(template.read_text())
+    assert description["type"] == "JOB_TYPE_BATCH"
+    (harness,) = description["environment"]["workerPools"][0]["sdkHarnessContainerImages"]
+    assert harness["containerImage"].endswith("/dpgmm")
+    check_nothing_private([*searched(uploaded), template.read_bytes()], key_file, key)
+    assert template.stat().st_size + uploaded.ByteSize() < MOST_BYTES

@@ -1,0 +1,10 @@
+"""What the fork server imports and computes once, for all processes that `processes.forked` starts."""
+
+from apache_beam.runners.worker import worker_pool_main  # noqa: F401
+
+from dpgmm_beam.plan import Plan
+from tests import small
+from tests.pipelines import processes  # noqa: F401
+
+# Calibrates the budget, which the process keeps.
+_ = Plan(small.small_config(), "any").budget

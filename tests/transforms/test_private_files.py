@@ -1,0 +1,100 @@
+import os
+import stat
+import threading
+
+import pytest
+
+from dpgmm_beam.errors import ConfigError
+from tests import small
+from transforms import private_files
+from transforms.private_files import make_private_folder, write_private_file
+
+
+def mode(path) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+@pytest.fixture(autouse=True)
+def open_umask():
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.parametrize(
+    ("path", "local"), [("/a/b", True), ("a:b", True), ("gs://b/x", False), ("memory://x", False)]
+)
+def test_what_is_local(path, local):
+    assert private_files.is_local(path) is local
+
+
+def test_only_the_owner_reads(tmp_path):
+    path = tmp_path / "new" / "folder" / "file"
+    write_private_file(str(path), lambda file: file.write(b"secret"))
+    assert path.read_bytes() == b"secret"
+    assert mode(path) == 0o600
+    assert mode(path.parent) == 0o700
+
+
+def test_a_folder_that_exists_is_narrowed(tmp_path):
+    os.chmod(tmp_path, 0o755)
+    make_private_folder(str(tmp_path))
+    assert mode(tmp_path) == 0o700
+    make_private_folder("memory://folder")
+
+
+def test_a_failed_attempt_leaves_nothing_and_keeps_what_was(tmp_path):
+    path = tmp_path / "file"
+
+    def fails(file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_private_file(str(path), fails)
+    assert small.contents(tmp_path) == {}
+    write_private_file(str(path), lambda file: file.write(b"whole"))
+    with pytest.raises(KeyboardInterrupt):
+        write_private_file(str(path), fails)
+    assert small.contents(tmp_path) == {"file": b"whole"}
+
+
+def test_never_seen_half_written(tmp_path):
+    path = tmp_path / "file"
+
+    def write(file):
+        file.write(b"half")
+        file.flush()
+        assert not path.exists()
+        (hidden,) = os.listdir(tmp_path)
+        assert hidden.startswith(".")
+        assert mode(tmp_path / hidden) == 0o600
+        file.write(b" and half")
+
+    write_private_file(str(path), write)
+    assert small.contents(tmp_path) == {"file": b"half and half"}
+
+
+def test_two_attempts_at_once_leave_one_whole_file(tmp_path):
+    both = threading.Barrier(2)
+
+    def attempt(letter):
+        def write(file):
+            file.write(letter * 1000)
+            both.wait(10)
+            file.write(letter * 1000)
+
+        write_private_file(str(tmp_path / "file"), write)
+
+    threads = [threading.Thread(target=attempt, args=(letter,)) for letter in (b"a", b"b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert small.contents(tmp_path) in ({"file": b"a" * 2000}, {"file": b"b" * 2000})
+
+
+def test_a_scheme_that_beam_does_not_know():
+    private_files.check_scheme("--x", "/a/b")
+    with pytest.raises(ConfigError, match=r"--x=nfs4://x is refused: it must lie on a file system"):
+        private_files.check_scheme("--x", "nfs4://x")
