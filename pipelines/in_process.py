@@ -1,6 +1,6 @@
 """Beam's runner in this process or in its own worker processes, made fit for a long chain of stages."""
 
-import concurrent.futures
+import contextlib
 import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,6 +9,7 @@ import apache_beam
 from apache_beam.portability.api import beam_fn_api_pb2, beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_handlers
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
+from apache_beam.utils import thread_pool_executor
 
 from pipelines import lost_workers
 
@@ -35,7 +36,7 @@ class InProcessRunner(fn_runner.FnApiRunner):
         self._provision_info = fn_runner.ExtendedProvisionInfo(
             beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
         )
-        with lost_workers.noticed():
+        with lost_workers.noticed() if KNOWN_INTERNALS else contextlib.nullcontext():
             return super().run_pipeline(pipeline, options)
 
     def _execute_bundle(self, runner_execution_context, bundle_context_manager, bundle_input):
@@ -101,10 +102,11 @@ class StickyBundleManager(fn_runner.ParallelBundleManager):
             for part, elements in zip(parts, buffer.partition(self._num_workers), strict=True):
                 part[name] = elements
         timers = [fired_timers] + [{}] * (self._num_workers - 1)
-        with concurrent.futures.ThreadPoolExecutor(self._num_workers) as threads:
-            results, splits = zip(
-                *threads.map(run, zip(self._managers(), parts, timers, strict=True)), strict=True
-            )
+        # Beam's pool of daemon threads: a part that is stuck must not hold up another's error.
+        threads = thread_pool_executor.shared_unbounded_instance()
+        results, splits = zip(
+            *threads.map(run, zip(self._managers(), parts, timers, strict=True)), strict=True
+        )
         infos = (info for result in results for info in result.process_bundle.monitoring_infos)
         merged = beam_fn_api_pb2.InstructionResponse(
             process_bundle=beam_fn_api_pb2.ProcessBundleResponse(
