@@ -113,12 +113,12 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
         print(f"dpgmm: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("dpgmm: interrupted; nothing was published", file=sys.stderr)
+        print("dpgmm: interrupted; nothing half-done was published", file=sys.stderr)
         return 130
     except Exception as error:
         if VERBOSE in arguments:
             raise
-        print(f"dpgmm: the job failed and published nothing: {summary(error)}", file=sys.stderr)
+        print(f"dpgmm: the job failed and published nothing half-done: {summary(error)}", file=sys.stderr)
         return 1
 
 

@@ -91,11 +91,11 @@ def raising(error):
     ("error", "status", "said"),
     [
         (ConfigError("--delta", 2, "be below 1"), 2, "dpgmm: --delta=2 is refused: it must be below 1.\n"),
-        (KeyboardInterrupt(), 130, "dpgmm: interrupted; nothing was published\n"),
+        (KeyboardInterrupt(), 130, "dpgmm: interrupted; nothing half-done was published\n"),
         (
             OSError("no space"),
             1,
-            "dpgmm: the job failed and published nothing: OSError: no space (--verbose shows more)\n",
+            "dpgmm: the job failed and published nothing half-done: OSError: no space (--verbose shows more)\n",
         ),
     ],
     ids=repr,

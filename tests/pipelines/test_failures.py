@@ -115,7 +115,7 @@ def stopped(folder: Path) -> int:
 def last_line(folder: Path) -> str:
     """What a driver says last when it fails."""
     last = (folder / "log").read_text().splitlines()[-1]
-    assert last.startswith("dpgmm: the job failed and published nothing: ")
+    assert last.startswith("dpgmm: the job failed and published nothing half-done: ")
     return last
 
 

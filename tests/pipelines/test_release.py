@@ -195,7 +195,7 @@ def test_a_key_of_its_own_is_gone_after_a_failure(rows, tmp_path, capfd, monkeyp
     assert cli.main(arguments(rows, tmp_path)) == 1
     assert small.contents(tmp_path / "private") == {}
     last = capfd.readouterr().err.splitlines()[-1]
-    assert last.startswith("dpgmm: the job failed and published nothing: ZeroDivisionError")
+    assert last.startswith("dpgmm: the job failed and published nothing half-done: ZeroDivisionError")
 
 
 @pytest.fixture(scope="module")
