@@ -95,7 +95,8 @@ def raising(error):
         (
             OSError("no space"),
             1,
-            "dpgmm: the job failed and published nothing half-done: OSError: no space (--verbose shows more)\n",
+            "dpgmm: the job failed and published nothing half-done: OSError: no space"
+            " (--verbose shows more)\n",
         ),
     ],
     ids=repr,
