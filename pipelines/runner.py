@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import socket
 import urllib.request
 from collections.abc import Sequence
 
@@ -27,6 +28,9 @@ PORTABLE = ("flinkrunner", "portablerunner", "prismrunner", "dataflowrunner")
 # Else a list of the driver's packages is staged as a file: nobody's business,
 # and on Flink a file on the driver's disk that other machines cannot open.
 STAGE_NOTHING = "disable_logging_submission_environment"
+
+LONGEST_JOB_SECONDS = 30 * 24 * 3600
+PATIENCE_SECONDS = 10
 
 
 def is_local(options: PipelineOptions) -> bool:
@@ -87,7 +91,8 @@ def portable_defaults(options: PipelineOptions) -> dict[str, object]:
       What was filled in, by option.
 
     Raises:
-      ConfigError: workers would have no way to this package.
+      ConfigError: workers would have no way to this package, or nothing answers
+        at the job server's address.
     """
     runner = (options.view_as(StandardOptions).runner or "").rpartition(".")[2].lower()
     if runner not in PORTABLE:
@@ -110,6 +115,13 @@ def portable_defaults(options: PipelineOptions) -> dict[str, object]:
     if runner in ("flinkrunner", "portablerunner"):
         # 0 drops the Python workers, and their caches, between the stages of a batch job.
         fill(PortableOptions, "environment_cache_millis", 120_000)
+    if runner in ("prismrunner", "portablerunner"):
+        # Beam's driver gives up on a job server's running job after so long, 300
+        # seconds by default, although its help says otherwise.
+        fill(PortableOptions, "job_server_timeout", LONGEST_JOB_SECONDS)
+        endpoint = options.view_as(PortableOptions).job_endpoint
+        if runner == "portablerunner" and endpoint and endpoint != "embed":
+            check_answers(endpoint)
     if runner == "flinkrunner":
         cluster = flink_overview(options.view_as(FlinkRunnerOptions).flink_master)
         # The job server runs here and never sees the cluster's parallelism.default:
@@ -132,13 +144,24 @@ def portable_defaults(options: PipelineOptions) -> dict[str, object]:
     return filled
 
 
+def check_answers(job_endpoint: str) -> None:
+    """Raises ConfigError where no job server listens."""
+    host, _, port = job_endpoint.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE_SECONDS).close()
+    except (OSError, ValueError):
+        raise ConfigError(
+            "--job_endpoint", job_endpoint, "be HOST:PORT of a job server that answers"
+        ) from None
+
+
 def flink_overview(master: str) -> dict:
     """Flink's own summary of the cluster, or {} where it cannot be asked."""
     if master in ("[auto]", "[local]"):
         return {}
     url = (master if "://" in master else f"http://{master}").rstrip("/") + "/overview"
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer:
             return json.load(answer)
     except (OSError, ValueError):
         return {}

@@ -2,6 +2,7 @@ import contextlib
 import http.server
 import json
 import os
+import socket
 import threading
 
 import pytest
@@ -181,3 +182,22 @@ def test_job_options_say_what_they_filled_in(capsys):
 def test_a_template_outlives_its_driver():
     assert runner.outlives_driver(given("--template_location=gs://b/t"))
     assert not runner.outlives_driver(given())
+
+
+def test_the_driver_waits_for_long_jobs_of_a_server_that_is_there():
+    """Beam's own limit of 300 seconds ends a job that runs longer."""
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        listening.listen()
+        endpoint = f"localhost:{listening.getsockname()[1]}"
+        there = [f"--job_endpoint={endpoint}", "--environment_type=EXTERNAL"]
+        for arguments in (["--runner=PrismRunner"], ["--runner=PortableRunner", *there]):
+            options = given(*arguments)
+            assert runner.portable_defaults(options)["job_server_timeout"] > 24 * 3600
+            assert value(options, "job_server_timeout") > 24 * 3600
+        assert "job_server_timeout" not in runner.portable_defaults(
+            given("--runner=PrismRunner", "--job_server_timeout=5")
+        )
+    for wrong in (endpoint, "nowhere", "localhost:many"):
+        with pytest.raises(ConfigError, match=f"--job_endpoint={wrong} is refused: it must be HOST:PORT"):
+            runner.portable_defaults(given("--runner=PortableRunner", f"--job_endpoint={wrong}"))
