@@ -64,7 +64,7 @@ def private_centres(
     epsilon: float,
     clip_norm: float | None,
     key: int,
-    rounds: int,
+    rounds: int | None,
 ) -> np.ndarray:
     """Centres (C, K, d) of a release of which clustering is all that is wanted."""
     classes = tuple(str(c) for c in range(int(labels.max()) + 1))
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--embeddings", help=".npy of real rows")
     parser.add_argument("--labels", help=".npy of their labels")
     parser.add_argument("--keys", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, help="the release's default unless given")
     parser.add_argument("--only", default="", help="part of a problem's name")
     parser.add_argument("--rivals", action="store_true")
     parser.add_argument("--cache", type=Path, help="JSON of costs without privacy")

@@ -17,10 +17,11 @@ Jin 2016 (grid) and Chang, Ghazi, Kumar and Manurangsi 2021 (hash tree); the
 subspace before them, to Kamath, Sheffet, Singhal and Ullman 2019.
 
 A round assigns rows to the nearest centre and moves it by the noisy mean of
-their residuals, shrunk by what its noise explains (empirical Bayes); all rounds but
-the last step further than that mean, for Lloyd's algorithm creeps.  Residuals
-are clipped at the root mean square that the last release says, so that noise
-falls as the clusters tighten.
+their residuals, shrunk by what its noise explains (empirical Bayes); the first rounds
+step further than that mean, for Lloyd's algorithm creeps.  Residuals are clipped
+near the root mean square that the last release says, so that noise falls as the
+clusters tighten.  The second half of the rounds has the larger part of the budget:
+the first moves are larger than their noise, and the last noise stays.
 """
 
 import dataclasses
@@ -38,15 +39,17 @@ from dpgmm_beam.views import PROJECTION_BITS, VIEW_UNIT, Projection, pack_projec
 
 WITHIN = Projection("within", "means", by_class=True)
 
-MAX_CELLS = 512
-"""Cells of a class in a sketch, unless twice the components are more."""
+MAX_CELLS, CELLS_PER_COMPONENT = 512, 20
+"""Cells of a class in a sketch at most, unless four times the components are more.
+More cells than 20 for each component say no more and are each noisier."""
 
 MAX_SKETCH = 2**21
 """Values in a sketch's sums that its cells are kept within, if 2 K cells allow."""
 
 ROWS_PER_NOISE = 12
 """A cell should hold this many rows for each unit of the moment's noise multiplier,
-which is much like the sketches' own: about four deviations of a count's noise."""
+which is much like that of the sketches' sums: a mean's noise is then about a
+tenth of the clipping radius in each direction."""
 
 COUNT_THRESHOLD = 3.0
 """Cells under so many deviations of noise are dropped."""
@@ -54,8 +57,14 @@ COUNT_THRESHOLD = 3.0
 SPREAD = 0.5
 """Variance of a later sketch's draws round a centre, as a share of the variance there."""
 
-RELAXATION = 1.3
-"""Length of a step of every round but the last, over the noisy mean's."""
+RELAXATION = 1.6
+"""Length of the first round's step over the noisy mean's; it falls evenly to 1 at the last."""
+
+LATE_WEIGHT = 3
+"""Budget of a round of the second half, over one of the first."""
+
+ROUND_RADIUS = 0.9
+"""Clipping radius of a round, over the root mean squared residual."""
 
 MIN_RESIDUAL = 0.01
 """Least clipping radius of a round, as a share of the moment's."""
@@ -63,13 +72,14 @@ MIN_RESIDUAL = 0.01
 MIN_VARIANCE = 0.001
 """Least variance of a component, as a share of the pooled one in that direction."""
 
-RESTARTS, ITERATIONS, TRIALS = 5, 15, 8
+RESTARTS, ITERATIONS, TRIALS = 20, 15, 8
 """Of the weighted k-means: starts, steps for each, candidates for each seed."""
 
 
 def cells_of(classes: int, components: int, reduced: int) -> int:
     """How many cells a sketch has room for in each class."""
-    return max(2 * components, min(max(MAX_CELLS, 4 * components), MAX_SKETCH // (classes * reduced)))
+    wanted = min(CELLS_PER_COMPONENT * components, max(MAX_CELLS, 4 * components))
+    return max(2 * components, min(wanted, MAX_SKETCH // (classes * reduced)))
 
 
 def start(
@@ -184,6 +194,16 @@ class Sketch(Stage):
         return _round(means), weights
 
 
+def centre_rounds(classes: int, components: int, dimension: int, first: int, end: int) -> list["CentreRound"]:
+    """The rounds at the positions from `first` up to `end`."""
+    count = end - first
+    relaxations = np.linspace(RELAXATION, 1.0, count) if count > 1 else [1.0]
+    return [
+        CentreRound(classes, components, dimension, first + i, i >= count - count // 2, float(relaxations[i]))
+        for i in range(count)
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class CentreRound(Stage):
     """One round of private Lloyd steps in the full space, K centres for each class.
@@ -193,13 +213,18 @@ class CentreRound(Stage):
 
     After it: `component_means` (C, K, d) in lattice steps, `component_counts`
     (C, K), and `residual_square`, the mean squared residual in real units.
+
+    Attributes:
+      late: whether it is of the second half, and has that half's budget.
+      relaxation: length of the step over the noisy mean's.
     """
 
     classes: int
     components: int
     dimension: int
     position: int
-    last: bool
+    late: bool
+    relaxation: float
 
     KIND = "rounds"
     BITS = 14
@@ -210,6 +235,10 @@ class CentreRound(Stage):
     @property
     def repetition(self) -> int:
         return self.position
+
+    @property
+    def mechanism(self) -> str:
+        return "late" if self.late else self.KIND
 
     @property
     def bound(self) -> int:
@@ -251,7 +280,7 @@ class CentreRound(Stage):
         # What is left after the move, but no less than the noise of that figure.
         gained = (held * (moves**2).sum(axis=1)).sum() / rows
         left = max(squares.sum() / rows * reach - gained, noise * np.sqrt(count) / rows * reach)
-        step = lattice.UNIT * (1.0 if self.last else RELAXATION)
+        step = lattice.UNIT * self.relaxation
         means = before["component_means"].reshape(count, self.dimension) + moves * step
         shape = (self.classes, self.components)
         return {
@@ -291,7 +320,8 @@ def _wiener(moves: np.ndarray, free: int, held: np.ndarray, variances: np.ndarra
 def clip_radius(before: State) -> float:
     """Clipping radius of a round, as a share of the norm bound."""
     largest = float(before["residual_radius"])
-    return float(np.clip(np.sqrt(before["residual_square"]), MIN_RESIDUAL * largest, largest))
+    wanted = ROUND_RADIUS * np.sqrt(before["residual_square"])
+    return float(np.clip(wanted, MIN_RESIDUAL * largest, largest))
 
 
 def _directions(before: State, state: State) -> np.ndarray:

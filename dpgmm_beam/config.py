@@ -25,6 +25,10 @@ SHARES = (
 """Shares of 1/z^2, by mechanism; what a release does not use is spread over the others."""
 
 
+ROUNDS, UNUSED_ROUNDS = 8, 4
+"""Default rounds of a release of several components, and of one, which does none."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """Constants of the fit.
@@ -65,7 +69,8 @@ class ReleaseConfig:
       labelled: whether the data has labels; if not, there is one class.
       samples_per_class: synthetic rows of each class.
       components: Gaussians a class.
-      rounds: rounds of clustering (used when components > 1).
+      rounds: stages of clustering (used when components > 1); None: 8, which is
+        replaced by the number.
       shares: of 1/z^2 for each mechanism, relative to their sum.
       method: constants of the fit.
 
@@ -82,7 +87,7 @@ class ReleaseConfig:
     labelled: bool = True
     samples_per_class: int = 6000
     components: int = 1
-    rounds: int = 4
+    rounds: int | None = None
     shares: tuple[tuple[str, float], ...] = SHARES
     method: Method = Method()
 
@@ -96,6 +101,9 @@ class ReleaseConfig:
             raise ConfigError("--clip-norm", self.clip_norm, "be a finite number above 0")
         if not self.labelled and len(self.classes) != 1:
             raise ConfigError("--classes", ",".join(self.classes), "be one class, for the data has no labels")
+        if self.rounds is None:
+            # Resolved here, so that the digest of a release holds a number.
+            object.__setattr__(self, "rounds", ROUNDS if self.components > 1 else UNUSED_ROUNDS)
         for name, least in (("samples_per_class", 1), ("components", 1), ("rounds", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"--{name.replace('_', '-')}", getattr(self, name), f"be at least {least}")
@@ -103,6 +111,11 @@ class ReleaseConfig:
         for mechanism, share in self.shares:
             if not (math.isfinite(share) and share > 0):
                 raise ConfigError("--share", f"{mechanism}={share}", "be a finite number above 0")
+
+    @property
+    def clustering_stages(self) -> int:
+        """How many stages find components: `rounds`, but none for a single one."""
+        return self.rounds if self.rounds and self.components > 1 else 0
 
     @property
     def row_format(self) -> RowFormat:

@@ -28,11 +28,16 @@ class Stage:
     """One pass over the rows: a pure description, safe to send to any worker."""
 
     KIND = ""
-    """Names the mechanism; with the position it names the stage in the noise's key."""
+    """With the position it names the stage in the noise's key."""
 
     @property
     def repetition(self) -> int:
         return 0
+
+    @property
+    def mechanism(self) -> str:
+        """The name under which the budget knows the stage."""
+        return self.KIND
 
     @property
     def name(self) -> str:

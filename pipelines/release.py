@@ -14,7 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from dpgmm_beam import manifest
 from dpgmm_beam.budget import check_privacy_parameters
 from dpgmm_beam.cache import PROCESS_CACHE
-from dpgmm_beam.config import ReleaseConfig, check_classes, with_shares
+from dpgmm_beam.config import ROUNDS, ReleaseConfig, check_classes, with_shares
 from dpgmm_beam.encoders import check_encoder, encoder_for_process
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.plan import Plan
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     )
     method = result.add_argument_group("method")
     method.add_argument("--components", type=int, default=ReleaseConfig.components, help="Gaussians a class")
-    method.add_argument("--rounds", type=int, default=ReleaseConfig.rounds, help="clustering rounds")
+    method.add_argument("--rounds", type=int, help=f"clustering rounds (default: {ROUNDS})")
     method.add_argument(
         "--clip-norm", type=float, help="clip embeddings to it instead of normalising them to 1"
     )

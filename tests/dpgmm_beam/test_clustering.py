@@ -73,6 +73,31 @@ def test_stages_are_few_and_do_not_depend_on_the_classes():
     kinds = [[stage.name for stage in plan_of(classes=c, rounds=4).stages[2:]] for c in (1, 50)]
     assert kinds[0] == kinds[1] == ["sketch 0", "sketch 1", "rounds 2", "rounds 3"]
     assert [stage.name for stage in plan_of(rounds=1).stages[2:]] == ["rounds 0"]
+    assert len(plan_of().stages[2:]) == 8
+
+
+def test_the_later_half_of_the_rounds_has_three_times_the_budget_and_shorter_steps():
+    plan = plan_of(rounds=7)
+    rounds = [stage for stage in plan.stages if stage.KIND == "rounds"]
+    assert [stage.mechanism for stage in rounds] == ["rounds"] * 3 + ["late"] * 2
+    for channel in ("count", "sum"):
+        spent = [1 / plan.multipliers(stage)[channel] ** 2 for stage in rounds]
+        np.testing.assert_allclose(spent, spent[0] * np.array([1, 1, 1, 3, 3]))
+        sketches = [1 / plan.multipliers(stage)[channel] ** 2 for stage in plan.stages[2:4]]
+        assert sum(sketches) / sum(sketches + spent) == pytest.approx(0.25)
+    steps = [stage.relaxation for stage in rounds]
+    assert steps[0] == clustering.RELAXATION
+    assert steps[-1] == 1.0
+    assert (np.diff(steps) < 0).all()
+    (only,) = plan_of(rounds=1).stages[2:]
+    assert (only.mechanism, only.relaxation) == ("rounds", 1.0)
+
+
+def test_a_sketch_has_cells_for_its_components_and_room_in_memory():
+    assert clustering.cells_of(classes=1, components=4, reduced=64) == 80
+    assert clustering.cells_of(classes=1, components=64, reduced=64) == 512
+    assert clustering.cells_of(classes=1, components=300, reduced=64) == 1200
+    assert clustering.cells_of(classes=1000, components=30, reduced=64) == 60
 
 
 @settings(max_examples=60, deadline=None)
@@ -166,8 +191,9 @@ def test_without_a_teacher_its_share_goes_to_the_clustering():
     budget = plan_of().budget
     shares = {mechanism.name: mechanism.share for mechanism in budget.mechanisms}
     assert sum(shares.values()) == pytest.approx(1)
-    assert shares["moment/moment"] == pytest.approx(0.12 + 0.2 * 0.7)
-    assert shares["rounds/sum"] + shares["sketch/sum"] == pytest.approx(0.08 + 0.7 * 0.7)
+    assert shares["moment/moment"] == pytest.approx(0.12 + 0.1 * 0.7)
+    sums = shares["rounds/sum"] + shares["late/sum"] + shares["sketch/sum"]
+    assert sums == pytest.approx(0.08 + 0.84 * 0.7)
     with_teacher = Plan(
         ReleaseConfig("test", ("a", "b"), 12, 1.0, 1e-5, components=4, method=Method(teacher_steps=2)), "test"
     )

@@ -53,6 +53,15 @@ def test_configurations_survive_json(config):
     assert config_digest(again.to_dict()) == config_digest(config.to_dict())
 
 
+def test_the_default_rounds_are_a_number_and_one_component_keeps_the_number_it_had():
+    # Releases of one component would get other noise if theirs changed.
+    assert GOOD.to_dict()["rounds"] == 4
+    assert GOOD.clustering_stages == 0
+    several = ReleaseConfig("precomputed", ("a",), 8, 1.0, 1e-5, components=2)
+    assert several.to_dict()["rounds"] == several.clustering_stages == 8
+    assert ReleaseConfig.from_dict(several.to_dict()) == several
+
+
 def test_the_digest_changes_with_every_field():
     changes = {
         "encoder": "efficientnet_lite0",
