@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from dpgmm_beam import encoders, fit, manifest, rows
 from dpgmm_beam.config import Method, ReleaseConfig
@@ -110,7 +109,7 @@ def run(
     config = config or small_config()
     described = inputs.describe_input(str(source), config.encoder)
     request = release.Request(config, described, Execution(**execution), f"{private_dir}/embeddings")
-    beam_options = runner.local_defaults(PipelineOptions(list(options)))
+    beam_options = runner.job_options(options, verbose=False)
     release.run(request, str(output), overwrite, str(key_file), release_id, beam_options)
     return contents(output)
 
