@@ -40,10 +40,17 @@ def process(*command, port=None, log=subprocess.DEVNULL, **options):
         stderr=log,
         **options,
     )
+    with _ended(started, port):
+        yield started
+
+
+@contextlib.contextmanager
+def _ended(started, port: int | None):
+    """Waits until the process listens at its port, if it has one; ends it afterwards."""
     try:
         if port is not None:
             wait_until(lambda: listens(port), started)
-        yield started
+        yield
     finally:
         kill(started)
 
@@ -77,12 +84,8 @@ def forked(module: str, *arguments, log=os.devnull, folder=small.REPOSITORY, por
     )
     process.start()
     started = Forked(process)
-    try:
-        if port is not None:
-            wait_until(lambda: listens(port), started)
+    with _ended(started, port):
         yield started
-    finally:
-        kill(started)
 
 
 def _forked(module: str, arguments: list[str], log: str, folder: str, environment: dict[str, str]) -> None:
