@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import itertools
 import logging
 import os
 import re
@@ -46,15 +47,6 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-class _BeamParser(argparse.ArgumentParser):
-    """Beam has hundreds of options: its complaint alone, without the list of them."""
-
-    def error(self, message):
-        # "argument --NAME: what is wrong with it"
-        option, _, wrong = message.removeprefix("argument ").partition(": ")
-        raise ConfigError(option.split("/")[0], "given", f"be as Apache Beam takes it ({wrong})")
-
-
 def beam_pipeline_options(arguments: Sequence[str]) -> beam_options.PipelineOptions:
     """Beam's options from what a verb's own parser did not know.
 
@@ -63,7 +55,7 @@ def beam_pipeline_options(arguments: Sequence[str]) -> beam_options.PipelineOpti
         only warns, and a misspelt --epsilon would then be ignored), or not with
         this value.
     """
-    parser = _BeamParser(allow_abbrev=False, add_help=False)
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
     pending = [beam_options.PipelineOptions]
     seen = set()
     while pending:
@@ -77,12 +69,28 @@ def beam_pipeline_options(arguments: Sequence[str]) -> beam_options.PipelineOpti
             for action in scratch._actions:
                 if not set(action.option_strings) & set(parser._option_string_actions):
                     parser._add_action(action)
-    _, unknown = parser.parse_known_args(list(arguments))
+    try:
+        _, unknown = parser.parse_known_args(list(arguments))
+    except argparse.ArgumentError as error:
+        # Beam has hundreds of options: its complaint alone, without the list of them.
+        names = (error.argument_name or "").split("/")
+        raise ConfigError(
+            names[0], _given(arguments, names), f"be as Apache Beam takes it ({error.message})"
+        ) from None
     if unknown:
         raise ConfigError(
             unknown[0], unknown[1] if len(unknown) > 1 else "", "be an option of this verb or of Apache Beam"
         )
     return beam_options.PipelineOptions(list(arguments))
+
+
+def _given(arguments: Sequence[str], names: Sequence[str]) -> str:
+    """The value that follows an option of any of the names; '' where there is none."""
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+        name, equals, value = argument.partition("=")
+        if name in names:
+            return value if equals or following.startswith("--") else following
+    return ""
 
 
 def configure_logging(verbose: bool = False) -> None:

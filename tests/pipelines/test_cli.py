@@ -60,11 +60,13 @@ def test_a_parser_complains_in_one_sentence(arguments, sentence, capsys):
         (["stray"], "stray= is refused"),
         # An abbreviation of Beam's --runner.
         (["--runne", "DirectRunner"], "--runne=DirectRunner is refused"),
-        (["--direct_num_workers", "two"], "--direct_num_workers=given is refused: it must be as Apache Beam"),
+        (["--direct_num_workers", "two"], "--direct_num_workers=two is refused: it must be as Apache Beam"),
+        (["--direct_num_workers=two"], "--direct_num_workers=two is refused: it must be as Apache Beam"),
         (
             ["--dry_run"],
-            "--dry_run=given is refused: it must be as Apache Beam takes it (expected one argument)",
+            "--dry_run= is refused: it must be as Apache Beam takes it (expected one argument)",
         ),
+        (["--dry_run", "--project=p"], "--dry_run= is refused: it must be as Apache Beam takes it"),
     ],
 )
 def test_options_that_nobody_knows(arguments, sentence, tmp_path, capsys):
