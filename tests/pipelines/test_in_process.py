@@ -1,13 +1,16 @@
 """What the project's own in-process runner adds to Beam's: bounded memory, workers that keep their share."""
 
+import itertools
 import os
 import resource
 import sys
+import time
 
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import AsIter
+from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from pipelines import in_process
 from pipelines.in_process import InProcessRunner
@@ -72,6 +75,15 @@ class Where(beam.DoFn):
 
 
 def test_a_share_stays_with_its_worker(tmp_path, monkeypatch):
+    """Also where the threads that hand out the shares are held up in turn."""
+    handed_out, hand_out = itertools.count(), fn_runner.BundleManager.process_bundle
+
+    def late(*arguments):
+        if next(handed_out) % 3 == 0:
+            time.sleep(0.05)
+        return hand_out(*arguments)
+
+    monkeypatch.setattr(fn_runner.BundleManager, "process_bundle", late)
     monkeypatch.setenv("PATH", f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
     options = local_defaults(PipelineOptions(["--direct_num_workers=2"]))
     with beam.Pipeline(options=options) as pipeline:

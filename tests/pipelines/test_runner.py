@@ -56,6 +56,16 @@ def test_workers_are_processes(arguments, mode):
     assert value(runner.local_defaults(given(*arguments)), "direct_running_mode") == mode
 
 
+def test_worker_processes_are_quiet_but_for_progress():
+    options = runner.local_defaults(given("--direct_num_workers=2"))
+    assert value(options, "default_sdk_harness_log_level") == "CRITICAL"
+    assert value(options, "sdk_harness_log_level_overrides") == {"dpgmm": "INFO"}
+    for verbose, asked in ((True, None), (False, "INFO")):
+        flags = [f"--default_sdk_harness_log_level={asked}"] if asked else []
+        options = runner.local_defaults(given("--direct_num_workers=2", *flags), verbose)
+        assert value(options, "default_sdk_harness_log_level") == asked
+
+
 def test_cores_are_shared_between_local_workers(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6))
     monkeypatch.setattr("multiprocessing.cpu_count", lambda: 6)

@@ -48,7 +48,7 @@ def test_without_a_row_every_class_is_there(made, tmp_path):
 
 
 def test_what_is_large_leaves_the_chain_of_stages():
-    """The pooled moment is for the end: no later stage is sent it."""
+    """It goes past the stages, to the last step; `test_stage` has what the stages are sent."""
     plan = Plan(small.small_config(), small.RELEASE_ID)
     pipeline = beam.Pipeline()
     pipeline | beam.Create([]) | Release(plan, Publication("/out", "run"), "/key", Execution())

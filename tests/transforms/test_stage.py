@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from dpgmm_beam import state, statistics
 from dpgmm_beam.cache import PROCESS_CACHE
 from dpgmm_beam.plan import Plan
+from dpgmm_beam.stages import AT_END
 from tests import small
 from tests.strategies import quick
 from transforms import index, inputs
@@ -113,3 +114,17 @@ def test_noise_is_drawn_once(first):
     assert once == again
     after = state.from_chunks(once)
     assert {"index", "plan", "means", "data_digest"} <= after.keys()
+
+
+def test_what_no_stage_reads_is_carried_for_one_step_only(first):
+    _, key, chunks = first
+    names = []
+    for position in range(4):
+        dofn = SumRows(position, Execution(), key)
+        dofn.setup()
+        parts = sums(dofn, list(index_elements(b"", chunks)), chunks)
+        chunks = list(Advance(position, key).process(b"", parts.items(), chunks))
+        names.append({chunk.name for chunk in chunks})
+    assert [set(AT_END) <= each for each in names] == [False, True, False, False]
+    assert all(each.isdisjoint(AT_END) for each in (names[0], *names[2:]))
+    assert all({"index", "plan", "data_digest", "means"} <= each for each in names)
