@@ -27,10 +27,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+CLASSES = 10
 STEP_PREFIX = "fit: stage"
 
 
-def write_rows(folder: str, rows: int, dimension: int, classes: int = 10) -> None:
+def write_rows(folder: str, rows: int, dimension: int, classes: int = CLASSES) -> None:
     """A mixture of Gaussians with a falling spectrum, as four files of row groups of 1,024."""
     generator = np.random.default_rng(0)
     scales = 1.0 / np.sqrt(1.0 + np.arange(dimension))
@@ -45,7 +46,7 @@ def write_rows(folder: str, rows: int, dimension: int, classes: int = 10) -> Non
         )
 
 
-def release(folder: str, output: str, options: list[str], classes: int = 10) -> dict:
+def release(folder: str, output: str, options: list[str], classes: int = CLASSES) -> dict:
     """Runs `dpgmm release`; seconds in all and of each part, and peak memory in MiB."""
     command = [sys.executable, "-m", "pipelines.release", "--input", folder, "--encoder", "precomputed"]
     command += ["--classes", ",".join(map(str, range(classes))), "--epsilon", "1", "--delta", "1e-5"]
@@ -103,7 +104,7 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=60_000)
     parser.add_argument("--dimension", type=int, default=512)
-    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--classes", type=int, default=CLASSES)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--numpy-steps", metavar="FOLDER", help=argparse.SUPPRESS)
     arguments, options = parser.parse_known_args()

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.coders import registry
 
-from benchmarks.release import release, write_rows
+from benchmarks.release import CLASSES, release, write_rows
 from dpgmm_beam import fit, state
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.noise import NoiseKey
@@ -95,14 +95,14 @@ def slopes(name: str, sizes: list[int], settings: dict[str, Callable[[int], floa
 
 def bytes_of_a_round(scratch: str, dimension: int) -> None:
     """Prints what one teacher step sends, for row groups of two sizes."""
-    config = ReleaseConfig("precomputed", tuple(map(str, range(10))), dimension, 1.0, 1e-5)
+    config = ReleaseConfig("precomputed", tuple(map(str, range(CLASSES))), dimension, 1.0, 1e-5)
     plan = Plan(config, "benchmark")
     coder = registry.get_coder(object)
     for group_rows in (256, 4096):
         path = os.path.join(scratch, f"groups-{group_rows}.parquet")
         generator = np.random.default_rng(0)
         values = generator.standard_normal((2 * group_rows, dimension)).astype(np.float32)
-        labels = generator.integers(10, size=len(values)).astype(str)
+        labels = generator.integers(CLASSES, size=len(values)).astype(str)
         column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), dimension)
         pq.write_table(pa.table({"label": labels, "embedding": column}), path, row_group_size=group_rows)
         with pq.ParquetFile(path) as file:

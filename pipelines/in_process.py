@@ -51,7 +51,7 @@ class InProcessRunner(fn_runner.FnApiRunner):
             return StickyBundleManager(
                 bundle_context_manager,
                 self._progress_frequency,
-                cache_token_generator=fn_runner.FnApiRunner.get_cache_token_generator(static=False),
+                cache_token_generator=manager._cache_token_generator,
             )
         return manager
 
