@@ -144,6 +144,10 @@ class Sketch(Stage):
         return WITHIN
 
     @property
+    def view_dimension(self) -> int:
+        return self.reduced
+
+    @property
     def room(self) -> int:
         return cells_of(self.classes, self.components, self.reduced)
 
@@ -254,10 +258,10 @@ class CentreRound(Stage):
     def add(self, rows: Rows, before: State, sums: Sums) -> None:
         values = rows.values.astype(np.float64)
         means = before["component_means"]
-        # Exact: rows and means have lattice norms of at most 2**16.
+        # Exact: rows and means have lattice norms of at most 2**15.
         cells = nearest_cells(values, rows.classes, means)
         residuals = values - means.reshape(-1, self.dimension)[cells]
-        # At most 2**17 lattice steps, and a radius of 2**-10 or more: norms stay
+        # At most 2**16 lattice steps, and a radius of 2**-10 or more: norms stay
         # under 2**26, squares under 2**53.
         scale = self.bound / (clip_radius(before) * lattice.UNIT)
         residuals = np.rint(residuals * scale)

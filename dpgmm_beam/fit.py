@@ -4,6 +4,7 @@
 blocks in memory and is the reference that every runner must equal, bit for bit.
 """
 
+import json
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -16,6 +17,40 @@ from dpgmm_beam.rows import Rows, digest_limbs, digest_of_limbs
 from dpgmm_beam.stage import Stage
 from dpgmm_beam.state import State
 
+CARRIED = ("plan", "pieces", "key_commitment", "data_digest")
+"""Entries of a state that every stage hands on as they are."""
+
+
+def initial_state(plan: Plan, secret: NoiseKey, pieces: int) -> State:
+    """The state before the first stage: what workers need to know of the run.
+
+    Args:
+      pieces: in how many pieces the rows are kept.
+    """
+    return {
+        "plan": np.frombuffer(json.dumps(plan.to_dict(), sort_keys=True).encode(), np.uint8),
+        "pieces": np.array(pieces, np.int64),
+        "key_commitment": _commitment(secret),
+    }
+
+
+def plan_of(current: State) -> Plan:
+    """The plan of the run that a state belongs to."""
+    return Plan.from_dict(json.loads(current["plan"].tobytes()))
+
+
+def check_key(current: State, secret: NoiseKey) -> None:
+    """Raises RuntimeError unless the key is the one with which the run of this state began."""
+    if not np.array_equal(current["key_commitment"], _commitment(secret)):
+        raise RuntimeError(
+            "the noise key is not the one that this run began with: every worker must see the same"
+            " --noise-key-file, and a release id belongs to one key (--restart drops what was begun)"
+        )
+
+
+def _commitment(secret: NoiseKey) -> np.ndarray:
+    return np.frombuffer(secret.within("key commitment").stream(32), np.uint8)
+
 
 def row_hash_key(secret: NoiseKey) -> bytes:
     """The key of the rows' hashes in the data digest."""
@@ -26,6 +61,7 @@ def add_block(stage: Stage, viewed: Rows, before: State, sums: statistics.Sums, 
     """Adds a block, already in the stage's view, to the stage's accumulators.
 
     Args:
+      before: `stage.working` of the state before the stage.
       hash_key: needed by the first stage only, which also takes the data digest.
     """
     if any(channel.private for channel in stage.channels):
@@ -42,11 +78,12 @@ def advance(plan: Plan, position: int, before: State, sums: statistics.Sums, sec
     """
     stage = plan.stages[position]
     if position == 0:
-        before = {"data_digest": np.frombuffer(digest_of_limbs(sums["digest"]), np.uint8)}
+        before = {**before, "data_digest": np.frombuffer(digest_of_limbs(sums["digest"]), np.uint8)}
     key = release_key(plan, before, secret).within(stage.name)
     multipliers = plan.multipliers(stage)
     noisy = statistics.add_noise(stage.channels, sums, multipliers, key)
-    return {**stage.advance(before, noisy, multipliers), "data_digest": before["data_digest"]}
+    carried = {name: before[name] for name in CARRIED if name in before}
+    return {**stage.advance(before, noisy, multipliers), **carried}
 
 
 def release_key(plan: Plan, current: State, secret: NoiseKey) -> NoiseKey:
@@ -57,13 +94,26 @@ def release_key(plan: Plan, current: State, secret: NoiseKey) -> NoiseKey:
 def fit(plan: Plan, blocks: Callable[[], Iterable[Rows]], secret: NoiseKey) -> State:
     """The final state, from blocks of rows that can be read again and again."""
     current: State = {}
+    kept: State = {}
     for position, stage in enumerate(plan.stages):
-        sums = stage.begin()
+        sums, working = stage.begin(), stage.working(current)
         for block in blocks():
             viewed = view(stage, block, current)
-            add_block(stage, viewed, current, sums, row_hash_key(secret))
-        current = advance(plan, position, current, stage.finish(sums), secret)
-    return current
+            add_block(stage, viewed, working, sums, row_hash_key(secret))
+        after = advance(plan, position, current, stage.finish(sums), secret)
+        current = for_next(stage, after)
+        kept.update(at_end(stage, after))
+    return {**current, **kept}
+
+
+def for_next(stage: Stage, after: State) -> State:
+    """Of the state after a stage, what the stages that follow may read."""
+    return {name: array for name, array in after.items() if name not in stage.AT_END}
+
+
+def at_end(stage: Stage, after: State) -> State:
+    """Of the state after a stage, what only the end of the fit reads."""
+    return {name: after[name] for name in stage.AT_END}
 
 
 def view(stage: Stage, block: Rows, current: State) -> Rows:

@@ -33,14 +33,14 @@ class Labeller:
             return np.ones((len(embeddings), 1), np.float32)
         # Without a single step there is no average, only where the teacher starts.
         theta = self.final["average"] if "average" in self.final else self.final["theta"]
+        weights = stages.logit_weights(self.final, theta)
         result = np.empty((len(embeddings), classes), np.float32)
         for start in range(0, len(embeddings), _ROWS_AT_ONCE):
             block = slice(start, start + _ROWS_AT_ONCE)
             # A drawn row can be zero, at least in low dimension; it keeps its place.
-            values = np.zeros(embeddings[block].shape, np.float32)
+            values = np.zeros(embeddings[block].shape, np.int16)
             accepted, kept = lattice.quantise_rows(embeddings[block], self.clip_norm)
             values[kept] = accepted
-            rows = Rows(values, np.zeros(len(values), np.int32))
-            features = stages.with_bias(stages.FEATURES.apply(rows, self.final), self.final)
-            result[block] = stages.probabilities(features, theta)
+            features = stages.FEATURES.apply(Rows(values, np.zeros(len(values), np.int32)), self.final)
+            result[block] = stages.probabilities(features.values.astype(np.float64), weights)
         return result

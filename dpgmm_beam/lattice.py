@@ -1,6 +1,7 @@
 """Rows on an integer lattice, so that every sum over rows is exact.
 
-A row of norm at most 1 is written in steps of 2**-16 and rounded to integers.
+A row of norm at most 1 is written in steps of 2**-15 and rounded to integers that
+fit an int16, so that prepared rows are half as large as the floats they came from.
 Integers add exactly in any order, so sums do not depend on blocks, bundles,
 workers or threads.  Matrix products run at BLAS speed in float64 and are still
 exact: by Cauchy-Schwarz every partial sum of an inner product is at most the
@@ -13,15 +14,21 @@ import numpy as np
 
 from dpgmm_beam.errors import ConfigError
 
-UNIT_BITS = 16
+UNIT_BITS = 15
 UNIT = 2**UNIT_BITS
 """Lattice steps in a norm of 1; also the norm bound of a row on the lattice."""
+
+LARGEST = UNIT - 1
+"""The largest entry of a row on the lattice: what an int16 holds, with either sign."""
 
 MAX_DIMENSION = 8192
 """Rows longer than this would lose the exactness of `_row_scale`'s norms."""
 
 MAX_ROWS = 2**31
 """Rows in one data set for which int64 sums of every statistic cannot overflow."""
+
+MAX_BLOCK_ROWS = 2**16
+"""Rows summed at once for which float64 products over them stay exact: under 2**53 / 2**30, with room."""
 
 MIN_NORM, MAX_NORM = 1e-18, 1e18
 """A row whose norm is outside this range is set aside as zero or huge."""
@@ -122,8 +129,8 @@ def quantise_rows(rows: np.ndarray, clip_norm: float | None = None) -> tuple[np.
         1.  None: every row is scaled to norm 1.
 
     Returns:
-      The rows on the lattice, (m, d) float64 integers with norm at most UNIT,
-      and a mask (n,) of the m rows that are kept.  Rows that are not finite,
+      The rows on the lattice, (m, d) float64 integers of at most LARGEST with norm
+      at most UNIT, and a mask (n,) of the m rows that are kept.  Rows that are not finite,
       zero, or of a norm outside [MIN_NORM, MAX_NORM] are not.
     """
     check_dimension(rows.shape[1])
@@ -135,12 +142,14 @@ def quantise_rows(rows: np.ndarray, clip_norm: float | None = None) -> tuple[np.
     # A row whose 20-bit form is much coarser than its clipped length is not
     # possible: entries are relative to the row's largest one.
     norms_scaled = np.ldexp(norms, _SCALE_BITS - exponents)
-    if clip_norm is None:
-        factors = UNIT / norms_scaled
-        return _round_within(scaled * factors[:, None], UNIT), keep
-    inside = norms <= clip_norm
-    factors = np.where(inside, np.ldexp(UNIT / clip_norm, exponents - _SCALE_BITS), UNIT / norms_scaled)
-    return _round_within(scaled * factors[:, None], UNIT), keep
+    factors = UNIT / norms_scaled
+    if clip_norm is not None:
+        inside = norms <= clip_norm
+        factors = np.where(inside, np.ldexp(UNIT / clip_norm, exponents - _SCALE_BITS), factors)
+    on_lattice = _round_within(scaled * factors[:, None], UNIT)
+    # Only a row along one axis has an entry of UNIT, one too many for an int16.
+    # A smaller entry shortens the row: the sensitivity charged stays UNIT.
+    return np.clip(on_lattice, -LARGEST, LARGEST), keep
 
 
 def to_lattice(values: np.ndarray, bits: int) -> np.ndarray:

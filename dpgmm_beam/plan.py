@@ -17,6 +17,7 @@ from dpgmm_beam.noise import MAX_STANDARD_DEVIATION
 from dpgmm_beam.rows import RowFormat
 from dpgmm_beam.stage import Stage
 from dpgmm_beam.stages import Means, PooledMoment, TeacherStep
+from dpgmm_beam.views import Projection
 
 CLUSTERING_HEIRS = (("moment/moment", 0.1), ("rounds/count", 0.06), ("rounds/sum", 0.84))
 """What becomes of the teacher's share in a release of several components without a teacher:
@@ -130,9 +131,22 @@ class Plan:
         }
 
     @property
+    def views(self) -> tuple[tuple[Projection, int], ...]:
+        """The views that stages read, each with its dimension."""
+        found = {stage.view: stage.view_dimension for stage in self.stages if stage.view is not None}
+        return tuple(found.items())
+
+    @property
     def row_format(self) -> RowFormat:
         return self.config.row_format
 
     @property
     def config_digest(self) -> str:
         return manifest.config_digest(self.config.to_dict())
+
+    def to_dict(self):
+        return {"config": self.config.to_dict(), "release_id": self.release_id}
+
+    @staticmethod
+    def from_dict(data):
+        return Plan(ReleaseConfig.from_dict(data["config"]), data["release_id"])

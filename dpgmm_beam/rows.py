@@ -1,8 +1,8 @@
-"""Rows of a Parquet row group as lattice vectors with class indices.
+"""Rows of a Parquet row group as lattice vectors with class indices, and as the records of a file.
 
 Bad rows are set aside here, silently: a label that is null or not declared, an
-embedding that is null, of another length, not finite, zero or huge.  Nothing
-counts or logs them, for a count is itself a statistic of the data.
+embedding that is null, of another length, not finite, zero or huge.  How many
+is a statistic of the data: `SetAside` is for the owner's private folder only.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dpgmm_beam import lattice
 
@@ -42,8 +41,7 @@ class Rows:
     """Accepted rows of one block.
 
     Attributes:
-      values: (n, d) float32 holding integers of norm at most lattice.UNIT
-        (float32 holds integers up to 2**24 exactly).
+      values: (n, d) int16, integers of norm at most lattice.UNIT.
       classes: (n,) int32, indices of the declared classes.
     """
 
@@ -53,14 +51,26 @@ class Rows:
     def __len__(self) -> int:
         return len(self.classes)
 
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes + self.classes.nbytes
+    @staticmethod
+    def of_records(records: np.ndarray) -> "Rows":
+        """The rows of an array of `record_type`, without a copy."""
+        return Rows(records["values"], records["class"])
+
+    def records(self) -> np.ndarray:
+        """The rows as an array (n,) of `record_type`."""
+        result = np.empty(len(self), record_type(self.values.shape[1]))
+        result["class"], result["values"] = self.classes, self.values
+        return result
 
     def blocks(self, block_rows: int) -> Iterator["Rows"]:
         """Consecutive blocks of at most `block_rows` rows."""
         for start in range(0, len(self), block_rows):
             yield Rows(self.values[start : start + block_rows], self.classes[start : start + block_rows])
+
+
+def record_type(dimension: int) -> np.dtype:
+    """A row in a file: its class index and its `dimension` values; 4 + 2 d bytes."""
+    return np.dtype([("class", "<i4"), ("values", "<i2", (dimension,))])
 
 
 def label_indices(labels: pa.Array | pa.ChunkedArray, classes: tuple[str, ...]) -> np.ndarray:
@@ -108,8 +118,31 @@ def embedding_matrix(column: pa.Array | pa.ChunkedArray, dimension: int) -> tupl
     return matrix, keep
 
 
+@dataclasses.dataclass(frozen=True)
+class SetAside:
+    """How many rows of some were left out, by the first reason.  Exact, and therefore private.
+
+    Attributes:
+      length: the embedding is null or of another length.
+      label: the label is null or not declared.
+      value: the embedding is not finite, zero or huge.
+    """
+
+    length: int = 0
+    label: int = 0
+    value: int = 0
+
+    def __add__(self, other: "SetAside") -> "SetAside":
+        return SetAside(self.length + other.length, self.label + other.label, self.value + other.value)
+
+
 def rows_of_batch(batch: pa.RecordBatch | pa.Table, row_format: RowFormat) -> Rows:
     """The accepted rows of a record batch."""
+    return accept(batch, row_format)[0]
+
+
+def accept(batch: pa.RecordBatch | pa.Table, row_format: RowFormat) -> tuple[Rows, SetAside]:
+    """The accepted rows of a record batch, and how many were not."""
     matrix, keep = embedding_matrix(batch.column(EMBEDDING), row_format.dimension)
     if row_format.labelled:
         classes = label_indices(batch.column(LABEL), row_format.classes)[keep]
@@ -117,22 +150,21 @@ def rows_of_batch(batch: pa.RecordBatch | pa.Table, row_format: RowFormat) -> Ro
         classes = np.zeros(len(matrix), dtype=np.int32)
     declared = classes >= 0
     values, good = lattice.quantise_rows(matrix[declared], row_format.clip_norm)
-    return Rows(values.astype(np.float32), classes[declared][good])
+    left_out = SetAside(
+        len(keep) - len(matrix), len(matrix) - int(declared.sum()), len(good) - int(good.sum())
+    )
+    return Rows(values.astype(np.int16), classes[declared][good]), left_out
 
 
-def read_row_group(
-    file: pq.ParquetFile, row_group: int, row_format: RowFormat, block_rows: int
-) -> Iterator[Rows]:
-    """Accepted rows of one row group, in blocks of at most `block_rows` read rows."""
-    columns = [EMBEDDING, LABEL] if row_format.labelled else [EMBEDDING]
-    for batch in file.iter_batches(batch_size=block_rows, row_groups=[row_group], columns=columns):
-        yield rows_of_batch(batch, row_format)
+def columns_of(row_format: RowFormat) -> list[str]:
+    """The columns of the input that a row is made from."""
+    return [EMBEDDING, LABEL] if row_format.labelled else [EMBEDDING]
 
 
 def concatenate(blocks: list[Rows], dimension: int) -> Rows:
     """One block of all the rows."""
     if not blocks:
-        return Rows(np.zeros((0, dimension), np.float32), np.zeros(0, np.int32))
+        return Rows(np.zeros((0, dimension), np.int16), np.zeros(0, np.int32))
     return Rows(np.concatenate([b.values for b in blocks]), np.concatenate([b.classes for b in blocks]))
 
 
@@ -153,11 +185,10 @@ def digest_limbs(rows: Rows, key: bytes) -> np.ndarray:
     Returns:
       (32,) int64.
     """
-    values = rows.values.astype("<i4")
-    classes = rows.classes.astype("<i4")
+    records = rows.records()
+    size, data = records.itemsize, records.view(np.uint8).data
     hashes = b"".join(
-        hashlib.blake2b(value.tobytes() + label.tobytes(), key=key).digest()
-        for value, label in zip(values, classes, strict=True)
+        hashlib.blake2b(data[start : start + size], key=key).digest() for start in range(0, len(data), size)
     )
     return np.frombuffer(hashes, dtype="<u2").reshape(-1, DIGEST_LIMBS).sum(axis=0, dtype=np.int64)
 

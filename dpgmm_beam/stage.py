@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,6 +31,9 @@ class Stage:
     KIND = ""
     """With the position it names the stage in the noise's key."""
 
+    AT_END: ClassVar[tuple[str, ...]] = ()
+    """Entries of the state after it that no stage reads, only what comes after the last one."""
+
     @property
     def repetition(self) -> int:
         return 0
@@ -49,15 +53,28 @@ class Stage:
         return None
 
     @property
+    def view_dimension(self) -> int:
+        """How many coordinates the view has."""
+        raise NotImplementedError
+
+    @property
     def channels(self) -> tuple[Channel, ...]:
         raise NotImplementedError
+
+    def working(self, before: State) -> State:
+        """The state as `add` wants it: what every block would compute again is computed once a pass."""
+        return before
 
     def begin(self) -> Sums:
         """Fresh accumulators for `add`."""
         return zeros(self.channels)
 
     def add(self, rows: Rows, before: State, sums: Sums) -> None:
-        """Adds a block's exact sums to the accumulators, in place."""
+        """Adds a block's exact sums to the accumulators, in place.
+
+        Args:
+          before: `working` of the state before the stage.
+        """
         raise NotImplementedError
 
     def finish(self, sums: Sums) -> Sums:

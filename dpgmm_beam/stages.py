@@ -5,7 +5,7 @@ one row moves a channel's vector by at most the channel's sensitivity.
 `advance` computes the next state from the noisy sums and the state before.
 Everything in a state is released information or computed from it.
 
-Units: "lattice steps" are 2**-16 of the embedding's norm bound; "view steps"
+Units: "lattice steps" are 2**-15 of the embedding's norm bound; "view steps"
 2**-14 of a view's.
 """
 
@@ -29,9 +29,6 @@ features would otherwise be whitened further than the steps can follow."""
 LDA_DAMPING, LDA_SCALE = 4.0, 0.5
 """The teacher starts from half the discriminant of a more damped covariance:
 sharper starts have to be unlearnt."""
-
-AT_END = ("basis",)
-"""Entries of a state that no stage reads, only what comes after the last one."""
 
 THETA_BITS = 20
 EXP_BITS = 30
@@ -118,6 +115,7 @@ class PooledMoment(Stage):
     damping: float
 
     KIND = "moment"
+    AT_END = ("basis",)
     BITS = 12
 
     @property
@@ -227,6 +225,10 @@ class TeacherStep(Stage):
         return FEATURES
 
     @property
+    def view_dimension(self) -> int:
+        return self.dimension
+
+    @property
     def bound(self) -> float:
         """Norm bound of a row's gradient, in steps of 2**-(GRADIENT_BITS + VIEW_BITS)."""
         return self.clip * 2.0 ** (self.GRADIENT_BITS + VIEW_BITS)
@@ -236,21 +238,28 @@ class TeacherStep(Stage):
         # The factor covers the rounding of the two norms that are multiplied.
         return (Channel("gradient", self.classes * (self.dimension + 1), self.bound * (1 + 2.0**-40)),)
 
-    def add(self, rows: Rows, before: State, sums: Sums) -> None:
-        features = with_bias(rows, before)
+    def working(self, before: State) -> State:
         ahead = before["theta"] + self.momentum * before["velocity"].astype(np.float64)
-        coefficients = np.rint(probabilities(features, ahead) * 2.0**self.GRADIENT_BITS)
+        return {**before, "logit_weights": logit_weights(before, ahead)}
+
+    def add(self, rows: Rows, before: State, sums: Sums) -> None:
+        features, bias = rows.values.astype(np.float64), bias_feature(before)
+        coefficients = probabilities(features, before["logit_weights"])
+        coefficients = np.rint(np.multiply(coefficients, 2.0**self.GRADIENT_BITS, out=coefficients))
         coefficients[np.arange(len(rows)), rows.classes] -= 2.0**self.GRADIENT_BITS
         lengths = np.sqrt(lattice.square_norms(coefficients))
         # Most rows cannot be too long, whatever their features.
-        longest = float(np.hypot(VIEW_UNIT, features[:, -1].max(initial=0.0)))
-        doubtful = np.flatnonzero(lengths * longest > self.bound)
-        lengths = lengths[doubtful] * np.sqrt(lattice.square_norms(features[doubtful]))
-        longer = lengths > self.bound
-        rescaled = coefficients[doubtful[longer]] * (self.bound / lengths[longer])[:, None]
-        # Truncation towards zero cannot lengthen a row.
-        coefficients[doubtful[longer]] = np.trunc(rescaled)
-        sums["gradient"] += (coefficients.T @ features).astype(np.int64).ravel()
+        doubtful = np.flatnonzero(lengths * np.hypot(VIEW_UNIT, bias) > self.bound)
+        if len(doubtful):
+            lengths = lengths[doubtful] * np.sqrt(lattice.square_norms(features[doubtful]) + bias**2)
+            longer = lengths > self.bound
+            rescaled = coefficients[doubtful[longer]] * (self.bound / lengths[longer])[:, None]
+            # Truncation towards zero cannot lengthen a row.
+            coefficients[doubtful[longer]] = np.trunc(rescaled)
+        gradient = sums["gradient"].reshape(self.classes, self.dimension + 1)
+        # Exact: a block's entries are under its rows x 2**30, under 2**53 by `lattice.MAX_BLOCK_ROWS`.
+        gradient[:, :-1] += (coefficients.T @ features).astype(np.int64)
+        gradient[:, -1] += (coefficients.sum(axis=0) * bias).astype(np.int64)
 
     def advance(self, before: State, noisy: Sums, multipliers: Multipliers) -> State:
         shape = (self.classes, self.dimension + 1)
@@ -271,28 +280,45 @@ class TeacherStep(Stage):
         return after
 
 
-def with_bias(features: Rows, current: State) -> np.ndarray:
-    """Features and the constant last one, (n, d + 1) float64 in view steps.
+def bias_feature(current: State) -> float:
+    """The constant feature in view steps: 1 / norm, as a whitened coordinate of size 1 would be."""
+    return float(np.rint(VIEW_UNIT / current["features_norm"]))
 
-    The constant is 1 / norm, as a whitened coordinate of size 1 would be.
+
+def logit_weights(current: State, theta: np.ndarray) -> np.ndarray:
+    """The teacher's weights for `probabilities`: integers whose products with a view's row are logits.
+
+    Args:
+      theta: (C, d + 1); the bias is the last column.
+
+    Returns:
+      (C, d + 1) float64 integers; the last column holds the bias times its feature.
+
+    Raises:
+      ConfigError: the logits would not be exact.
     """
-    values = np.empty((len(features), features.values.shape[1] + 1))
-    values[:, :-1] = features.values
-    values[:, -1] = np.rint(VIEW_UNIT / current["features_norm"])
-    return values
+    weights, bias = lattice.to_lattice(theta, THETA_BITS), bias_feature(current)
+    longest = float(np.hypot(VIEW_UNIT, bias))
+    lattice.check_exact(longest, float(np.sqrt(lattice.square_norms(weights)).max()))
+    weights[:, -1] *= bias
+    return weights
 
 
-def probabilities(features: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """Softmax of the teacher's logits, (n, d + 1), (C, d + 1) -> (n, C).
+def probabilities(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Softmax of the teacher's logits, (n, d), (C, d + 1) -> (n, C).
 
     The products and the normalising sum are exact: their order cannot matter.
+
+    Args:
+      features: integers of a view's row norm.
+      weights: of `logit_weights`.
     """
-    weights = lattice.to_lattice(theta, THETA_BITS)
-    # The last feature is the bias's constant, the same in every row.
-    longest = float(np.hypot(VIEW_UNIT, features[:, -1].max(initial=0.0)))
-    lattice.check_exact(longest, float(np.sqrt(lattice.square_norms(weights)).max()))
-    logits = features @ weights.T * 2.0 ** -(THETA_BITS + VIEW_BITS)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    logits = features @ weights[:, :-1].T
+    logits += weights[:, -1]
+    logits *= 2.0 ** -(THETA_BITS + VIEW_BITS)
+    logits -= logits.max(axis=1, keepdims=True)
+    powers = np.exp(logits, out=logits)
     # Only the sum is rounded: small probabilities are kept, for those who soften them.
     total = np.rint(powers * 2.0**EXP_BITS).sum(axis=1, keepdims=True) * 2.0**-EXP_BITS
-    return powers / total
+    powers /= total
+    return powers

@@ -1,58 +1,48 @@
-"""What one stage hands to the next: named arrays, cut into small elements.
+"""What one stage hands to the next: named arrays, as the bytes of a file with a digest inside.
 
-Only released statistics and what is computed from them belong here, with two
-private exceptions that never leave the job: the index of row groups and the
-data digest (keyed, so worthless without the key).
+Only released statistics and what is computed from them belong here, with one
+private exception that never leaves the job: the data digest (keyed, so
+worthless without the key).
 """
 
-import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator
+import io
 
 import numpy as np
 
-CHUNK_BYTES = 2**20
-
 State = dict[str, np.ndarray]
 
-
-@dataclasses.dataclass(frozen=True)
-class Chunk:
-    """A piece of one array of a state, at most CHUNK_BYTES."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    data: bytes
+_DIGEST = "sha256"
 
 
-def to_chunks(state: State) -> Iterator[Chunk]:
-    """Cuts a state into chunks; an empty array is one empty chunk."""
-    for name, array in state.items():
-        data = np.ascontiguousarray(array).tobytes()
-        for offset in range(0, max(len(data), 1), CHUNK_BYTES):
-            yield Chunk(name, array.dtype.str, array.shape, offset, data[offset : offset + CHUNK_BYTES])
+def to_bytes(state: State) -> bytes:
+    """A state as a file of numpy's own format (.npz); the same state gives the same bytes."""
+    sink = io.BytesIO()
+    np.savez(sink, **{_DIGEST: _digest(state)}, **dict(sorted(state.items())))
+    return sink.getvalue()
 
 
-def from_chunks(chunks: Iterable[Chunk]) -> State:
-    """The state of which these are all the chunks, in any order, repeats allowed."""
-    buffers: dict[str, tuple[Chunk, bytearray]] = {}
-    for chunk in chunks:
-        if chunk.name not in buffers:
-            size = int(np.prod(chunk.shape, dtype=np.int64)) * np.dtype(chunk.dtype).itemsize
-            buffers[chunk.name] = (chunk, bytearray(size))
-        buffers[chunk.name][1][chunk.offset : chunk.offset + len(chunk.data)] = chunk.data
-    return {
-        name: np.frombuffer(bytes(buffer), dtype=chunk.dtype).reshape(chunk.shape)
-        for name, (chunk, buffer) in buffers.items()
-    }
+def from_bytes(data: bytes) -> State:
+    """The inverse of `to_bytes`.
+
+    Raises:
+      ValueError: these are not the bytes of a whole state.
+    """
+    try:
+        with np.load(io.BytesIO(data)) as file:
+            state = {name: file[name] for name in file.files}
+        stated = state.pop(_DIGEST)
+    except Exception as error:
+        raise ValueError(f"not a state ({type(error).__name__})") from None
+    if not np.array_equal(stated, _digest(state)):
+        raise ValueError("not a state: it does not have the digest that it holds")
+    return state
 
 
-def digest(*arrays: np.ndarray) -> str:
-    """A short name for the contents of arrays, for cache keys."""
+def _digest(state: State) -> np.ndarray:
+    """SHA-256 of names, types, shapes and values, (32,) uint8."""
     sha = hashlib.sha256()
-    for array in arrays:
-        sha.update(f"{array.dtype.str}{array.shape}".encode())
-        sha.update(np.ascontiguousarray(array).tobytes())
-    return sha.hexdigest()[:32]
+    for name, array in sorted(state.items()):
+        sha.update(f"{name}\0{array.dtype.str}{array.shape}\0".encode())
+        sha.update(array.tobytes())
+    return np.frombuffer(sha.digest(), np.uint8)

@@ -1,13 +1,13 @@
 """What one pass over the rows may compute: integer sums with known sensitivity.
 
 A stage has channels; a channel is one vector of integer sums and one Gaussian
-mechanism.  Sums travel in parts of at most PART values, so that no element of
-a pipeline is large, and every part has its own noise stream.
+mechanism.  A stage's sums travel in parts of at most SHIPPED values, so that no
+element of a pipeline is large.  Noise is drawn in streams of at most PART values.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -16,7 +16,10 @@ from dpgmm_beam.noise import NoiseKey, rounded_gaussian
 Sums = dict[str, np.ndarray]
 
 PART = 2**16
-"""Values in a part: 512 KiB as int64."""
+"""Values that share a noise stream."""
+
+SHIPPED = 2**15
+"""Values in a part: 256 KiB as int64, so that those of several workers are a small element together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,33 +56,32 @@ class Channel:
         return np.tile(packed, self.size // len(packed))
 
 
-def parts_of(channels: tuple[Channel, ...]) -> Iterator[tuple[int, str, slice]]:
-    """Part numbers, counted through the channels, with their channel and slice."""
-    number = 0
-    for channel in channels:
-        for start in range(0, channel.size, PART):
-            yield number, channel.name, slice(start, min(start + PART, channel.size))
-            number += 1
+def part_count(channels: tuple[Channel, ...]) -> int:
+    """How many parts a stage's sums travel in."""
+    return -(-sum(channel.size for channel in channels) // SHIPPED)
 
 
-def split(channels: tuple[Channel, ...], sums: dict[str, np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
-    """The parts of a stage's sums, each a contiguous int64 array."""
-    for number, name, where in parts_of(channels):
-        yield number, np.ascontiguousarray(sums[name][where], dtype=np.int64)
+def split(channels: tuple[Channel, ...], sums: Sums) -> Iterator[tuple[int, np.ndarray]]:
+    """A stage's sums, one channel behind the other, cut into numbered int64 parts."""
+    whole = np.concatenate([np.asarray(sums[channel.name], np.int64).ravel() for channel in channels])
+    for number in range(part_count(channels)):
+        yield number, whole[number * SHIPPED : (number + 1) * SHIPPED]
 
 
-def join(channels: tuple[Channel, ...], parts: dict[int, np.ndarray]) -> dict[str, np.ndarray]:
-    """The inverse of `split`; a missing part is zero: no row contributed to it."""
-    sums = {channel.name: np.zeros(channel.size, dtype=np.int64) for channel in channels}
-    for number, name, where in parts_of(channels):
-        if number in parts:
-            sums[name][where] = parts[number]
-    return sums
+def join(channels: tuple[Channel, ...], parts: Mapping[int, np.ndarray]) -> Sums:
+    """The inverse of `split`.
+
+    Raises:
+      KeyError: a part is missing.
+    """
+    whole = np.concatenate([parts[number] for number in range(part_count(channels))])
+    edges = np.cumsum([channel.size for channel in channels])[:-1]
+    return {channel.name: part for channel, part in zip(channels, np.split(whole, edges), strict=True)}
 
 
-def zeros(channels: tuple[Channel, ...]) -> dict[str, np.ndarray]:
+def zeros(channels: tuple[Channel, ...]) -> Sums:
     """Fresh accumulators, one int64 vector a channel."""
-    return join(channels, {})
+    return {channel.name: np.zeros(channel.size, dtype=np.int64) for channel in channels}
 
 
 def add_noise(

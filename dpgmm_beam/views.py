@@ -1,17 +1,18 @@
 """Rows in other coordinates: exact integer projections of lattice rows.
 
 A view turns a block of lattice rows into integers of a smaller lattice, again
-of bounded norm, and depends on released state only.  Its result is cached by
-the worker, since many rounds use the same view.
+of bounded norm, and depends on released state only.  Its result is written beside
+the prepared rows, since many rounds use the same view.
 """
 
 import dataclasses
 
 import numpy as np
 
-from dpgmm_beam import lattice, state
+from dpgmm_beam import lattice
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.rows import Rows
+from dpgmm_beam.state import State
 
 VIEW_BITS = 14
 VIEW_UNIT = 2**VIEW_BITS
@@ -41,17 +42,13 @@ class Projection:
     def matrix_name(self) -> str:
         return f"{self.name}_matrix"
 
-    def cache_key(self, current: state.State) -> str:
-        """Names the view's contents, for the worker's cache."""
-        return self.name + state.digest(current[self.matrix_name], current[self.offset_name])
-
-    def apply(self, rows: Rows, current: state.State) -> Rows:
+    def apply(self, rows: Rows, current: State) -> Rows:
         """The block in this view: values (n, r) int16 of norm at most VIEW_UNIT."""
         offset = current[self.offset_name]
         centred = rows.values.astype(np.float64) - (offset[rows.classes] if self.by_class else offset)
         matrix = current[self.matrix_name].astype(np.float64)
-        # |row| <= 2 UNIT = 2**17 and `pack_projection` holds a matrix row's norm
-        # under 2**36, so the products are exact.
+        # |row| <= 2 UNIT = 2**16 and `pack_projection` holds a matrix row's norm
+        # under 2**37, so the products are exact.
         projected = np.rint(centred @ matrix.T * 2.0 ** (VIEW_BITS - lattice.UNIT_BITS - PROJECTION_BITS))
         return Rows(lattice.clip_rows(projected, VIEW_UNIT).astype(np.int16), rows.classes)
 
@@ -63,7 +60,7 @@ def pack_projection(matrix: np.ndarray) -> np.ndarray:
     view's.
 
     Raises:
-      ConfigError: a matrix row's norm reaches 2**16 or an entry 2**11, in real
+      ConfigError: a matrix row's norm reaches 2**17 or an entry 2**11, in real
         units: the products would not be exact, or the entry not fit.
     """
     packed = lattice.to_lattice(matrix, PROJECTION_BITS)

@@ -1,17 +1,11 @@
-"""The private folder: keys, the embed cache and whatever else must not leave the owner."""
+"""The private folder: runs, prepared rows, the embed cache and whatever else must not leave the owner."""
 
-import contextlib
 import os
-import secrets
-from collections.abc import Iterator
-
-from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.noise import KEY_BYTES
 from transforms import keys
-from transforms.private_files import check_scheme, is_local, write_private_file
-from transforms.publish import join
+from transforms.private_files import check_scheme, is_local
 
 
 def default_folder() -> str:
@@ -45,13 +39,8 @@ def open_folder(path: str | None) -> str:
     return path
 
 
-@contextlib.contextmanager
-def noise_key(private_dir: str, key_file: str | None, release_id: str | None) -> Iterator[tuple[str, str]]:
-    """The path of the key file and the release id of a run.
-
-    With both named by the user, they are used as they are.  With neither, 32
-    bytes from the operating system are written below the private folder, and
-    removed at the end: such a release can never be derived again.
+def check_key(key_file: str | None, release_id: str | None) -> None:
+    """Checks the user's own key and release id, of which there are both or none.
 
     Raises:
       ConfigError: one is named without the other, or the file is not a key.
@@ -67,15 +56,6 @@ def noise_key(private_dir: str, key_file: str | None, release_id: str | None) ->
         if not release_id or any(character.isspace() for character in release_id):
             raise ConfigError("--release-id", repr(release_id), "be a name without white space")
         check_key_file(key_file)
-        yield key_file, release_id
-        return
-    release_id = secrets.token_hex(16)
-    path = join(private_dir, "keys", f"{release_id}.key")
-    write_private_file(path, lambda file: file.write(secrets.token_bytes(KEY_BYTES)))
-    try:
-        yield path, release_id
-    finally:
-        FileSystems.delete([path])
 
 
 def check_key_file(path: str) -> None:

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import dataclasses
 import os
-import secrets
 import sys
 from collections.abc import Sequence
 
@@ -13,19 +12,19 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from dpgmm_beam import manifest
 from dpgmm_beam.budget import check_privacy_parameters
-from dpgmm_beam.cache import PROCESS_CACHE
 from dpgmm_beam.config import ROUNDS, ReleaseConfig, check_classes, with_shares
 from dpgmm_beam.encoders import check_encoder, encoder_for_process
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.plan import Plan
-from pipelines import cli, embed, private, runner
+from pipelines import cli, embed, private, runner, runs
 from transforms import inputs
 from transforms.embed import EmbedImages
+from transforms.execution import Execution
 from transforms.inputs import read_bytes
+from transforms.prepare import Source
 from transforms.private_files import check_scheme, is_local
 from transforms.publish import Publication, exists, join
 from transforms.release import Release
-from transforms.stage import Execution
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     budget.add_argument("--delta", type=float, required=True, help="well under one over the number of rows")
     budget.add_argument("--noise-key-file", help="32 secret bytes, with --release-id; else drawn and dropped")
     budget.add_argument("--release-id", help="public name of this one publication, never used twice")
-    budget.add_argument("--private-dir", help=f"keys and embed cache (default: {private.default_folder()})")
+    budget.add_argument("--private-dir", help=f"runs, rows, embed cache (default: {private.default_folder()})")
     budget.add_argument(
         "--share", action="append", default=[], metavar="NAME=NUMBER", help="of the budget, for one mechanism"
     )
@@ -63,10 +62,11 @@ def parser() -> argparse.ArgumentParser:
     method.add_argument("--dimension", type=int, help="length of an embedding in a list column")
     running = result.add_argument_group("running (these never change the release)")
     running.add_argument("--overwrite", action="store_true", help="replace a release that is in --output")
-    running.add_argument("--block-rows", type=int, default=Execution.block_rows, help="rows in a numpy block")
+    running.add_argument("--restart", action="store_true", help="drop what an interrupted run has done")
     running.add_argument(
-        "--cache-mib", type=int, default=Execution.cache_bytes >> 20, help="blocks kept by a process"
+        "--threads", type=int, default=0, help="that sum in one process; 0: the cores it may use, or 1 on a cluster"
     )
+    running.add_argument("--block-rows", type=int, default=Execution.block_rows, help="rows in a numpy block")
     return result
 
 
@@ -120,14 +120,14 @@ class Request:
     embed_cache: str
 
 
-def check(arguments: argparse.Namespace, private_dir: str) -> Request:
+def check(arguments: argparse.Namespace, private_dir: str, options: PipelineOptions) -> Request:
     """Checks everything that can be before a row is read; cheap checks first."""
     check_privacy_parameters(arguments.epsilon, arguments.delta)
     classes = read_classes(arguments.classes)
     check_encoder(arguments.encoder)
-    for name in ("block_rows", "cache_mib"):
-        if getattr(arguments, name) < (1 if name == "block_rows" else 0):
-            raise ConfigError(f"--{name.replace('_', '-')}", getattr(arguments, name), "be above 0")
+    if arguments.threads < 0:
+        raise ConfigError("--threads", arguments.threads, "be a whole number above 0, or 0")
+    execution = Execution(arguments.block_rows, runner.threads_for(options, arguments.threads))
     source = inputs.describe_input(arguments.input, arguments.encoder, arguments.dimension)
     config = ReleaseConfig(
         encoder=arguments.encoder,
@@ -142,42 +142,33 @@ def check(arguments: argparse.Namespace, private_dir: str) -> Request:
         rounds=arguments.rounds,
         shares=with_shares(arguments.share),
     )
-    execution = Execution(arguments.block_rows, arguments.cache_mib << 20, secrets.token_hex(8))
     return Request(config, source, execution, join(private_dir, "embeddings"))
 
 
 def run(
-    request: Request, output: str, overwrite: bool, key_file: str, release_id: str, options: PipelineOptions
+    request: Request,
+    output: str,
+    overwrite: bool,
+    current: runs.Run,
+    options: PipelineOptions,
 ) -> Plan:
     """Runs the release's pipeline to its end."""
     config = request.config
-    plan = Plan(config, release_id)
-    # Workers may have another working folder than this process.
-    output, key_file = inputs.absolute(output), inputs.absolute(key_file)
-    publication = Publication(
-        output, f"{plan.config_digest[:16]}-{manifest.digest_of_text(release_id)[:16]}", overwrite
-    )
+    plan = Plan(config, current.release_id)
+    publication = Publication(inputs.absolute(output), current.name, overwrite)
     embedding = None
     if request.source.kind != inputs.EMBEDDING_PARQUET:
-        threads = runner.threads_per_worker(options)
+        threads = request.execution.threads if runner.is_local(options) else 0
         embedding = EmbedImages(request.source, config.encoder, request.embed_cache, threads=threads)
-    try:
-        with (
-            embed.progress(embedding) if embedding else contextlib.nullcontext(),
-            beam.Pipeline(options=options) as pipeline,
-        ):
-            if embedding:
-                row_groups = pipeline | "Embed" >> embedding
-            else:
-                row_groups = (
-                    pipeline
-                    | "Input" >> beam.Create([request.source.pattern])
-                    | "Row groups" >> beam.FlatMap(inputs.list_row_groups)
-                )
-            row_groups | "Release" >> Release(plan, publication, key_file, request.execution)
-    finally:
-        # No rows stay in memory when the release is done.
-        PROCESS_CACHE.clear()
+    with (
+        embed.progress(embedding) if embedding else contextlib.nullcontext(),
+        beam.Pipeline(options=options) as pipeline,
+    ):
+        if embedding:
+            source = pipeline | "Embed" >> embedding
+        else:
+            source = pipeline | "Input" >> beam.Create([Source(request.source.pattern)])
+        source | "Release" >> Release(plan, publication, current.workspace, request.execution)
     return plan
 
 
@@ -191,10 +182,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = inputs.absolute(arguments.output)
     key_file = arguments.noise_key_file and inputs.absolute(arguments.noise_key_file)
     check_output(output, arguments.overwrite)
+    private.check_key(key_file, arguments.release_id)
     private_dir = private.open_folder(arguments.private_dir)
-    request = check(arguments, private_dir)
-    with private.noise_key(private_dir, key_file, arguments.release_id) as (key_file, release_id):
-        plan = run(request, output, arguments.overwrite, key_file, release_id, options)
+    request = check(arguments, private_dir, options)
+    with runs.open_run(
+        private_dir,
+        request.config.to_dict(),
+        request.source.pattern,
+        output,
+        key_file,
+        arguments.release_id,
+        arguments.restart,
+    ) as current:
+        plan = run(request, output, arguments.overwrite, current, options)
     if runner.outlives_driver(options):
         print("template written; a job that is started from it releases to", output)
         return 0

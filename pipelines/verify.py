@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import secrets
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -10,12 +9,13 @@ from collections.abc import Sequence
 from dpgmm_beam import manifest
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.errors import ConfigError
-from pipelines import cli, private, release, runner
+from pipelines import cli, private, release, runner, runs
 from transforms import inputs
+from transforms.execution import Execution
 from transforms.inputs import read_bytes
-from transforms.private_files import check_scheme
+from transforms.private_files import check_scheme, is_local
 from transforms.publish import exists, join
-from transforms.stage import Execution
+from transforms.run_files import Workspace
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,11 +66,16 @@ def derive_again(content: dict, arguments: argparse.Namespace, options) -> list[
     # Plain lists may need to be told their length; a model's is its own.
     dimension = config.dimension if config.encoder == "precomputed" else None
     source = inputs.describe_input(arguments.input, config.encoder, dimension)
-    execution = Execution(cache_token=secrets.token_hex(8))
+    execution = Execution(threads=runner.threads_for(options, 0))
     request = release.Request(config, source, execution, join(private_dir, "embeddings"))
-    with tempfile.TemporaryDirectory(prefix="dpgmm-verify-") as scratch:
+    # States of the release itself would prove nothing: those of a folder of its own.
+    parent = private_dir if is_local(private_dir) else None
+    with tempfile.TemporaryDirectory(prefix="verify-", dir=parent) as scratch:
         output = os.path.join(scratch, "release")
-        release.run(request, output, False, arguments.noise_key_file, content["release_id"], options)
+        key_file, rows = inputs.absolute(arguments.noise_key_file), join(private_dir, runs.ROWS)
+        workspace = Workspace(os.path.join(scratch, "run"), rows, key_file)
+        current = runs.Run("verify", workspace, content["release_id"], drawn=False)
+        release.run(request, output, False, current, options)
         again = manifest.parse(read_bytes(join(output, manifest.FILE_NAME)), output)
     stated, derived = ({file["path"]: file for file in each["files"]} for each in (content, again))
     differing = [

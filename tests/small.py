@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import hashlib
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,10 @@ from dpgmm_beam.mixture import Sampler
 from dpgmm_beam.noise import NoiseKey
 from dpgmm_beam.plan import Plan
 from dpgmm_beam.synthesis import Parts, draw_part
-from pipelines import cli, release, runner
+from pipelines import cli, release, runner, runs
 from transforms import inputs
-from transforms.stage import Execution
+from transforms.execution import Execution
+from transforms.run_files import Workspace
 
 REPOSITORY = Path(__file__).parents[1]
 PRISM = REPOSITORY.parent / "shared" / "tools" / "prism"
@@ -105,13 +107,26 @@ def run(
     release_id: str = RELEASE_ID,
     **execution,
 ) -> dict[str, bytes]:
-    """The files of a release made by the product's own `pipelines.release.run`."""
+    """The files of a release made by the product's own `pipelines.release.run`.
+
+    Args:
+      private_dir: default: a new one beside the output, hidden.
+    """
     config = config or small_config()
+    private_dir = str(private_dir) or tempfile.mkdtemp(prefix=".private-", dir=Path(output).parent)
     described = inputs.describe_input(str(source), config.encoder)
     request = release.Request(config, described, Execution(**execution), f"{private_dir}/embeddings")
     beam_options = runner.job_options(options, verbose=False)
-    release.run(request, str(output), overwrite, str(key_file), release_id, beam_options)
+    with runs.open_run(
+        private_dir, config.to_dict(), str(source), str(output), str(key_file), release_id
+    ) as current:
+        release.run(request, str(output), overwrite, current, beam_options)
     return contents(output)
+
+
+def workspace(folder: str | Path, key_file: str | Path) -> Workspace:
+    """A run's private files in a folder."""
+    return Workspace(f"{folder}/run", f"{folder}/rows", str(key_file))
 
 
 def contents(folder: str | Path) -> dict[str, bytes]:
@@ -122,11 +137,12 @@ def contents(folder: str | Path) -> dict[str, bytes]:
 
 
 def read_blocks(source: str | Path, config: ReleaseConfig, block_rows: int = 64) -> list[rows.Rows]:
+    columns = rows.columns_of(config.row_format)
     blocks = []
-    for groups in inputs.list_row_groups(str(source)):
-        with inputs.open_parquet(groups.path) as file:
-            for number in range(len(groups.rows)):
-                blocks.extend(rows.read_row_group(file, number, config.row_format, block_rows))
+    for listed in inputs.list_parquet(str(source)):
+        with inputs.open_parquet(listed.path) as file:
+            for batch in file.iter_batches(block_rows, columns=columns):
+                blocks.append(rows.rows_of_batch(batch, config.row_format))
     return blocks
 
 
@@ -186,7 +202,6 @@ def main(arguments: list[str]) -> int:
             *options,
             config=config,
             private_dir=known.private_dir,
-            cache_bytes=0,
         )
         return 0
 

@@ -63,7 +63,7 @@ def splits(draw, count: int):
 def lattice_rows(real: np.ndarray, classes: np.ndarray) -> Rows:
     """Rows on the lattice, normalised."""
     values, keep = lattice.quantise_rows(real)
-    return Rows(values.astype(np.float32), np.asarray(classes, np.int32)[keep])
+    return Rows(values.astype(np.int16), np.asarray(classes, np.int32)[keep])
 
 
 def take(rows: Rows, where: np.ndarray) -> Rows:

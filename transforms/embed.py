@@ -3,16 +3,15 @@
 A shard's file name is a digest of the encoder and of the shard's images (paths,
 sizes, modification times), so a finished shard is never embedded again: not by
 a retried bundle, not by the next run.  What passes through the runner is lists
-of file names on the way in and row counts on the way out.
+of file names on the way in.
 """
 
-import collections
 import dataclasses
 import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
@@ -26,10 +25,15 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam import encoders, images
 from dpgmm_beam.errors import ConfigError
 from transforms import inputs
-from transforms.inputs import InputDescription, RowGroups
-from transforms.private_files import is_local, make_private_folder, write_private_file
+from transforms.inputs import InputDescription
+from transforms.ordered_map import ordered_map
+from transforms.prepare import Source
+from transforms.private_files import is_local, make_private_folder, write_private_file, write_private_once
 
 SHARD_PREFIX, SHARD_SUFFIX = "shard-", ".parquet"
+
+# Lists of the cache files of one input; readers of Parquet folders skip the name.
+NAMES_PREFIX = "_names-"
 
 # Where the sources of images that could not be used are listed, privately.
 REJECTED_FOLDER = "_rejected"
@@ -84,10 +88,10 @@ class EmbedImages(beam.PTransform):
         embeddings of this input exactly and can be an input itself.
 
     Returns:
-      A PCollection of `RowGroups`, one per finished cache file, whose columns
-      are `label` (string; absent if the input is unlabelled), `embedding`
-      (fixed_size_list<float32>, the encoder's raw output) and `source`.
-      Undecodable images are left out; null labels stay null.
+      A PCollection with one `Source`, once every cache file is finished.  Their
+      columns are `label` (string; absent if the input is unlabelled),
+      `embedding` (fixed_size_list<float32>, the encoder's raw output) and
+      `source`.  Undecodable images are left out; null labels stay null.
 
     Raises:
       ConfigError: at construction, for bad parameters.
@@ -117,31 +121,48 @@ class EmbedImages(beam.PTransform):
             | "Shards" >> beam.ParDo(ListShards(self.encoder, self.cache_dir, self.shard_rows, self.prune))
             | "Spread" >> beam.Reshuffle()
             | "Embed" >> beam.ParDo(EmbedShards(self.encoder, self.cache_dir, self.batch_size, self.threads))
+            | "All" >> beam.CombinePerKey(max)
+            | "Source" >> beam.Map(as_source, self.cache_dir)
         )
+
+
+def as_source(finished: tuple[str, int], cache_dir: str) -> Source:
+    """The finished cache files of an input, as rows to be read."""
+    return Source(cache_dir, finished[0])
 
 
 @dataclasses.dataclass
 class ListShards(beam.DoFn):
-    """InputDescription -> its shards; lists inside the worker, see `EmbedImages`."""
+    """InputDescription -> (file of their names, shard) of its shards; lists inside the worker.
+
+    The names stay in the private folder, however many there are: whoever reads
+    the cache needs them, for it may hold other inputs' files.
+    """
 
     encoder: str
     cache_dir: str
     shard_rows: int
     prune: bool
 
-    def process(self, element: InputDescription) -> Iterator[Shard]:
+    def process(self, element: InputDescription) -> Iterator[tuple[str, Shard | None]]:
         shards = list(plan_shards(element, self.encoder, self.shard_rows))
         make_private_folder(self.cache_dir)
+        listed = json.dumps(sorted(shard.name for shard in shards)).encode()
+        names_file = FileSystems.join(
+            self.cache_dir, f"{NAMES_PREFIX}{hashlib.sha256(listed).hexdigest()[:32]}.json"
+        )
         if self.prune:
             # Before anything of this run is written, so that not even a run that
             # dies half-way leaves two embeddings of one image side by side.
             delete_others(self.cache_dir, {shard.name for shard in shards})
-        yield from shards
+        write_private_once(names_file, listed)
+        # An input without images is embedded, too.
+        yield from ((names_file, shard) for shard in shards or [None])
 
 
 @dataclasses.dataclass
 class EmbedShards(beam.DoFn):
-    """Shard -> RowGroups of its finished cache file; see `EmbedImages`."""
+    """(file of names, shard) -> (file of names, 1) when the shard's cache file is finished."""
 
     encoder: str
     cache_dir: str
@@ -155,17 +176,14 @@ class EmbedShards(beam.DoFn):
     def teardown(self):
         self._workers.shutdown()
 
-    def process(self, shard: Shard) -> Iterator[RowGroups]:
-        path = FileSystems.join(self.cache_dir, shard.name)
-        finished = _finished(path)
-        if finished is None:
+    def process(self, element: tuple[str, Shard | None]) -> Iterator[tuple[str, int]]:
+        names_file, shard = element
+        if shard is not None and not _is_finished(path := FileSystems.join(self.cache_dir, shard.name)):
             # Loaded only now: a run that finds every shard finished needs no model.
             encoder = encoders.encoder_for_process(self.encoder, self.batch_size)
             with encoder.session():
                 self._embed(encoder, shard, path)
-            finished = _finished(path)
-        assert finished is not None
-        yield finished
+        yield names_file, 1
 
     def _embed(self, encoder: encoders.Encoder, shard: Shard, path: str) -> None:
         readers = ThreadPoolExecutor(_NEAR_READERS if is_local(shard.path) else _FAR_READERS)
@@ -214,7 +232,7 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
             )
         return
     listed = {file.path: file for file in inputs.list_parquet(description.pattern)}
-    for groups in inputs.list_row_groups(description.pattern):
+    for groups in inputs.read_footers(description.pattern, list(listed.values()), encoder):
         for members in _pack(groups.rows, shard_rows):
             yield Shard(
                 name=_shard_name(version, [dataclasses.astuple(listed[groups.path]), members]),
@@ -253,19 +271,6 @@ def cache_schema(encoder: str, dimension: int, labelled: bool) -> pa.Schema:
     return pa.schema(fields, metadata={inputs.ENCODER_KEY: encoder.encode()})
 
 
-def ordered_map(
-    workers: Executor, function: Callable[[Any], Any], items: Iterable[Any], ahead: int
-) -> Iterator[Any]:
-    """Results in the order of the items, with at most `ahead` of them under way or waiting."""
-    pending: collections.deque = collections.deque()
-    for item in items:
-        if len(pending) >= ahead:
-            yield pending.popleft().result()
-        pending.append(workers.submit(function, item))
-    while pending:
-        yield pending.popleft().result()
-
-
 def _shard_name(version: Sequence, sources: Sequence) -> str:
     digest = hashlib.sha256(json.dumps([version, sources]).encode()).hexdigest()
     return f"{SHARD_PREFIX}{digest}{SHARD_SUFFIX}"
@@ -297,15 +302,15 @@ def _pack(rows: Sequence[int], shard_rows: int) -> Iterator[tuple[int, ...]]:
         yield tuple(members)
 
 
-def _finished(path: str) -> RowGroups | None:
+def _is_finished(path: str) -> bool:
     if not FileSystems.exists(path):
-        return None
+        return False
     try:
-        with inputs.open_parquet(path) as file:
-            return inputs.row_groups(path, file.metadata)
+        with inputs.open_parquet(path):
+            return True
     except pa.ArrowInvalid:
         # Cut short by a machine that lost power: as good as absent.
-        return None
+        return False
 
 
 def _read(shard: Shard, rows: int, readers: Executor) -> Iterator[pa.Table]:

@@ -1,9 +1,8 @@
 """Finding and describing inputs, through Beam's file systems (any scheme).
 
 `describe_input` is what the driver calls before anything runs: it reads
-listings, Parquet schemas and footers, never a row.  `list_row_groups` and
-`list_images` are called inside workers and make the small index that later
-stages read by.
+listings, Parquet schemas and some footers, never a row.  `read_footers` and
+`list_images` are called inside workers.
 """
 
 import dataclasses
@@ -30,8 +29,13 @@ ENCODER_KEY = b"dpgmm.encoder"
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
-# Footers are small and far away: they are read side by side.
-_FOOTER_READERS = 16
+# Footers are small and may be far away: they are read side by side.
+_NEAR_READERS, _FAR_READERS = 4, 64
+
+_NEAR_BUFFER, _FAR_BUFFER = 2**20, 2**24
+
+# The driver looks at so many files; a worker looks at all of them.
+DRIVER_FOOTERS = 256
 
 _WANTED = "be a folder of LABEL/*.png|jpg|jpeg images, or Parquet by file, folder or glob"
 
@@ -46,6 +50,7 @@ class InputDescription:
       dimension: length of an embedding; None for images.
       labelled: whether there are labels.  An unlabelled data set is one class.
       encoder: the encoder named inside the files, where they name one.
+      rows: how many there are, bad ones included, where the driver knows.  Never shown.
     """
 
     kind: str
@@ -53,6 +58,7 @@ class InputDescription:
     dimension: int | None
     labelled: bool
     encoder: str | None = None
+    rows: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +68,26 @@ class InputFile:
     path: str
     size: int
     modified: float
+
+    @property
+    def pin(self) -> str:
+        """What tells the file as it is now from the file after a change, as far as its system says."""
+        if not is_local(self.path):
+            return f"{self.size} {self.modified}"
+        found = os.stat(self.path)
+        return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+
+
+def pin_of(path: str) -> str:
+    """The pin of a file as it is now; empty where it is gone."""
+    if is_local(path):
+        return InputFile(path, 0, 0.0).pin if os.path.exists(path) else ""
+    (result,) = FileSystems.match([path])
+    pins = [
+        InputFile(found.path, found.size_in_bytes, found.last_updated_in_seconds or 0.0).pin
+        for found in result.metadata_list
+    ]
+    return pins[0] if pins else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +99,10 @@ class ImageFile(InputFile):
 
 @dataclasses.dataclass(frozen=True)
 class RowGroups:
-    """A Parquet file and the number of rows of each of its row groups."""
+    """A Parquet file, what pins it, and the number of rows of each of its row groups."""
 
     path: str
+    pin: str
     rows: tuple[int, ...]
 
 
@@ -138,15 +165,29 @@ def list_images(folder: str) -> list[ImageFile]:
     return sorted(images, key=lambda image: image.path)
 
 
-def list_row_groups(pattern: str) -> list[RowGroups]:
-    """Row counts of all row groups of all Parquet files of a pattern, sorted by path."""
-    paths = [file.path for file in list_parquet(pattern)]
-    return [row_groups(path, footer) for path, _, footer in _footers(paths)]
+def list_row_groups(pattern: str, encoder: str) -> list[RowGroups]:
+    """Row counts of all row groups of all Parquet files of a pattern, sorted by path.
+
+    Raises:
+      ConfigError: the files' schemas do not agree.
+    """
+    return read_footers(pattern, list_parquet(pattern), encoder)
 
 
-def row_groups(path: str, footer: pq.FileMetaData) -> RowGroups:
-    """The `RowGroups` of a file whose footer was read."""
-    return RowGroups(path, tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups)))
+def read_footers(pattern: str, files: Sequence[InputFile], encoder: str) -> list[RowGroups]:
+    """The same for files that were listed; a file that has two names is there once.
+
+    Args:
+      pattern: the input, as the sentence of an error names it.
+      encoder: the `--encoder` spec.
+    """
+    pins = {file.path: file.pin for file in files}
+    named = {pin if is_local(path) else path: path for path, pin in reversed(pins.items())}
+    paths = sorted(named.values())
+    return [
+        RowGroups(path, pins[path], tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups)))
+        for path, _, footer in _agreeing(pattern, _footers(paths), encoder)
+    ]
 
 
 def open_parquet(path: str) -> pq.ParquetFile:
@@ -163,16 +204,31 @@ def open_rows(path: str) -> pq.ParquetFile:
     fail a job.  It knows the list's size from the Arrow schema in the footer
     only, so a footer in which that schema goes by another name reads as lists.
     """
-    source = path if is_local(path) else pa.PythonFile(_open(path), mode="r")
-    with pa.OSFile(path) if is_local(path) else pa.PythonFile(_open(path), mode="r") as file:
-        size = file.size()
-        file.seek(size - 8)
-        length = int.from_bytes(file.read(4), "little")
-        file.seek(size - 8 - length)
-        footer = file.read(length).replace(b"ARROW:schema", b"arrow:schema")
+    file = open_ranges(path)
+    size = file.size()
+    length = int.from_bytes(file.read_at(4, size - 8), "little")
+    footer = file.read_at(length, size - 8 - length).replace(b"ARROW:schema", b"arrow:schema")
     tail = length.to_bytes(4, "little") + b"PAR1"
     metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + footer + tail))
-    return pq.ParquetFile(source, metadata=metadata)
+    # By default a reader holds a whole row group, however large.
+    buffer = _NEAR_BUFFER if is_local(path) else _FAR_BUFFER
+    return pq.ParquetFile(file, metadata=metadata, buffer_size=buffer, pre_buffer=False)
+
+
+def open_ranges(path: str) -> pa.NativeFile:
+    """Opens any file for `read_at` and `size`.
+
+    Google's and Amazon's stores are read by Arrow's own file systems: Beam's
+    readers fetch 16 MiB for whatever is asked.
+    """
+    if is_local(path):
+        return pa.OSFile(path)
+    if path.startswith(("gs://", "s3://")):
+        import pyarrow.fs
+
+        system, name = pyarrow.fs.FileSystem.from_uri(path)
+        return system.open_input_file(name)
+    return pa.PythonFile(_open(path), mode="r")
 
 
 def _open(path: str):
@@ -247,7 +303,8 @@ def _footers(paths: Sequence[str]) -> Iterator[tuple[str, pa.Schema, pq.FileMeta
         with open_parquet(path) as file:
             return path, file.schema_arrow, file.metadata
 
-    with ThreadPoolExecutor(_FOOTER_READERS) as readers:
+    near = all(map(is_local, paths))
+    with ThreadPoolExecutor(_NEAR_READERS if near else _FAR_READERS) as readers:
         yield from readers.map(read, paths)
 
 
@@ -272,22 +329,11 @@ def _value_column(kind: str) -> str:
 def _describe_parquet(
     pattern: str, paths: Sequence[str], encoder: str, dimension: int | None
 ) -> InputDescription:
-    first = None
     footers = []
-    try:
-        for path, schema, footer in _footers(paths):
-            footers.append(footer)
-            current = _columns(pattern, path, schema, encoder)
-            first = first or current
-            if current != first:
-                raise ConfigError(
-                    "--input",
-                    pattern,
-                    f"have one schema in all files; {paths[0]} has {first}, but {path} has {current}",
-                )
-    except (pa.ArrowException, OSError) as error:
-        raise ConfigError("--input", pattern, f"be readable Parquet only ({error})") from None
-    assert first is not None
+    for _, columns, footer in _agreeing(pattern, _footers(paths[:DRIVER_FOOTERS]), encoder):
+        first = columns
+        footers.append(footer)
+    rows = sum(footer.num_rows for footer in footers) if len(footers) == len(paths) else None
     if first.kind == IMAGE_PARQUET:
         _refuse_precomputed(pattern, encoder)
         _refuse_dimension(dimension)
@@ -298,7 +344,27 @@ def _describe_parquet(
             "--encoder", encoder, f"be precomputed{stored}, because --input={pattern} holds embeddings"
         )
     length = _embedding_length(pattern, first.type, footers, dimension)
-    return InputDescription(EMBEDDING_PARQUET, pattern, length, first.label is not None, first.encoder)
+    return InputDescription(EMBEDDING_PARQUET, pattern, length, first.label is not None, first.encoder, rows)
+
+
+def _agreeing(
+    pattern: str, footers: Iterable[tuple[str, pa.Schema, pq.FileMetaData]], encoder: str
+) -> Iterator[tuple[str, _Columns, pq.FileMetaData]]:
+    """The files with their columns, which must be the same in all of them."""
+    first = None
+    try:
+        for path, schema, footer in footers:
+            columns = _columns(pattern, path, schema, encoder)
+            first = first or (path, columns)
+            if columns != first[1]:
+                raise ConfigError(
+                    "--input",
+                    pattern,
+                    f"have one schema in all files; {first[0]} has {first[1]}, but {path} has {columns}",
+                )
+            yield path, columns, footer
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError("--input", pattern, f"be readable Parquet only ({error})") from None
 
 
 def _columns(pattern: str, path: str, schema: pa.Schema, encoder: str) -> _Columns:

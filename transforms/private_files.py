@@ -61,6 +61,38 @@ def write_private_file(path: str, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
+def write_private_once(path: str, data: bytes) -> None:
+    """Writes a file whole unless one is there, which then stays as it is.
+
+    On a local disk two attempts at once leave the first one's file.  Object
+    stores are asked whether there is one before they are given another.
+    """
+    if not is_local(path):
+        if not FileSystems.exists(path):
+            write_private_file(path, lambda file: file.write(data))
+        return
+    folder, name = os.path.split(path)
+    make_private_folder(folder)
+    hidden = os.path.join(folder, f".{name}-{uuid.uuid4().hex}")
+    try:
+        with _create(hidden) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            # Unlike a rename, a link never replaces what is there.
+            os.link(hidden, path)
+        except FileExistsError:
+            return
+        except OSError:
+            # A file system without links.
+            if not os.path.exists(path):
+                os.rename(hidden, path)
+    finally:
+        if os.path.lexists(hidden):
+            os.unlink(hidden)
+
+
 def _create(path: str) -> BinaryIO:
     if is_local(path):
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")

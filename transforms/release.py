@@ -1,41 +1,45 @@
-"""Rows in, a release out: the whole fit and its publication as one transform."""
+"""Embeddings in, a release out: the whole fit and its publication as one chain."""
 
 import dataclasses
 
 import apache_beam as beam
 
 from dpgmm_beam.plan import Plan
-from dpgmm_beam.stages import PooledMoment
+from dpgmm_beam.statistics import part_count
+from transforms.execution import Execution
+from transforms.prepare import PrepareRows
 from transforms.publish import Publication
-from transforms.stage import Execution, InitialState, RunStage, is_for_the_end
-from transforms.synthesis import WriteRelease
+from transforms.run_files import Workspace
+from transforms.stage import RunStage
+from transforms.synthesis import WriteRelease, parts_of
 
 
 @dataclasses.dataclass
 class Release(beam.PTransform):
-    """PCollection[RowGroups] -> a published release.
+    """PCollection[Source] with one element -> a published release.
 
     Attributes:
       plan: what to fit, with its budget.
       publication: where it appears.
-      key_file: path of the noise key, readable by workers.
+      workspace: private files of the run.
       execution: speed only.
     """
 
     plan: Plan
     publication: Publication
-    key_file: str
+    workspace: Workspace
     execution: Execution
 
-    def expand(self, row_groups):
-        current = row_groups | "Initial state" >> InitialState(self.plan)
-        kept = []
-        for position, stage in enumerate(self.plan.stages):
+    def expand(self, source):
+        current = source | "Prepare" >> PrepareRows(self.plan, self.workspace, self.execution)
+        stages = self.plan.stages
+        for position, stage in enumerate(stages):
+            last = position == len(stages) - 1
             current = current | f"Stage {position}: {stage.name}" >> RunStage(
-                position, self.execution, self.key_file
+                position,
+                part_count(stage.channels),
+                self.workspace,
+                self.execution,
+                1 + len(parts_of(self.plan)) if last else None,
             )
-            if stage.KIND == PooledMoment.KIND:
-                # Large, and of no use to the stages that follow.
-                kept.append(current | "For the end" >> beam.Filter(is_for_the_end))
-        final = (current, *kept) | "Final state" >> beam.Flatten()
-        return final | "Write" >> WriteRelease(self.plan, self.publication, self.key_file)
+        return current | "Write" >> WriteRelease(self.publication, self.workspace.key_file)

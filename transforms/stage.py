@@ -1,238 +1,233 @@
-"""One stage of the fit as a pass over the rows: index -> sums -> noise -> next state.
+"""One stage of the fit: pieces -> sums of pieces -> combine by key -> noise, once -> pieces.
 
-Nothing but the index of row groups, parts of sums and chunks of state goes
-through the runner.  Each stage starts from its own impulse and takes the index
-from the state before it, so that no collection is read by many stages.  Side
-inputs are read once and as iterables: a worker keeps the list that it has made
-of one for as long as it keeps the stage.
+Pieces are pairs (base, number), see `transforms.run_files`; rows and states stay
+in the private folder.  A stage has two barriers, the combination and the
+spreading of pieces, and a third where its sums are more than one element.
 """
 
-import contextlib
 import dataclasses
+import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.pvalue import AsIter
 from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.shared import Shared
 
-from dpgmm_beam import fit, rows, state, statistics
+from dpgmm_beam import fit, statistics
 from dpgmm_beam.algebra import one_thread
-from dpgmm_beam.cache import DEFAULT_BYTES, PROCESS_CACHE
 from dpgmm_beam.plan import Plan
-from dpgmm_beam.stages import AT_END
-from transforms import index, keys
-from transforms.inputs import open_rows
+from dpgmm_beam.state import State
+from transforms import inputs, keys, run_files
+from transforms.execution import Execution
+from transforms.passes import Pass, fingerprint
+from transforms.private_files import write_private_once
+from transforms.run_files import Base, Workspace
 
 _LOG = logging.getLogger("dpgmm.fit")
 
-
-@dataclasses.dataclass(frozen=True)
-class Execution:
-    """What changes the speed of a release and never its bytes.
-
-    Attributes:
-      block_rows: rows in one numpy block.
-      cache_bytes: bound of the per-process cache of decoded blocks.
-      cache_token: tells this run's cache entries from those of other runs.
-    """
-
-    block_rows: int = 1024
-    cache_bytes: int = DEFAULT_BYTES
-    cache_token: str = ""
+_CHECK = len(fingerprint(()))
 
 
-@dataclasses.dataclass
-class InitialState(beam.PTransform):
-    """PCollection[RowGroups] -> PCollection[Chunk]: the state before the first stage.
+class Loaded:
+    """A state in memory; a class of its own, since a dict cannot be shared by `Shared`."""
 
-    Attributes:
-      plan: what to fit; every later step finds it in the state.
-    """
-
-    plan: Plan
-
-    def expand(self, row_groups):
-        plan = index.pack_plan(self.plan)
-        return (
-            row_groups.pipeline
-            | "Start" >> beam.Impulse()
-            | "Index"
-            >> beam.FlatMap(
-                lambda _, found: state.to_chunks({"index": index.pack(found), "plan": plan}),
-                AsIter(row_groups),
-            )
-        )
-
-
-def is_index(chunk: state.Chunk) -> bool:
-    return chunk.name == "index"
-
-
-def is_for_the_end(chunk: state.Chunk) -> bool:
-    return chunk.name in AT_END
-
-
-def index_elements(_: bytes, chunks: Iterable[state.Chunk]) -> Iterator[tuple[str, int, int]]:
-    """(path, row group, rows in it) of every row group; last an empty one that yields zeros.
-
-    The empty one makes every part of every statistic exist, whatever the data.
-    """
-    packed = state.from_chunks(filter(is_index, chunks))["index"]
-    for row_groups in index.unpack(packed):
-        for number, count in enumerate(row_groups.rows):
-            yield row_groups.path, number, count
-    yield "", 0, 0
+    def __init__(self, base: Base, stages: int):
+        self.state: State = run_files.load_state(base, stages)
 
 
 # Declared types spare Beam the guessing, half a second of a job's start.
-@beam.typehints.with_output_types(tuple[int, np.ndarray])
-class SumRows(beam.DoFn):
-    """(path, row group, rows) -> parts of the stage's exact sums, one set a bundle."""
+@beam.typehints.with_output_types(tuple[tuple[Base, int], np.ndarray])
+class SumPieces(beam.DoFn):
+    """(base, piece) -> ((base, part), vector): one set of parts a bundle, each behind its fingerprint.
 
-    def __init__(self, position: int, execution: Execution, key_file: str):
-        self.position, self.execution, self.key_file = position, execution, key_file
+    Where the state after the stage is there already, no row is read, and a part
+    without sums is handed on.
+    """
 
-    def setup(self):
-        self.hash_key = fit.row_hash_key(keys.load(self.key_file)) if self.position == 0 else b""
+    def __init__(self, position: int, workspace: Workspace, execution: Execution):
+        self.position, self.workspace, self.execution = position, workspace, execution
+        self.shared = Shared()
 
     def start_bundle(self):
-        self.before = self.sums = None
-        self.held = contextlib.ExitStack()
-        self.held.enter_context(one_thread())
+        self.passes: dict[Base, Pass | None] = {}
 
-    def process(self, element, chunks):
-        if self.before is None:
-            self.before = state.from_chunks(chunks)
-            self.plan = index.unpack_plan(self.before["plan"])
-            self.stage = self.plan.stages[self.position]
-            view = self.stage.view
-            self.view_key = "" if view is None else view.cache_key(self.before)
-            self.sums = self.stage.begin()
-        path, number, count = element
-        if path:
-            for block in self._viewed(path, number, count):
-                fit.add_block(self.stage, block, self.before, self.sums, self.hash_key)
+    def process(self, element):
+        base, number = element
+        if base not in self.passes:
+            done = run_files.has_state(base, self.position + 1)
+            self.passes[base] = None if done else self._pass(base)
+        if (running := self.passes[base]) is not None:
+            running.add(number)
 
-    def _viewed(self, path: str, number: int, count: int) -> Iterable[rows.Rows]:
-        """The row group's blocks in the stage's view, from the cache where they are there."""
-        if not self.view_key:
-            return self._blocks(path, number, count)
-        return self._cached(
-            self.view_key,
-            (path, number),
-            count,
-            lambda: (fit.view(self.stage, block, self.before) for block in self._blocks(path, number, count)),
-        )
-
-    def _blocks(self, path: str, number: int, count: int) -> Iterable[rows.Rows]:
-        return self._cached("", (path, number), count, lambda: self._read(path, number))
-
-    def _read(self, path: str, number: int) -> Iterator[rows.Rows]:
-        try:
-            with open_rows(path) as file:
-                yield from rows.read_row_group(file, number, self.plan.row_format, self.execution.block_rows)
-        except OSError:
-            raise
-        except Exception as error:
-            # A library's message may quote a value of the data; its type does not.
-            raise RuntimeError(
-                f"row group {number} of {path} could not be read ({type(error).__name__})"
-            ) from None
-
-    def _cached(
-        self, view: str, key: tuple, count: int, compute: Callable[[], Iterator[rows.Rows]]
-    ) -> Iterable[rows.Rows]:
-        """Blocks from the cache, or computed; a row group too large for it is streamed."""
-        execution = self.execution
-        if count * self.plan.config.dimension * 4 > execution.cache_bytes // 4:
-            return compute()
-
-        def sized():
-            blocks = list(compute())
-            return blocks, sum(block.nbytes for block in blocks)
-
-        return PROCESS_CACHE.get((execution.cache_token, view), key, sized, execution.cache_bytes)
+    def _pass(self, base: Base) -> Pass:
+        # Once a process, however many bundles it works on.
+        loaded = self.shared.acquire(lambda: Loaded(base, self.position), tag=base)
+        before = loaded.state
+        if self.position:
+            plan = fit.plan_of(before)
+            before = fit.for_next(plan.stages[self.position - 1], before)
+        return Pass(base, self.position, before, self.workspace, self.execution)
 
     def finish_bundle(self):
-        if self.sums is not None:
-            for part in statistics.split(self.stage.channels, self.stage.finish(self.sums)):
-                yield GlobalWindows.windowed_value(part)
+        for base, running in self.passes.items():
+            if running is None:
+                yield GlobalWindows.windowed_value(((base, 0), fingerprint(())))
+                continue
+            sums, pieces = running.finish()
+            for number, part in statistics.split(running.stage.channels, sums):
+                yield GlobalWindows.windowed_value(((base, number), np.concatenate([pieces, part])))
         # Runners keep a stage's DoFn long after its last bundle.
-        self.before = self.sums = None
-        self.held.close()
+        self.passes = {}
+
+    def teardown(self):
+        for running in getattr(self, "passes", {}).values():
+            if running is not None:
+                running.abandon()
 
 
 class SumParts(beam.CombineFn):
-    """Exact int64 sums of the parts with one number."""
+    """Exact int64 sums of vectors; a shorter one is a longer one's beginning."""
 
     def create_accumulator(self):
-        return None
+        return np.zeros(0, np.int64)
 
     def add_input(self, total, part):
-        return part if total is None else total + part
+        shorter, longer = sorted((total, part), key=len)
+        result = longer.copy()
+        result[: len(shorter)] += shorter
+        return result
 
     def merge_accumulators(self, totals):
-        total = None
-        for part in totals:
-            if part is not None:
-                total = self.add_input(total, part)
-        return total
+        result = self.create_accumulator()
+        for total in totals:
+            result = self.add_input(result, total)
+        return result
 
     def extract_output(self, total):
-        return np.zeros(0, np.int64) if total is None else total
+        return total
 
 
-@beam.typehints.with_output_types(state.Chunk)
-class Advance(beam.DoFn):
-    """Draws the stage's noise, once and centrally, and computes the next state."""
+@beam.typehints.with_output_types(tuple[Base, str])
+@dataclasses.dataclass
+class StorePart(beam.DoFn):
+    """((base, part), vector) -> (base, path of a private file that holds it).
 
-    def __init__(self, position: int, key_file: str):
-        self.position, self.key_file = position, key_file
+    Gathered, the parts of large sums would be one element of many megabytes.
+    """
 
-    def process(self, _, parts, chunks):
-        before = state.from_chunks(chunks)
-        plan = index.unpack_plan(before["plan"])
+    position: int
+
+    def process(self, element) -> Iterator[tuple[Base, str]]:
+        (base, number), vector = element
+        data = number.to_bytes(8, "little") + vector.astype("<i8").tobytes()
+        path = run_files.sums_file(base, self.position, number, hashlib.sha256(data).hexdigest()[:16])
+        write_private_once(path, data)
+        yield base, path
+
+
+def load_part(path: str) -> tuple[int, np.ndarray]:
+    """What `StorePart` has written: number and vector."""
+    data = inputs.read_bytes(path)
+    return int.from_bytes(data[:8], "little"), np.frombuffer(data[8:], "<i8")
+
+
+@beam.typehints.with_output_types(tuple[Base, int])
+@dataclasses.dataclass
+class DrawNoise(beam.DoFn):
+    """(base, parts) -> (base, piece) of every piece, when the state after the stage is in its file.
+
+    Whoever comes second finds the file and draws nothing: the noise of a stage
+    is drawn once, whatever a runner repeats and wherever.
+
+    Attributes:
+      position: of the stage.
+      workspace: of the run.
+      next_elements: how many elements of the next step; None: the pieces.
+    """
+
+    position: int
+    workspace: Workspace
+    next_elements: int | None = None
+
+    def process(self, element) -> Iterator[tuple[Base, int]]:
+        base, parts = element
+        stored = [part for part in parts if isinstance(part, str)]
+        if not run_files.has_state(base, self.position + 1):
+            before = run_files.load_state(base, self.position)
+            after = self._advance(before, dict(load_part(part) for part in stored) if stored else dict(parts))
+            run_files.write_state(base, self.position + 1, after)
+        run_files.delete_files(stored)
+        pieces = int(run_files.load_state(base, 0)["pieces"])
+        yield from ((base, number) for number in range(self.next_elements or pieces))
+
+    def _advance(self, before: State, parts: dict[int, np.ndarray]) -> State:
+        plan, secret = fit.plan_of(before), keys.load(self.workspace.key_file)
+        fit.check_key(before, secret)
+        if self.position:
+            before = fit.for_next(plan.stages[self.position - 1], before)
         stage = plan.stages[self.position]
-        sums = statistics.join(stage.channels, dict(parts))
-        after = fit.advance(plan, self.position, before, sums, keys.load(self.key_file))
+        whole = fingerprint(range(int(before["pieces"])))
+        for number in range(statistics.part_count(stage.channels)):
+            if number not in parts or not np.array_equal(parts[number][:_CHECK], whole):
+                raise RuntimeError(
+                    f"stage {self.position + 1} was handed sums in which pieces are missing or twice,"
+                    " and no state is there: run the same command again"
+                )
+        sums = statistics.join(stage.channels, {number: part[_CHECK:] for number, part in parts.items()})
+        with one_thread():
+            after = fit.advance(plan, self.position, before, sums, secret)
         _LOG.info("fit: stage %d of %d done (%s)", self.position + 1, len(plan.stages), stage.name)
-        # What no stage reads leaves the chain here, by `is_for_the_end`.
-        unread = set(AT_END) & set(before)
-        carried = {name: array for name, array in after.items() if name not in unread}
-        yield from state.to_chunks({**carried, "index": before["index"], "plan": before["plan"]})
+        return after
+
+
+def as_parts(element: tuple[tuple[Base, int], np.ndarray]) -> tuple[Base, list[tuple[int, np.ndarray]]]:
+    """The only part of a stage's sums as `DrawNoise` takes parts."""
+    (base, number), vector = element
+    return base, [(number, vector)]
 
 
 @dataclasses.dataclass
 class RunStage(beam.PTransform):
-    """PCollection[Chunk] -> PCollection[Chunk]: the state after one stage of the plan.
+    """PCollection of (base, number) of pieces -> the same, when the next state is there.
 
     Attributes:
       position: which stage.
+      parts: how many its sums travel in.
+      workspace: of the run.
       execution: speed only.
-      key_file: where workers find the noise key.
+      next_elements: see `DrawNoise`.
     """
 
     position: int
+    parts: int
+    workspace: Workspace
     execution: Execution
-    key_file: str
+    next_elements: int | None = None
 
-    def expand(self, before):
-        pipeline = before.pipeline
-        # Runners keep a copy of a side input for each reader; the index is all
-        # that this reader needs.
-        small = before | "Index chunks" >> beam.Filter(is_index)
-        parts = (
-            pipeline
-            | "Start" >> beam.Impulse()
-            | "Index" >> beam.FlatMap(index_elements, AsIter(small))
-            | "Spread" >> beam.Reshuffle()
-            | "Sum" >> beam.ParDo(SumRows(self.position, self.execution, self.key_file), AsIter(before))
+    def expand(self, pieces):
+        sums = (
+            pieces
+            | "Sum" >> beam.ParDo(SumPieces(self.position, self.workspace, self.execution))
             | "Combine" >> beam.CombinePerKey(SumParts())
         )
+        if self.parts == 1:
+            gathered = sums | "Only part" >> beam.Map(as_parts)
+        else:
+            gathered = sums | "Store" >> beam.ParDo(StorePart(self.position)) | "Gather" >> beam.GroupByKey()
         return (
-            pipeline
-            | "Once" >> beam.Impulse()
-            | "Noise" >> beam.ParDo(Advance(self.position, self.key_file), AsIter(parts), AsIter(before))
+            gathered
+            | "Noise" >> beam.ParDo(DrawNoise(self.position, self.workspace, self.next_elements))
+            | "Spread" >> beam.Reshuffle()
         )
+
+
+def final_state(base: Base) -> tuple[State, Plan]:
+    """The state after the last stage with what earlier ones left for the end, and the plan."""
+    plan = fit.plan_of(run_files.load_state(base, 0))
+    final = run_files.load_state(base, len(plan.stages))
+    for position, stage in enumerate(plan.stages):
+        if stage.AT_END:
+            final.update(fit.at_end(stage, run_files.load_state(base, position + 1)))
+    return final, plan

@@ -95,7 +95,7 @@ def test_much_data_is_learnt():
     plan = plan_for()
     rows = blobs(60_000, 6, 3)
     mixture, drawn, classes = assert_released(plan, final := fitted(plan, rows))
-    real = rows.values / np.float32(2**16)
+    real = rows.values / np.float32(2**15)
     for label in range(3):
         mean = real[rows.classes == label].mean(axis=0)
         assert np.linalg.norm(mixture.means[label, 0] - mean) < 0.05

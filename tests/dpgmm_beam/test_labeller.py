@@ -29,7 +29,7 @@ def test_probabilities_are_those_of_the_teacher(clip_norm):
     model, x = labeller(clip_norm), rows()
     norms = np.linalg.norm(x, axis=1, keepdims=True)
     unit = x / (norms if clip_norm is None else np.maximum(norms, clip_norm))
-    features = (unit - model.final["centre"] / 2**16) @ (model.final["features_matrix"] / 2**20).T
+    features = (unit - model.final["centre"] / 2**15) @ (model.final["features_matrix"] / 2**20).T
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     features = np.column_stack([features / np.maximum(lengths, 1), np.full(len(x), 1 / 3)])
     powers = np.exp(features @ model.final["average"].T)

@@ -116,7 +116,7 @@ def test_bad_rows_are_set_aside_and_the_others_stay():
     for clip_norm in (None, 1.0):
         rows, keep = lattice.quantise_rows(real, clip_norm)
         assert keep.tolist() == [True] + [False] * len(bad) + [True]
-        np.testing.assert_allclose(rows, [[39321.6, 52428.8, 0]] * 2, atol=1)
+        np.testing.assert_allclose(rows, UNIT * np.array([[0.6, 0.8, 0]] * 2), atol=1)
     rows, keep = lattice.quantise_rows(real[1:-1])
     assert rows.shape == (0, 3)
     assert not keep.any()
@@ -128,7 +128,7 @@ def test_every_float_width_and_no_rows():
     for kind in (np.float16, np.float32, ">f8"):
         np.testing.assert_array_equal(lattice.quantise_rows(real.astype(kind))[0], expected)
     # float16's own denormals are ordinary numbers here.
-    np.testing.assert_array_equal(lattice.quantise_rows(np.array([[6e-8, 0]], np.float16))[0], [[UNIT, 0]])
+    np.testing.assert_array_equal(lattice.quantise_rows(np.array([[6e-8, 0]], np.float16))[0], [[UNIT - 1, 0]])
     rows, keep = lattice.quantise_rows(np.zeros((0, 5), np.float16))
     assert rows.shape == (0, 5)
     assert keep.shape == (0,)

@@ -15,9 +15,9 @@ CLASSES = 3
 
 def sums_of(stage, rows, before):
     """The channels' exact vectors over blocks of rows."""
-    sums = stage.begin()
+    sums, working = stage.begin(), stage.working(before)
     for block in rows if isinstance(rows, list) else [rows]:
-        stage.add(block, before, sums)
+        stage.add(block, working, sums)
     return stage.finish(sums)
 
 
@@ -51,7 +51,7 @@ def teacher_state(dimension, seed, scale, norm=2.0):
 def viewed(real, classes):
     """Rows as a view gives them: norm up to VIEW_UNIT."""
     rows = lattice_rows(real, classes)
-    return Rows(lattice.coarsen_rows(rows.values.astype(float), 2, VIEW_UNIT).astype(np.int16), rows.classes)
+    return Rows(lattice.coarsen_rows(rows.values.astype(float), 1, VIEW_UNIT).astype(np.int16), rows.classes)
 
 
 @st.composite
@@ -120,7 +120,8 @@ def single(real, label=0):
 def test_the_sensitivities_are_reached():
     # A bound that no row comes near would waste the budget, and this test's blind side.
     one_hot = single([0, 1, 0])
-    for channel, square in moved(means_stage(3), one_hot, {}, 0):
+    # Along one axis an int16 is one step short; four equal entries are a whole unit.
+    for channel, square in moved(means_stage(4), single([1, 1, 1, 1]), {}, 0):
         assert square == channel.sensitivity**2
     state = {"means": np.array([[0, -UNIT, 0]] * CLASSES, float), "residual_radius": np.array(1.0)}
     ((channel, square),) = moved(moment_stage(3), one_hot, state, 0)
@@ -215,7 +216,7 @@ def test_the_gradient_is_taken_where_the_momentum_carries_the_weights():
     moved = {**state, "theta": moving["theta"] + stage.momentum * moving["velocity"]}
     found, expected, plain = stage.begin(), stage.begin(), stage.begin()
     for current, sums in ((moving, found), (moved, expected), (state, plain)):
-        stage.add(rows, current, sums)
+        stage.add(rows, stage.working(current), sums)
     np.testing.assert_array_equal(found["gradient"], expected["gradient"])
     assert (found["gradient"] != plain["gradient"]).any()
 
@@ -238,25 +239,25 @@ def test_the_teacher_is_the_average_of_the_last_third():
 def test_probabilities_are_a_softmax_and_do_not_depend_on_the_block():
     rows = viewed(np.random.default_rng(0).standard_normal((40, 6)), np.zeros(40))
     state = teacher_state(6, 3, 5.0)
-    features = stages.with_bias(rows, state)
-    found = stages.probabilities(features, state["theta"])
-    logits = (features / VIEW_UNIT) @ state["theta"].T
+    features, weights = rows.values.astype(float), stages.logit_weights(state, state["theta"])
+    found = stages.probabilities(features, weights)
+    with_bias = np.column_stack([features, np.full(40, stages.bias_feature(state))])
+    logits = (with_bias / VIEW_UNIT) @ state["theta"].T
     expected = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(found, expected / expected.sum(axis=1, keepdims=True), atol=1e-4)
     for start in range(0, 40, 7):
         np.testing.assert_array_equal(
-            stages.probabilities(features[start : start + 7], state["theta"]), found[start : start + 7]
+            stages.probabilities(features[start : start + 7], weights), found[start : start + 7]
         )
 
 
 def test_a_teacher_too_large_for_exact_products_is_refused():
-    rows = viewed(np.eye(3), [0, 1, 2])
     small = teacher_state(3, 0, 2.0**17)
-    stages.probabilities(stages.with_bias(rows, small), small["theta"])
+    stages.logit_weights(small, small["theta"])
     # The same weights with a constant feature so long that a product could pass 2**53.
     for state in ({**small, "features_norm": np.array(1e-5)}, teacher_state(3, 0, 2.0**21)):
         with pytest.raises(ValueError, match="summed exactly"):
-            stages.probabilities(stages.with_bias(rows, state), state["theta"])
+            stages.logit_weights(state, state["theta"])
 
 
 def test_every_stage_takes_blocks_without_rows():
@@ -265,7 +266,7 @@ def test_every_stage_takes_blocks_without_rows():
         (moment_stage(4), moment_state(4, 0, 1.0)),
         (teacher_stage(4), teacher_state(4, 0, 1.0)),
     ):
-        empty = Rows(np.zeros((0, 4), np.float32), np.zeros(0, np.int32))
+        empty = Rows(np.zeros((0, 4), np.int16), np.zeros(0, np.int32))
         sums = sums_of(stage, empty, before)
         for channel in stage.channels:
             assert sums[channel.name].shape == (channel.size,)

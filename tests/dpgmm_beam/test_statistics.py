@@ -1,13 +1,16 @@
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from dpgmm_beam import lattice
+from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.noise import NoiseKey
-from dpgmm_beam.statistics import PART, Channel, add_noise, join, parts_of, split, zeros
+from dpgmm_beam.plan import Plan
+from dpgmm_beam.statistics import PART, SHIPPED, Channel, add_noise, join, part_count, split, zeros
 from tests.strategies import quick
 
 KEY = NoiseKey(bytes(range(32))).within("tests of statistics")
@@ -23,16 +26,23 @@ def noise_of(channels, multipliers, key, sums=None):
 def test_parts_cover_every_channel_once_and_are_small():
     sums = {"small": np.arange(3), "large": np.arange(2 * PART + 5), "digest": np.arange(4)}
     parts = dict(split(BIG, sums))
-    assert [number for number, _, _ in parts_of(BIG)] == list(parts) == [0, 1, 2, 3, 4]
-    assert [len(part) for part in parts.values()] == [3, PART, PART, 5, 4]
-    assert all(part.nbytes <= 2**20 and part.dtype == np.int64 for part in parts.values())
+    assert list(parts) == list(range(part_count(BIG)))
+    assert [len(part) for part in parts.values()] == [SHIPPED] * 4 + [12]
+    assert all(part.nbytes <= 2**18 and part.dtype == np.int64 for part in parts.values())
     joined = join(BIG, parts)
+    assert joined.keys() == sums.keys()
     for name, values in sums.items():
         np.testing.assert_array_equal(joined[name], values)
     del parts[2]
-    joined = join(BIG, parts)
-    assert not joined["large"][PART : 2 * PART].any()
-    np.testing.assert_array_equal(joined["large"][:PART], sums["large"][:PART])
+    with pytest.raises(KeyError):
+        join(BIG, parts)
+
+
+def test_the_sums_of_a_usual_stage_are_one_part():
+    """A release of 10 classes in 512 dimensions has two barriers a stage but for the moment's."""
+    plan = Plan(ReleaseConfig("precomputed", tuple("abcdefghij"), 512, 1.0, 1e-5), "id")
+    parts = {stage.KIND: part_count(stage.channels) for stage in plan.stages}
+    assert parts == {"means": 1, "moment": 5, "teacher": 1}
 
 
 @quick

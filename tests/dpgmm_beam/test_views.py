@@ -35,14 +35,14 @@ def test_views_are_bounded_exact_and_do_not_depend_on_blocks(real, scale, data):
     # Where nothing is clipped: the product in Python's integers, rounded to the view's steps.
     centred = (rows.values - current["offset"][rows.classes]).astype(np.int64).astype(object)
     exact = centred @ current["by_class_matrix"].astype(object).T
-    inside = [sum(int(v) ** 2 for v in row) <= (VIEW_UNIT << 22) ** 2 for row in exact]
-    steps = (exact[inside] / 2**22).astype(np.float64)
+    inside = [sum(int(v) ** 2 for v in row) <= (VIEW_UNIT << 21) ** 2 for row in exact]
+    steps = (exact[inside] / 2**21).astype(np.float64)
     assert (np.abs(viewed.values[inside] - steps) <= 1).all()
     assert all(inside) or scale > 0.01
 
 
 def test_one_offset_or_one_for_each_class():
-    rows = Rows(np.array([[UNIT, 0], [UNIT, 0]], np.float32), np.array([0, 1], np.int32))
+    rows = Rows(np.array([[UNIT, 0], [UNIT, 0]], np.int32), np.array([0, 1], np.int32))
     current = {
         "plain_matrix": pack_projection(np.eye(2)),
         "by_class_matrix": pack_projection(np.eye(2)),
@@ -53,19 +53,8 @@ def test_one_offset_or_one_for_each_class():
     np.testing.assert_array_equal(PLAIN.apply(rows, current).values, [[VIEW_UNIT / 2, 0]] * 2)
 
 
-def test_the_cache_key_names_all_that_the_view_depends_on():
-    current = state_for(4, 2, 1.0)
-    keys = {PLAIN.cache_key(current), BY_CLASS.cache_key(current)}
-    for name in ("plain_matrix", "offset"):
-        changed = {**current, name: current[name].copy()}
-        changed[name][0, 0] += 1
-        keys.add(PLAIN.cache_key(changed))
-    assert len(keys) == 4
-    assert PLAIN.cache_key(state_for(4, 2, 1.0)) in keys
-
-
 def test_projections_out_of_range_are_refused():
     assert pack_projection(np.full((1, 1), 2047.9))[0, 0] == round(2047.9 * 2**20)
-    for matrix in (np.full((1, 1), 2048.0), np.full((1, 1), -2048.0), np.full((1, 2000), 2000.0)):
+    for matrix in (np.full((1, 1), 2048.0), np.full((1, 1), -2048.0), np.full((1, 5000), 2000.0)):
         with pytest.raises(ConfigError):
             pack_projection(matrix)

@@ -1,0 +1,37 @@
+"""dpgmm clean: remove what runs left in the private folder."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from dpgmm_beam.errors import ConfigError
+from pipelines import cli, private, runs
+from transforms.private_files import is_local
+
+
+def parser() -> argparse.ArgumentParser:
+    result = cli.Parser(
+        prog="dpgmm clean",
+        description="Removes prepared rows, states and drawn keys of runs that are finished or were"
+        " interrupted. Runs of living drivers on this machine, embeddings and your own keys stay. An"
+        " interrupted run can't be continued afterwards: it is drawn anew, at the price of a release.",
+    )
+    result.add_argument("--private-dir", help=f"local private folder (default: {private.default_folder()})")
+    return result
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = parser().parse_args(argv)
+    path = arguments.private_dir or private.default_folder()
+    if not is_local(path):
+        raise ConfigError("--private-dir", path, "be a local folder; elsewhere delete its runs/ and rows/")
+    cleaned = runs.clean(private.open_folder(path))
+    rows = ", and prepared rows" if cleaned.rows else ""
+    print(f"removed {len(cleaned.runs)} runs{rows}")
+    if cleaned.busy:
+        print(f"left {len(cleaned.busy)} that are running: {', '.join(cleaned.busy)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,268 @@
+"""Runs of a release below the private folder: begun, continued where they were killed, cleaned up.
+
+    PRIVATE/runs/NAME/run.json     what the run is of; with a drawn key, also noise.key beside it
+    PRIVATE/runs/NAME/lock         held by a driver while it lives, on a local disk
+    PRIVATE/rows/                  prepared rows; those of a drawn key lie in the run's own folder
+
+With the user's own key a run's name is a function of configuration and release
+id.  With a drawn key it is drawn, too, and a run that was killed is found by the
+command that began it: going on with its key and its states spends nothing,
+where a second draw would.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
+
+from dpgmm_beam import manifest
+from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.noise import KEY_BYTES
+from transforms import inputs
+from transforms.private_files import is_local, make_private_folder, write_private_file
+from transforms.publish import join
+from transforms.run_files import Workspace
+
+RUNS, ROWS = "runs", "rows"
+_ABOUT, _LOCK, _KEY = "run.json", "lock", "noise.key"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One release on its way.
+
+    Attributes:
+      name: of its folder, and of its staged files.
+      workspace: its private files.
+      release_id: the public name of the publication.
+      drawn: whether the key was drawn, and goes at the end.
+    """
+
+    name: str
+    workspace: Workspace
+    release_id: str
+    drawn: bool
+
+
+def run_name(config: Mapping[str, Any], release_id: str) -> str:
+    """A name that is a function of the release."""
+    return f"{manifest.config_digest(config)[:16]}-{manifest.digest_of_text(release_id)[:16]}"
+
+
+@contextlib.contextmanager
+def open_run(
+    private_dir: str,
+    config: Mapping[str, Any],
+    source: str,
+    output: str,
+    key_file: str | None,
+    release_id: str | None,
+    restart: bool = False,
+) -> Iterator[Run]:
+    """The run of a command; continued if one was begun.
+
+    Args:
+      private_dir: see `pipelines.private`.
+      config: of the release, as plain data.
+      source, output: the command's input and output.
+      key_file, release_id: the user's, or None for both.
+      restart: drop what was begun.
+    """
+    if key_file is not None and release_id is not None:
+        name = run_name(config, release_id)
+        folder = join(private_dir, RUNS, name)
+        with _locked(join(private_dir, ROWS), False), _locked(folder, False):
+            if restart:
+                _delete(folder, but=_LOCK)
+            yield Run(name, Workspace(folder, join(private_dir, ROWS), key_file), release_id, drawn=False)
+            _delete_unfinished(folder, private_dir)
+        return
+    command = hashlib.sha256(json.dumps([config, source, output], sort_keys=True).encode()).hexdigest()
+    with _begun(private_dir, command, restart) or _drawn(private_dir, command) as (folder, release_id):
+        workspace = Workspace(folder, join(folder, ROWS), join(folder, _KEY))
+        run = Run(os.path.basename(folder), workspace, release_id, drawn=True)
+        try:
+            yield run
+        except Exception as error:
+            # What a crash left is continued by the same command; a refusal or a signal leaves nothing.
+            if isinstance(error, ConfigError):
+                _delete(folder)
+            raise
+        except BaseException:
+            _delete(folder)
+            raise
+        _delete(folder)
+
+
+def _begun(private_dir: str, command: str, restart: bool):
+    """The interrupted run of a command with a drawn key, or None."""
+    if not is_local(private_dir):
+        # Nobody can tell there whether its driver lives.
+        return None
+    for folder, about in interrupted(private_dir):
+        if about.get("command") == command:
+            if restart:
+                _delete(folder)
+                continue
+            return _continued(folder, about["release_id"])
+    return None
+
+
+@contextlib.contextmanager
+def _continued(folder: str, release_id: str) -> Iterator[tuple[str, str]]:
+    with _locked(folder, True):
+        print(
+            f"continuing the run that was interrupted (release id {release_id}); --restart drops it",
+            file=sys.stderr,
+        )
+        yield folder, release_id
+
+
+@contextlib.contextmanager
+def _drawn(private_dir: str, command: str) -> Iterator[tuple[str, str]]:
+    release_id = secrets.token_hex(16)
+    folder = join(private_dir, RUNS, release_id)
+    with _locked(folder, True):
+        secret = secrets.token_bytes(KEY_BYTES)
+        write_private_file(join(folder, _KEY), lambda file: file.write(secret))
+        about = json.dumps({"command": command, "release_id": release_id}).encode()
+        write_private_file(join(folder, _ABOUT), lambda file: file.write(about))
+        yield folder, release_id
+
+
+def interrupted(private_dir: str) -> list[tuple[str, dict]]:
+    """Runs with drawn keys whose drivers have ended without an end of the run, oldest first."""
+    found = []
+    folder = os.path.join(private_dir, RUNS)
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        run = os.path.join(folder, name)
+        with contextlib.suppress(OSError, ValueError):
+            with open(os.path.join(run, _ABOUT), "rb") as file:
+                about = json.load(file)
+            if is_free(run):
+                found.append((os.path.getmtime(os.path.join(run, _ABOUT)), run, about))
+    return [(run, about) for _, run, about in sorted(found, key=lambda each: each[:2])]
+
+
+def is_free(folder: str) -> bool:
+    """Whether no living driver holds a folder."""
+    try:
+        with _locked(folder, True, wait=False):
+            return True
+    except BlockingIOError:
+        return False
+
+
+@contextlib.contextmanager
+def _locked(folder: str, alone: bool, wait: bool = True) -> Iterator[None]:
+    """Holds a folder's lock while entered, where its file system has locks.
+
+    The system drops the lock of a process that dies.
+
+    Raises:
+      BlockingIOError: somebody else holds it, and `wait` is not set.
+    """
+    if not is_local(folder):
+        yield
+        return
+    make_private_folder(folder)
+    descriptor = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        try:
+            fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            # A file system without locks.
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _delete(folder: str, but: str = "") -> None:
+    """Deletes what lies in a folder, and the folder itself unless something is to stay."""
+    if not is_local(folder):
+        with contextlib.suppress(BeamIOError, OSError):
+            (found,) = FileSystems.match([join(inputs.literal(folder), "**")])
+            FileSystems.delete([file.path for file in found.metadata_list])
+        return
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        path = os.path.join(folder, name)
+        if name == but:
+            continue
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+    if not but:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _delete_unfinished(folder: str, private_dir: str) -> None:
+    """Deletes views, which a finished run needs no more, and files that killed workers left half-written."""
+    if not is_local(folder):
+        return
+    for name in os.listdir(folder):
+        base = os.path.join(folder, name)
+        for view in os.listdir(base) if os.path.isdir(base) else []:
+            if os.path.isdir(os.path.join(base, view)):
+                shutil.rmtree(os.path.join(base, view), ignore_errors=True)
+        rows = os.path.join(private_dir, ROWS, name)
+        for left in os.listdir(rows) if os.path.isdir(rows) else []:
+            if left.startswith(".piece-"):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(rows, left))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cleaned:
+    """What `clean` did.
+
+    Attributes:
+      runs: names of the runs that were removed.
+      busy: names of those that a living driver holds.
+      rows: whether prepared rows that runs share were removed.
+    """
+
+    runs: tuple[str, ...]
+    busy: tuple[str, ...]
+    rows: bool
+
+
+def clean(private_dir: str) -> Cleaned:
+    """Removes states, views, drawn keys and prepared rows of every run that no living driver holds.
+
+    Args:
+      private_dir: a local private folder.
+    """
+    removed, busy = [], []
+    folder = os.path.join(private_dir, RUNS)
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        run = os.path.join(folder, name)
+        try:
+            with _locked(run, True, wait=False):
+                _delete(run)
+                removed.append(name)
+        except BlockingIOError:
+            busy.append(name)
+    rows = os.path.join(private_dir, ROWS)
+    removed_rows = False
+    with contextlib.suppress(BlockingIOError):
+        if os.path.isdir(rows):
+            with _locked(rows, True, wait=False):
+                _delete(rows)
+                removed_rows = True
+    return Cleaned(tuple(removed), tuple(busy), removed_rows)

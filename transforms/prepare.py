@@ -1,0 +1,252 @@
+"""The input, read once: listed, pinned and written as prepared rows into the private folder.
+
+This is the only place that knows input formats.  What it hands on is pairs
+(base, number): a run's folder for this state of the data, and a piece there.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.io.filesystems import FileSystems
+
+from dpgmm_beam import fit
+from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.plan import Plan
+from dpgmm_beam.rows import RowFormat, Rows, SetAside, accept, columns_of
+from transforms import inputs, keys, listing, prepared, run_files
+from transforms.execution import Execution
+from transforms.listing import Listing, Piece, Stretch
+from transforms.ordered_map import ordered_map
+from transforms.private_files import is_local, make_private_folder, write_private_file, write_private_once
+from transforms.run_files import Base, Workspace
+
+SLICE_ROWS, SLICE_BYTES = 8192, 2**24
+"""Rows decoded at once at most, and bytes of them as double precision."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Parquet files of embeddings.
+
+    Attributes:
+      pattern: a file, folder or glob.
+      names_file: a JSON list of names in the folder, where not all of it is meant.
+    """
+
+    pattern: str
+    names_file: str = ""
+
+    def files(self) -> list[inputs.InputFile]:
+        """The files, by path."""
+        found = inputs.list_parquet(self.pattern)
+        if not self.names_file:
+            return found
+        names = set(json.loads(inputs.read_bytes(self.names_file)))
+        return [file for file in found if os.path.basename(file.path) in names]
+
+
+@dataclasses.dataclass
+class PrepareRows(beam.PTransform):
+    """PCollection[Source] with one element -> PCollection of pieces, (base, number).
+
+    Attributes:
+      plan: what the rows are for.
+      workspace: where they go.
+      execution: speed only.
+    """
+
+    plan: Plan
+    workspace: Workspace
+    execution: Execution
+
+    def expand(self, source):
+        return (
+            source
+            | "List" >> beam.ParDo(ListUnits(self.plan, self.workspace, self.execution))
+            | "Spread" >> beam.Reshuffle()
+            | "Prepare" >> beam.ParDo(PrepareUnits(self.workspace, self.execution))
+        )
+
+
+@beam.typehints.with_output_types(tuple[Base, int])
+@dataclasses.dataclass
+class ListUnits(beam.DoFn):
+    """Source -> (base, number) of each unit; writes the pinned listing and the first state."""
+
+    plan: Plan
+    workspace: Workspace
+    execution: Execution
+
+    def process(self, source: Source) -> Iterator[tuple[Base, int]]:
+        config = self.plan.config
+        files = inputs.read_footers(source.pattern, source.files(), config.encoder)
+        found = listing.cut(files, config.dimension, self.execution.piece_bytes)
+        base = self.workspace.base(found.digest(self.plan))
+        check_room(self.plan, found, self.workspace, base)
+        write_private_once(run_files.input_file(base), found.to_json())
+        secret = keys.load(self.workspace.key_file)
+        start = fit.initial_state(self.plan, secret, len(found.pieces))
+        run_files.write_state(base, 0, start)
+        fit.check_key(run_files.load_state(base, 0), secret)
+        yield from ((base, unit) for unit in range(len(found.units)))
+
+
+def check_room(plan: Plan, found: Listing, workspace: Workspace, base: Base) -> None:
+    """Raises ConfigError where the private folder's disk has no room for the rows and their views."""
+    if not is_local(workspace.rows):
+        return
+    needed = 0
+    for number, piece in enumerate(found.pieces):
+        if not os.path.exists(workspace.piece(base, number)):
+            needed += prepared.file_bytes(piece.rows, plan.config.dimension)
+        for view, dimension in plan.views:
+            if not os.path.exists(run_files.view_piece(base, view.name, number)):
+                needed += prepared.file_bytes(piece.rows, dimension)
+    folder = workspace.rows
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    if needed > shutil.disk_usage(folder).free:
+        raise ConfigError(
+            "--private-dir",
+            folder,
+            "have room for the prepared rows and their features: 4 + 2 d bytes a row, twice",
+        )
+
+
+@beam.typehints.with_output_types(tuple[Base, int])
+class PrepareUnits(beam.DoFn):
+    """(base, unit) -> (base, piece) of each of the unit's pieces, when their files are whole."""
+
+    def __init__(self, workspace: Workspace, execution: Execution):
+        self.workspace, self.execution = workspace, execution
+
+    def setup(self):
+        self.known: tuple[Base, Plan, Listing] | None = None
+
+    def process(self, element: tuple[Base, int]) -> Iterator[tuple[Base, int]]:
+        base, unit = element
+        if self.known is None or self.known[0] != base:
+            plan = fit.plan_of(run_files.load_state(base, 0))
+            found = Listing.from_json(inputs.read_bytes(run_files.input_file(base)))
+            self.known = base, plan, found
+        _, plan, found = self.known
+        numbers = found.numbers_of(unit)
+        missing = [number for number in numbers if not self._is_whole(plan, base, number)]
+        if missing:
+            pieces = {self.workspace.piece(base, number): found.pieces[number] for number in numbers}
+            wanted = {self.workspace.piece(base, number) for number in missing}
+            with ThreadPoolExecutor(self.execution.threads) as workers:
+                write_pieces(
+                    found.units[unit], pieces, wanted, plan.row_format, workers, self.execution.threads
+                )
+        yield from ((base, number) for number in numbers)
+
+    def _is_whole(self, plan: Plan, base: Base, number: int) -> bool:
+        """Whether a piece is there; views of it that were cut short are deleted."""
+        for view, dimension in plan.views:
+            path = run_files.view_piece(base, view.name, number)
+            if FileSystems.exists(path) and not prepared.is_whole(path, dimension):
+                run_files.delete_files([path])
+        return prepared.is_whole(self.workspace.piece(base, number), plan.config.dimension)
+
+
+def write_pieces(
+    unit: tuple[Stretch, ...],
+    pieces: dict[str, Piece],
+    wanted: set[str],
+    row_format: RowFormat,
+    workers: Executor,
+    threads: int,
+) -> None:
+    """Reads a unit and writes those of its pieces that are wanted, each with what was set aside of it.
+
+    Args:
+      pieces: by path, in the order of their rows.
+
+    Raises:
+      RuntimeError: a file of the input has changed or cannot be decoded.
+      OSError: it cannot be read.
+    """
+    batches = _Batches(_read_unit(unit, row_format))
+    for path, piece in pieces.items():
+        if path not in wanted:
+            for _ in batches.take(piece.rows):
+                pass
+            continue
+        left_out = [SetAside()]
+
+        def blocks(rows: int = piece.rows, left_out: list[SetAside] = left_out) -> Iterator[Rows]:
+            taken = batches.take(rows)
+            for block, aside in ordered_map(
+                workers, lambda batch: accept(batch, row_format), taken, threads + 1
+            ):
+                left_out[0] += aside
+                yield block
+            # Before the file appears: rows of two states of the data must not be mixed.
+            _check_pins(unit)
+
+        make_private_folder(os.path.dirname(os.path.dirname(path)))
+        prepared.write(path, row_format.dimension, blocks())
+        report = {"rows": piece.rows, "set_aside": dataclasses.asdict(left_out[0])}
+        write_private_file(
+            report_file(path), lambda file, report=report: file.write(json.dumps(report).encode())
+        )
+
+
+def report_file(piece: str) -> str:
+    """Path of what was set aside of a piece: exact, and as private as its rows."""
+    return piece.removesuffix(".npy") + ".json"
+
+
+class _Batches:
+    """A stream of record batches that is taken by numbers of rows."""
+
+    def __init__(self, batches: Iterable[pa.RecordBatch]):
+        self._batches = iter(batches)
+        self._rest: pa.RecordBatch | None = None
+
+    def take(self, rows: int) -> Iterator[pa.RecordBatch]:
+        while rows:
+            batch = self._rest if self._rest is not None else next(self._batches, None)
+            if batch is None:
+                raise RuntimeError("the input has changed while the job ran: rows are missing; run it again")
+            self._rest = batch.slice(rows) if len(batch) > rows else None
+            rows -= min(rows, len(batch))
+            yield batch.slice(0, len(batch) - (len(self._rest) if self._rest is not None else 0))
+
+
+def _read_unit(unit: Iterable[Stretch], row_format: RowFormat) -> Iterator[pa.RecordBatch]:
+    slice_rows = max(1, min(SLICE_ROWS, SLICE_BYTES // (8 * row_format.dimension)))
+    columns = columns_of(row_format)
+    for stretch in unit:
+        try:
+            with inputs.open_rows(stretch.path) as file:
+                yield from file.iter_batches(slice_rows, row_groups=list(stretch.row_groups), columns=columns)
+        except OSError:
+            raise
+        except Exception as error:
+            # A library's message may quote a value of the data; its type does not.
+            raise RuntimeError(f"{stretch.path} could not be read ({type(error).__name__})") from None
+
+
+def _check_pins(unit: Iterable[Stretch]) -> None:
+    for stretch in unit:
+        if inputs.pin_of(stretch.path) != stretch.pin:
+            raise RuntimeError(f"{stretch.path} has changed while the job ran; run it again")
+
+
+def set_aside(folder: str) -> dict:
+    """What was set aside of the rows in a folder of pieces, in all.  Exact: for the owner alone."""
+    rows, total = 0, SetAside()
+    (found,) = FileSystems.match([FileSystems.join(inputs.literal(folder), "piece-*.json")])
+    for file in found.metadata_list:
+        report = json.loads(inputs.read_bytes(file.path))
+        rows += report["rows"]
+        total += SetAside(**report["set_aside"])
+    return {"rows": rows, "set_aside": dataclasses.asdict(total)}

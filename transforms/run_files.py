@@ -1,0 +1,116 @@
+"""Where a run keeps what it has done, and how its workers find it.
+
+    ROWS/DATA/piece-00012.npy                 prepared rows
+    FOLDER/DATA/input.json                    what was found of the input, pinned
+    FOLDER/DATA/state-07.npz                  the state after seven stages, written once
+    FOLDER/DATA/features/piece-00012.npy      rows of a view
+    FOLDER/DATA/sums/...                      large sums on their way to the noise
+
+DATA is a digest of the pinned input, so that a run never goes on with states of
+other data.  All of it is as private as the rows.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterable
+
+from apache_beam.io.filesystems import FileSystems
+
+from dpgmm_beam import state
+from transforms.inputs import literal, read_bytes
+from transforms.private_files import is_local, write_private_once
+
+Base = str
+"""A run's folder for one state of the data: what elements of the pipeline carry."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Workspace:
+    """A run's private places, by names that the driver and all workers share.
+
+    Attributes:
+      folder: of the run: states, views and sums.
+      rows: folder of prepared rows, which other runs over the same data may share.
+      key_file: path of the noise key.
+    """
+
+    folder: str
+    rows: str
+    key_file: str
+
+    def base(self, data: str) -> Base:
+        """The run's folder for data of this digest."""
+        return FileSystems.join(self.folder, data)
+
+    def piece(self, base: Base, number: int) -> str:
+        """Path of a piece's prepared rows."""
+        return FileSystems.join(self.rows, base.rstrip("/").rpartition("/")[2], piece_name(number))
+
+
+def piece_name(number: int) -> str:
+    return f"piece-{number:05d}.npy"
+
+
+def view_piece(base: Base, view: str, number: int) -> str:
+    """Path of a piece's rows in a view."""
+    return FileSystems.join(base, view, piece_name(number))
+
+
+def input_file(base: Base) -> str:
+    return FileSystems.join(base, "input.json")
+
+
+def state_file(base: Base, stages: int) -> str:
+    """Path of the state after so many stages."""
+    return FileSystems.join(base, f"state-{stages:03d}.npz")
+
+
+def has_state(base: Base, stages: int) -> bool:
+    return FileSystems.exists(state_file(base, stages))
+
+
+def load_state(base: Base, stages: int) -> state.State:
+    """The state after so many stages.
+
+    Raises:
+      OSError: it is not there.
+      RuntimeError: it is damaged.
+    """
+    path = state_file(base, stages)
+    try:
+        return state.from_bytes(read_bytes(path))
+    except ValueError as error:
+        raise RuntimeError(f"{path} is damaged ({error}); start the run anew with --restart") from None
+
+
+def write_state(base: Base, stages: int, current: state.State) -> None:
+    """Writes a state unless one is there: what counts afterwards is what the file holds."""
+    write_private_once(state_file(base, stages), state.to_bytes(current))
+
+
+def finished_stages(folder: str) -> int:
+    """How many stages a run has done, for whichever data; 0 where nothing is to be seen."""
+    pattern = FileSystems.join(literal(folder), "*", "state-*.npz")
+    with contextlib.suppress(OSError):
+        (found,) = FileSystems.match([pattern])
+        return max(
+            (int(os.path.basename(file.path)[len("state-") : -len(".npz")]) for file in found.metadata_list),
+            default=0,
+        )
+    return 0
+
+
+def sums_file(base: Base, stages: int, part: int, digest: str) -> str:
+    """Path of one part of a stage's exact sums."""
+    return FileSystems.join(base, "sums", f"stage-{stages:03d}-part-{part:05d}-{digest}")
+
+
+def delete_files(paths: Iterable[str]) -> None:
+    """Deletes files; those that are gone already are no matter."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            if is_local(path):
+                os.unlink(path)
+            else:
+                FileSystems.delete([path])
