@@ -77,7 +77,9 @@ def arguments_for_release(argv: Sequence[str], environ=os.environ, today: str | 
     if image and not any(argument.startswith("--sdk_container_image") for argument in others):
         others.append(f"--sdk_container_image={image}")
     others.append(f"--autoscaling_algorithm={autoscaling}")
-    return [option if value is None else f"{option}={value}" for option, value in ours.items()] + lists + others
+    return (
+        [option if value is None else f"{option}={value}" for option, value in ours.items()] + lists + others
+    )
 
 
 def main(argv: Sequence[str]) -> int:

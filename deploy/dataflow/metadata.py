@@ -48,7 +48,8 @@ def metadata() -> dict:
         "name": "dpgmm release",
         "description": "Labelled images or embeddings in, a differentially private release of synthetic"
         " embeddings out. Needs private_dir, noise_key_file and release_id ({month} and {date} are"
-        " filled in) besides the required parameters; paths are gs:// or another file system that all workers see.",
+        " filled in) besides the required parameters; paths are gs:// or another file system that all"
+        " workers see.",
         "parameters": [parameter(action) for action in options],
     }
 
