@@ -22,7 +22,9 @@ def parameter(action: argparse.Action) -> dict:
     text = (action.help or name.replace("-", " ")).replace(
         private.default_folder(), "a folder of the user's own"
     )
-    if action.default not in (None, False):
+    if isinstance(action, argparse._AppendAction):
+        text += f" ({action.metavar}; several: comma-separated)"
+    elif action.default not in (None, False):
         text += f" (default: {action.default})"
     result = {
         "name": name.replace("-", "_"),
@@ -45,8 +47,9 @@ def metadata() -> dict:
     return {
         "name": "dpgmm release",
         "description": "Labelled images or embeddings in, a differentially private release of synthetic"
-        " embeddings out. Needs private_dir, noise_key_file and release_id besides the required"
-        " parameters; paths are gs:// or another file system that all workers see.",
+        " embeddings out. Needs private_dir, noise_key_file and release_id ({month} and {date} are"
+        " filled in) besides the required parameters; paths are gs:// or another file system that all"
+        " workers see.",
         "parameters": [parameter(action) for action in options],
     }
 

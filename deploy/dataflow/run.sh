@@ -1,19 +1,15 @@
 #!/bin/sh
-# Starts one release by hand:
+# Starts one release by hand, as launch.json says, with a release id of its own:
 #   PROJECT=p REGION=europe-west1 BUCKET=b WORKER=dpgmm-worker@p.iam.gserviceaccount.com \
-#       deploy/dataflow/run.sh RELEASE_ID
-# BUCKET: templates/ and input/.  BUCKET-private: keys/ and state/, read by the worker account only.
+#       deploy/dataflow/run.sh 2026-11
+# Five buckets, for they have different readers (docs/running.md, "Dataflow"): BUCKET-input,
+# BUCKET-private, BUCKET-temp, BUCKET-templates and BUCKET-releases.
 set -eu
-id=${1:?release id}
-version=${VERSION:-0.1.0}
-private=gs://${BUCKET:?}-private
+: "${PROJECT:?}" "${REGION:?}"
+body=$("$(dirname "$0")/body.sh" "${1:?release id}")
 
-# ^~^ makes ~ the separator: the list of classes has commas.
-gcloud dataflow flex-template run "dpgmm-$(echo "$id" | tr 'A-Z_.' 'a-z--')" \
-    --project "${PROJECT:?}" --region "${REGION:?}" \
-    --template-file-gcs-location "gs://$BUCKET/templates/dpgmm-release-$version.json" \
-    --service-account-email "${WORKER:?}" \
-    --staging-location "gs://$BUCKET/staging" --temp-location "gs://$BUCKET/temp" \
-    --worker-machine-type n2-standard-4 --max-workers 10 \
-    --additional-experiments disable_logging_submission_environment \
-    --parameters "^~^input=gs://$BUCKET/input/*.parquet~encoder=precomputed~classes=gs://$BUCKET/input/classes.txt~epsilon=1~delta=1e-5~output=gs://$BUCKET/releases/$id~private_dir=$private/state~noise_key_file=$private/keys/noise.key~release_id=$id"
+# The token goes through standard input: other users of this machine see a command's arguments.
+printf 'Authorization: Bearer %s\n' "$(gcloud auth print-access-token)" |
+    curl --silent --show-error --fail-with-body --header @- \
+        --header 'Content-Type: application/json' --data "$body" \
+        "https://dataflow.googleapis.com/v1b3/projects/$PROJECT/locations/$REGION/flexTemplates:launch"

@@ -1,11 +1,11 @@
 #!/bin/sh
 # A release on the first of every month, by Cloud Scheduler:
 #   PROJECT=p REGION=europe-west1 BUCKET=b WORKER=... SCHEDULER=... deploy/dataflow/schedule.sh
-# SCHEDULER is the account that may launch the template (roles/dataflow.developer, and
-# iam.serviceAccountUser on WORKER).  The body is the same every time; launch.py puts the date in.
+# SCHEDULER is the account that may launch the template (roles/dataflow.developer,
+# iam.serviceAccountUser on WORKER, and read on BUCKET-templates).  The body is the same every time;
+# launch.py puts the month in, so a launch on another day of it is the same release.
 set -eu
-here=$(dirname "$0")
-body=$(sed -e "s|BUCKET|${BUCKET:?}|g" -e "s|\"WORKER\"|\"${WORKER:?}\"|" "$here/launch.json")
+body=$("$(dirname "$0")/body.sh")
 
 # No retries: a launch that was answered too late may have started the job all the same.
 gcloud scheduler jobs create http dpgmm-release \
