@@ -13,11 +13,17 @@ from dpgmm_beam.views import Projection
 
 Multipliers = Mapping[str, float]
 
+_FEW_GROUPS = 32
+"""Up to so many, a product with their indicators is faster than sorting."""
+
 
 def sums_by_group(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
     """Sums of integer-valued rows by group, (n, d), (n,) -> (count, d) int64, exact."""
     totals = np.zeros((count, values.shape[1]), dtype=np.int64)
-    if len(groups):
+    if count <= _FEW_GROUPS:
+        members = (np.arange(count)[:, None] == groups).astype(np.float64)
+        totals += (members @ values.astype(np.float64)).astype(np.int64)
+    elif len(groups):
         order = np.argsort(groups, kind="stable")
         present, starts = np.unique(groups[order], return_index=True)
         totals[present] = np.add.reduceat(values[order].astype(np.float64), starts, axis=0).astype(np.int64)

@@ -131,10 +131,14 @@ class PooledMoment(Stage):
     def begin(self) -> Sums:
         return {"moment": np.zeros((self.dimension, self.dimension), np.int64)}
 
+    def working(self, before: State) -> State:
+        return {**before, "means": before["means"].astype(np.float64)}
+
     def add(self, rows: Rows, before: State, sums: Sums) -> None:
-        residuals = rows.values.astype(np.float64) - before["means"][rows.classes]
         scale = self.bound / (float(before["residual_radius"]) * lattice.UNIT)
-        residuals = lattice.clip_rows(np.rint(residuals * scale), self.bound)
+        residuals = rows.values - before["means"][rows.classes]
+        residuals *= scale
+        residuals = lattice.clip_rows(np.rint(residuals, out=residuals), self.bound)
         # Exact: a block's entries are under its rows x 2**24, far under 2**53.
         sums["moment"] += (residuals.T @ residuals).astype(np.int64)
 
@@ -251,7 +255,7 @@ class TeacherStep(Stage):
         # Most rows cannot be too long, whatever their features.
         doubtful = np.flatnonzero(lengths * np.hypot(VIEW_UNIT, bias) > self.bound)
         if len(doubtful):
-            lengths = lengths[doubtful] * np.sqrt(lattice.square_norms(features[doubtful]) + bias**2)
+            lengths = lengths[doubtful] * np.sqrt(rows.square_norms()[doubtful] + bias**2)
             longer = lengths > self.bound
             rescaled = coefficients[doubtful[longer]] * (self.bound / lengths[longer])[:, None]
             # Truncation towards zero cannot lengthen a row.

@@ -6,6 +6,7 @@ the prepared rows, since many rounds use the same view.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -42,15 +43,28 @@ class Projection:
     def matrix_name(self) -> str:
         return f"{self.name}_matrix"
 
+    def bind(self, current: State) -> Callable[[Rows], Rows]:
+        """The view as a function of blocks: values (n, r) int16 of norm at most VIEW_UNIT."""
+        offset = current[self.offset_name].astype(np.float64)
+        matrix = current[self.matrix_name].T.astype(np.float64)
+        scale = 2.0 ** (VIEW_BITS - lattice.UNIT_BITS - PROJECTION_BITS)
+
+        def apply(rows: Rows) -> Rows:
+            centred = rows.values - (offset[rows.classes] if self.by_class else offset)
+            # |row| <= 2 UNIT = 2**16 and `pack_projection` holds a matrix row's norm
+            # under 2**37, so the products are exact.
+            projected = centred @ matrix
+            projected *= scale
+            projected = lattice.clip_rows(np.rint(projected, out=projected), VIEW_UNIT)
+            return Rows(
+                projected.astype(np.int16), rows.classes, lattice.square_norms(projected).astype(np.int32)
+            )
+
+        return apply
+
     def apply(self, rows: Rows, current: State) -> Rows:
-        """The block in this view: values (n, r) int16 of norm at most VIEW_UNIT."""
-        offset = current[self.offset_name]
-        centred = rows.values.astype(np.float64) - (offset[rows.classes] if self.by_class else offset)
-        matrix = current[self.matrix_name].astype(np.float64)
-        # |row| <= 2 UNIT = 2**16 and `pack_projection` holds a matrix row's norm
-        # under 2**37, so the products are exact.
-        projected = np.rint(centred @ matrix.T * 2.0 ** (VIEW_BITS - lattice.UNIT_BITS - PROJECTION_BITS))
-        return Rows(lattice.clip_rows(projected, VIEW_UNIT).astype(np.int16), rows.classes)
+        """One block in this view, see `bind`."""
+        return self.bind(current)(rows)
 
 
 def pack_projection(matrix: np.ndarray) -> np.ndarray:

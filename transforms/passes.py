@@ -97,9 +97,7 @@ class Pass:
         viewed = run_files.view_piece(self.base, view.name, number)
         if not FileSystems.exists(viewed):
             blocks = prepared.read(path, dimension, block_rows)
-            prepared.write(
-                viewed, self.stage.view_dimension, (view.apply(block, self.before) for block in blocks)
-            )
+            prepared.write(viewed, self.stage.view_dimension, map(view.bind(self.before), blocks))
         return prepared.read(viewed, self.stage.view_dimension, block_rows)
 
 

@@ -115,7 +115,7 @@ def check_room(plan: Plan, found: Listing, workspace: Workspace, base: Base) -> 
         raise ConfigError(
             "--private-dir",
             folder,
-            "have room for the prepared rows and their features: 4 + 2 d bytes a row, twice",
+            "have room for the prepared rows and their features: 8 + 2 d bytes a row, twice",
         )
 
 
