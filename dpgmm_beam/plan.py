@@ -165,10 +165,3 @@ class Plan:
     @property
     def config_digest(self) -> str:
         return manifest.config_digest(self.config.to_dict())
-
-    def to_dict(self):
-        return {"config": self.config.to_dict(), "release_id": self.release_id}
-
-    @staticmethod
-    def from_dict(data):
-        return Plan(ReleaseConfig.from_dict(data["config"]), data["release_id"])
