@@ -1,7 +1,7 @@
 """What an encoder is, which ones there are, and one of each per process.
 
-Nothing here imports a deep learning library: checking a configuration and
-finding that every embedding is in the cache already must be quick.
+Nothing here imports a deep learning library or Pillow: checking a configuration
+and finding that every embedding is in the cache already must be quick.
 """
 
 import abc
@@ -11,11 +11,14 @@ import importlib.metadata
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from dpgmm_beam.errors import ConfigError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Packages may add encoders under this entry point group; see docs/encoders.md.
 ENTRY_POINTS = "dpgmm_beam.encoders"
@@ -42,7 +45,7 @@ class Encoder(abc.ABC):
     batch_size: int
 
     @abc.abstractmethod
-    def prepare(self, images: Sequence[Image.Image]) -> np.ndarray:
+    def prepare(self, images: "Sequence[Image.Image]") -> np.ndarray:
         """Resizes and crops.
 
         Args:

@@ -4,8 +4,10 @@ import io
 import logging
 import re
 import warnings
+from typing import TYPE_CHECKING
 
-from PIL import Image
+if TYPE_CHECKING:
+    from PIL import Image
 
 # About 200 MB decoded.  Larger ones are treated like undecodable ones: a small
 # file may claim any size and would otherwise take down the worker.
@@ -18,7 +20,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _PILLOW = re.compile(r"PIL\.")
 
 
-def decode_image(data: bytes | None) -> Image.Image | None:
+def decode_image(data: bytes | None) -> "Image.Image | None":
     """Decodes one image.
 
     Args:
@@ -31,6 +33,8 @@ def decode_image(data: bytes | None) -> Image.Image | None:
     """
     if not data:
         return None
+    from PIL import Image
+
     _silence_pillow()
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -43,7 +47,7 @@ def decode_image(data: bytes | None) -> Image.Image | None:
         return None
 
 
-def _plain_mode(image: Image.Image) -> Image.Image:
+def _plain_mode(image: "Image.Image") -> "Image.Image":
     if image.mode in ("L", "RGB"):
         return image
     if image.mode in ("1", "LA", "La"):

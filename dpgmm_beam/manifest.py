@@ -42,7 +42,7 @@ def build(config: Mapping[str, Any], spent: budget.Budget, release_id: str, file
             "privacy_unit": budget.PRIVACY_UNIT,
             "noise_multiplier": spent.noise_multiplier,
             "mechanisms": spent.describe(),
-            "dp_event": budget.event_to_json(spent.event),
+            "dp_event": spent.event(),
         },
         "versions": {
             "dpgmm-beam": dpgmm_beam.__version__,
@@ -112,7 +112,9 @@ def check(content: dict, read: Callable[[str], bytes]) -> list[str]:
                 for entry in privacy["mechanisms"]
             ),
         )
-        if stated.describe() != privacy["mechanisms"] or stated.event != event:
+        if stated.noise_multiplier != privacy["noise_multiplier"]:
+            problems.append("the noise multiplier is not that of epsilon and delta")
+        if stated.describe() != privacy["mechanisms"] or stated.event() != privacy["dp_event"]:
             problems.append("the table of mechanisms does not agree with the privacy event")
         if config_digest(content["config"]) != content["config_digest"]:
             problems.append("the configuration does not have the digest that the manifest states")

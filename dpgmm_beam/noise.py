@@ -16,7 +16,6 @@ Method: inversion, with the lazy exactness of Devroye (1986), chapter II.
 import dataclasses
 import hashlib
 
-import mpmath
 import numpy as np
 from scipy.special import ndtri
 
@@ -131,6 +130,9 @@ def _settle_batch(key, words, deviations, *, offset, settle_all):
 
 def _settle_exactly(key: NoiseKey, head: int, deviation: float, index: int) -> int:
     """The magnitude of the draw whose first 63 bits are `head`, from as many bits as it takes."""
+    # Here, because most processes never draw such a number.
+    import mpmath
+
     extra = 32
     while True:
         tail = key.stream(extra, purpose=b"extend" + index.to_bytes(8, "little"))

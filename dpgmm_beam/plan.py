@@ -7,6 +7,7 @@ budget that the manifest states.
 
 import dataclasses
 import functools
+from typing import Any
 
 from dpgmm_beam import manifest
 from dpgmm_beam.budget import Budget, Mechanism
@@ -34,6 +35,9 @@ class Plan:
     Attributes:
       config: the public configuration.
       release_id: the public name of this one publication.
+      noise_multiplier: of the whole budget, where it was calibrated already (a
+        worker has it from the driver); None: it is calibrated here.  It follows
+        from the configuration, so plans that differ in it only are equal.
 
     Raises:
       ConfigError: a mechanism's noise would be too large to be drawn exactly.
@@ -41,10 +45,10 @@ class Plan:
 
     config: ReleaseConfig
     release_id: str
+    noise_multiplier: float | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self):
         # Here and not in the first stage that draws: the data has been read then.
-        # The budget that this calibrates travels to the workers with the plan.
         for stage in self.stages:
             multipliers = self.multipliers(stage)
             for channel in stage.channels:
@@ -120,6 +124,24 @@ class Plan:
             self.config.epsilon,
             self.config.delta,
             tuple(Mechanism(name, shares[name] / total, count) for name, count in repetitions.items()),
+            self.noise_multiplier,  # type: ignore[arg-type]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, with the noise multiplier to the last bit."""
+        return {
+            "config": self.config.to_dict(),
+            "release_id": self.release_id,
+            "noise_multiplier": self.budget.noise_multiplier.hex(),
+        }
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> "Plan":
+        """The inverse of `to_dict`: the same plan, with the noise multiplier that it had."""
+        return Plan(
+            ReleaseConfig.from_dict(data["config"]),
+            data["release_id"],
+            float.fromhex(data["noise_multiplier"]),
         )
 
     def multipliers(self, stage: Stage) -> dict[str, float]:
@@ -143,10 +165,3 @@ class Plan:
     @property
     def config_digest(self) -> str:
         return manifest.config_digest(self.config.to_dict())
-
-    def to_dict(self):
-        return {"config": self.config.to_dict(), "release_id": self.release_id}
-
-    @staticmethod
-    def from_dict(data):
-        return Plan(ReleaseConfig.from_dict(data["config"]), data["release_id"])

@@ -95,6 +95,7 @@ def edit_event(factor):
         (edit_everywhere(2.0), "does not agree"),
         (edit_multiplier(1.0001), "does not agree"),
         (edit_multiplier(0.5), "does not agree"),
+        (privacy(noise_multiplier=9.0), "noise multiplier is not that of epsilon and delta"),
         (edit_event(0.5), "composes to epsilon"),
         (edit_event(2.0), "does not agree"),
         (lambda c: c["config"].update(samples_per_class=1), "configuration does not have the digest"),

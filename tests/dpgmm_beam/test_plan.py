@@ -1,10 +1,11 @@
 import dataclasses
+import json
 import math
 import pickle
 
 import pytest
 
-from dpgmm_beam.budget import epsilon_by_pld
+from dpgmm_beam.budget import calibrated, epsilon_by_pld, event_from_json
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.plan import Plan
@@ -22,7 +23,7 @@ def test_the_budget_charges_every_channel_of_every_stage(plan):
         1 / multiplier**2 for stage in plan.stages for multiplier in plan.multipliers(stage).values()
     )
     assert math.isclose(charged, 1 / plan.budget.noise_multiplier**2, rel_tol=1e-12)
-    assert epsilon_by_pld(plan.budget.event, 1e-5) <= 1.0
+    assert epsilon_by_pld(event_from_json(plan.budget.event()), 1e-5) <= 1.0
     for stage in plan.stages:
         assert set(plan.multipliers(stage)) == {c.name for c in stage.channels if not c.private}
     assert {m.name: m.repetitions for m in plan.budget.mechanisms} == {
@@ -60,3 +61,27 @@ def test_plans_travel_with_their_budget(plan):
     assert copy == plan
     assert "budget" in vars(copy)
     assert copy.config_digest == plan.config_digest
+
+
+def test_plans_travel_as_plain_data_to_the_last_bit(plan):
+    data = json.loads(json.dumps(plan.to_dict()))
+    copy = Plan.from_dict(data)
+    assert copy == plan
+    assert copy.config_digest == plan.config_digest
+    assert copy.budget == plan.budget
+    assert copy.to_dict() == plan.to_dict()
+    for stage, other in zip(copy.stages, plan.stages, strict=True):
+        assert copy.multipliers(stage) == plan.multipliers(other)
+
+
+def test_a_plan_with_a_multiplier_is_not_calibrated_again(plan):
+    odd = math.nextafter(3 * plan.budget.noise_multiplier, math.inf)
+    given = Plan(CONFIG, "one", odd)
+    assert given.budget.noise_multiplier == odd
+    assert given == plan
+    assert Plan.from_dict(given.to_dict()).budget.noise_multiplier == odd
+
+
+def test_a_plan_that_is_changed_is_calibrated_for_what_it_became(plan):
+    changed = dataclasses.replace(plan, config=dataclasses.replace(CONFIG, epsilon=0.5))
+    assert changed.budget.noise_multiplier == calibrated(0.5, 1e-5)

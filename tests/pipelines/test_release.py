@@ -48,7 +48,7 @@ def refused(argv, capsys):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (["--epsilon", "0"], "--epsilon=0.0 is refused: it must be a finite number above 0."),
+        (["--epsilon", "0"], "--epsilon=0.0 is refused: it must be a number from 0.001 to 1000."),
         (["--epsilon", "-1"], "--epsilon=-1.0 is refused"),
         (["--epsilon", "inf"], "--epsilon=inf is refused"),
         (["--epsilon", "nan"], "--epsilon=nan is refused"),

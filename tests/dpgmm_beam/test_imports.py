@@ -1,0 +1,51 @@
+"""What a process loads before it has any use for it: seconds and memory in every worker."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "torchvision", "open_clip", "timm", "dp_accounting", "scipy.stats", "mpmath", "PIL")
+
+WORKER = """
+from dpgmm_beam import clustering, fit, noise, plan, rows, stages, statistics
+"""
+
+DRIVER = """
+from dpgmm_beam import config, encoders, images, manifest, noise, plan
+released = config.ReleaseConfig("efficientnet_lite0", ("a", "b"), 8, 1.0, 1e-5)
+encoders.check_encoder(released.encoder)
+planned = plan.Plan(released, "one")
+received = plan.Plan.from_dict(planned.to_dict())
+noise.rounded_gaussian(noise.NoiseKey(bytes(32)), received.budget.noise_multiplier, 100)
+manifest.build(released.to_dict(), received.budget, "one", [])
+"""
+
+
+def loaded_after(program: str) -> set[str]:
+    """The modules of HEAVY that a fresh Python has after a program."""
+    program += f"\nimport sys\nprint(*[name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("program", [WORKER, DRIVER], ids=["worker", "driver"])
+def test_nothing_heavy_is_loaded(program):
+    assert loaded_after(program) == set()
+
+
+def test_what_is_heavy_is_seen_where_it_is_used():
+    checking = """
+from dpgmm_beam import budget, images
+spent = budget.Budget(1.0, 1e-5, (budget.Mechanism("all", 1.0),))
+budget.epsilon_by_pld(budget.event_from_json(spent.event()), 1e-5)
+images.decode_image(b"no image")
+"""
+    assert {"dp_accounting", "scipy.stats", "PIL"} <= loaded_after(checking)
