@@ -80,7 +80,7 @@ def private_centres(
         method=Method(teacher_steps=0),
     )
     values, kept = lattice.quantise_rows(rows, clip_norm)
-    block = Rows(values.astype(np.float32), labels[kept].astype(np.int32))
+    block = Rows(values.astype(np.int16), labels[kept].astype(np.int32))
     plan = Plan(config, "benchmark")
     final = fit.fit(plan, lambda: block.blocks(BLOCK), NoiseKey(bytes([key]) * 32))
     return fit.mixture_of(plan, final).means

@@ -24,9 +24,9 @@ import apache_beam as beam
 import numpy as np
 import torch
 from PIL import Image
+from pipelines.in_process import InProcessRunner
 
 from dpgmm_beam import encoders
-from pipelines.in_process import InProcessRunner
 from transforms.embed import EmbedImages
 from transforms.inputs import describe_input
 

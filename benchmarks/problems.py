@@ -82,7 +82,7 @@ def digits() -> Dataset:
 
 def _every_fifth_tests(vectors: np.ndarray, labels: np.ndarray) -> Dataset:
     values, kept = lattice.quantise_rows(vectors)
-    rows = Rows(values.astype(np.float32), labels[kept].astype(np.int32))
+    rows = Rows(values.astype(np.int16), labels[kept].astype(np.int32))
     tests = np.arange(len(rows)) % 5 == 4
     train, test = (Rows(rows.values[chosen], rows.classes[chosen]) for chosen in (~tests, tests))
     return Dataset(train, test)

@@ -88,14 +88,16 @@ def release(plan: Plan, rows: Rows, key: int | None) -> Mixture:
     secret = NoiseKey(bytes([key or 0]) * 32)
     if key is not None:
         return fit.mixture_of(plan, fit.fit(plan, lambda: rows.blocks(BLOCK), secret))
-    current = {}
+    current, kept = {}, {}
     for stage in plan.stages:
-        sums = stage.begin()
+        sums, working = stage.begin(), stage.working(current)
         for block in rows.blocks(BLOCK):
-            stage.add(fit.view(stage, block, current), current, sums)
+            stage.add(block if stage.view is None else stage.view.apply(block, current), working, sums)
         quiet = dict.fromkeys(plan.multipliers(stage), NO_NOISE)
-        current = stage.advance(current, stage.finish(sums), quiet)
-    return fit.mixture_of(plan, current)
+        after = stage.advance(current, stage.finish(sums), quiet)
+        current = fit.for_next(stage, after)
+        kept.update(fit.at_end(stage, after))
+    return fit.mixture_of(plan, {**current, **kept})
 
 
 def plan_of(k: int, d: int) -> Plan:
@@ -107,7 +109,7 @@ def plan_of(k: int, d: int) -> Plan:
 
 def rows_of(values: np.ndarray) -> Rows:
     lattice_values, kept = lattice.quantise_rows(values, 1.0)
-    return Rows(lattice_values.astype(np.float32), np.zeros(int(kept.sum()), np.int32))
+    return Rows(lattice_values.astype(np.int16), np.zeros(int(kept.sum()), np.int32))
 
 
 def main() -> None:

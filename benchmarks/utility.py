@@ -330,22 +330,8 @@ class Run:
 
 
 def fit_in_memory(plan: Plan, dataset: Dataset, secret: NoiseKey) -> State:
-    """`fit.fit`, but a view that many stages share is computed once, as workers do."""
-    current: State = {}
-    views: dict[str, list] = {}
-    for position, stage in enumerate(plan.stages):
-        if stage.view is None:
-            blocks = dataset.train.blocks(4096)
-        else:
-            name = stage.view.cache_key(current)
-            if name not in views:
-                views = {name: [fit.view(stage, block, current) for block in dataset.train.blocks(4096)]}
-            blocks = iter(views[name])
-        sums = stage.begin()
-        for block in blocks:
-            fit.add_block(stage, block, current, sums, fit.row_hash_key(secret))
-        current = fit.advance(plan, position, current, stage.finish(sums), secret)
-    return current
+    """The release's own chain of stages over blocks in memory."""
+    return fit.fit(plan, lambda: dataset.train.blocks(1024), secret)
 
 
 def read_synthetic(plan: Plan, final: State, secret: NoiseKey) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

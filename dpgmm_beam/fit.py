@@ -16,6 +16,7 @@ from dpgmm_beam.plan import Plan
 from dpgmm_beam.rows import Rows, digest_limbs, digest_of_limbs
 from dpgmm_beam.stage import Stage
 from dpgmm_beam.state import State
+from dpgmm_beam.views import Projection
 
 CARRIED = ("plan", "pieces", "key_commitment", "data_digest")
 """Entries of a state that every stage hands on as they are."""
@@ -28,7 +29,7 @@ def initial_state(plan: Plan, secret: NoiseKey, pieces: int) -> State:
       pieces: in how many pieces the rows are kept.
     """
     return {
-        "plan": np.frombuffer(json.dumps(plan.to_dict(), sort_keys=True).encode(), np.uint8),
+        "plan": np.frombuffer(json.dumps(plan.to_dict()).encode(), np.uint8),
         "pieces": np.array(pieces, np.int64),
         "key_commitment": _commitment(secret),
     }
@@ -92,14 +93,20 @@ def release_key(plan: Plan, current: State, secret: NoiseKey) -> NoiseKey:
 
 
 def fit(plan: Plan, blocks: Callable[[], Iterable[Rows]], secret: NoiseKey) -> State:
-    """The final state, from blocks of rows that can be read again and again."""
+    """The final state, from blocks of rows that can be read again and again.
+
+    Stages that follow each other with the same view share its blocks, which are
+    kept in memory.
+    """
     current: State = {}
     kept: State = {}
+    viewed: tuple[Projection | None, list[Rows]] = (None, [])
     for position, stage in enumerate(plan.stages):
         sums, working = stage.begin(), stage.working(current)
-        for block in blocks():
-            viewed = view(stage, block, current)
-            add_block(stage, viewed, working, sums, row_hash_key(secret))
+        if stage.view is not None and stage.view != viewed[0]:
+            viewed = stage.view, list(map(stage.view.bind(current), blocks()))
+        for block in blocks() if stage.view is None else viewed[1]:
+            add_block(stage, block, working, sums, row_hash_key(secret))
         after = advance(plan, position, current, stage.finish(sums), secret)
         current = for_next(stage, after)
         kept.update(at_end(stage, after))
@@ -114,11 +121,6 @@ def for_next(stage: Stage, after: State) -> State:
 def at_end(stage: Stage, after: State) -> State:
     """Of the state after a stage, what only the end of the fit reads."""
     return {name: after[name] for name in stage.AT_END}
-
-
-def view(stage: Stage, block: Rows, current: State) -> Rows:
-    """The block in the coordinates that the stage wants."""
-    return block if stage.view is None else stage.view.apply(block, current)
 
 
 def mixture_of(plan: Plan, final: State) -> Mixture:

@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     budget.add_argument("--delta", type=float, required=True, help="well under one over the number of rows")
     budget.add_argument("--noise-key-file", help="32 secret bytes, with --release-id; else drawn and dropped")
     budget.add_argument("--release-id", help="public name of this one publication, never used twice")
-    budget.add_argument("--private-dir", help=f"runs, rows, embed cache (default: {private.default_folder()})")
+    budget.add_argument("--private-dir", help=f"runs, rows, embeddings (default: {private.default_folder()})")
     budget.add_argument(
         "--share", action="append", default=[], metavar="NAME=NUMBER", help="of the budget, for one mechanism"
     )
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     running.add_argument("--overwrite", action="store_true", help="replace a release that is in --output")
     running.add_argument("--restart", action="store_true", help="drop what an interrupted run has done")
     running.add_argument(
-        "--threads", type=int, default=0, help="that sum in one process; 0: the cores it may use, or 1 on a cluster"
+        "--threads", type=int, default=0, help="of one process; 0: as many as cores, or 1 on a cluster"
     )
     running.add_argument("--block-rows", type=int, default=Execution.block_rows, help="rows in a numpy block")
     return result

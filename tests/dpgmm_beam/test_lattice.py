@@ -128,7 +128,9 @@ def test_every_float_width_and_no_rows():
     for kind in (np.float16, np.float32, ">f8"):
         np.testing.assert_array_equal(lattice.quantise_rows(real.astype(kind))[0], expected)
     # float16's own denormals are ordinary numbers here.
-    np.testing.assert_array_equal(lattice.quantise_rows(np.array([[6e-8, 0]], np.float16))[0], [[UNIT - 1, 0]])
+    np.testing.assert_array_equal(
+        lattice.quantise_rows(np.array([[6e-8, 0]], np.float16))[0], [[UNIT - 1, 0]]
+    )
     rows, keep = lattice.quantise_rows(np.zeros((0, 5), np.float16))
     assert rows.shape == (0, 5)
     assert keep.shape == (0,)

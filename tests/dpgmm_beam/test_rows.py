@@ -181,9 +181,6 @@ def test_the_data_digest_tells_data_apart():
 
 def test_the_data_digest_is_the_sum_of_the_rows_hashes():
     block = blobs(300, 3, 2)
-    hashes = [
-        hashlib.blake2b(record.tobytes(), key=b"key").digest()
-        for record in block.records()
-    ]
+    hashes = [hashlib.blake2b(record.tobytes(), key=b"key").digest() for record in block.records()]
     total = sum(int.from_bytes(each, "little") for each in hashes) % 2**512
     assert digest_of_limbs(digest_limbs(block, b"key")) == total.to_bytes(64, "little")
