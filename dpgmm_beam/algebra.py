@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterator
 
 import numpy as np  # noqa: F401
-import scipy.linalg  # noqa: F401
 import threadpoolctl
 
 
@@ -38,8 +37,8 @@ class _OneThread:
             if not self._holders:
                 _take_control()
                 if self._controller is None:
-                    # Looking for libraries takes milliseconds, once; numpy's and
-                    # scipy's, which do the algebra, are loaded by now.
+                    # Looking for libraries takes milliseconds, once; numpy's, which
+                    # does all of the algebra, is loaded by now.
                     self._controller = threadpoolctl.ThreadpoolController()
                 self._limits = self._controller.limit(limits=1, user_api="blas")
             self._holders += 1

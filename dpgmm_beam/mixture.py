@@ -21,8 +21,6 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.linalg import solve_triangular
-from scipy.special import logsumexp
 
 from dpgmm_beam import lattice
 from dpgmm_beam.algebra import one_thread
@@ -91,11 +89,17 @@ class Mixture:
         The density is that of the Gaussians in the embedding space, before a
         sample is brought back to norm 1.
         """
+        from scipy.special import logsumexp
+
         joint = self.log_prob_by_class(rows) + np.log(self.class_weights)
         return logsumexp(joint, axis=1)
 
     def log_prob_by_class(self, rows: np.ndarray) -> np.ndarray:
         """Log density of each row under each class's mixture, (n, d) -> (n, C)."""
+        # Slow to import, and of no use to those who fit or sample.
+        from scipy.linalg import solve_triangular
+        from scipy.special import logsumexp
+
         rows = np.asarray(rows, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != self.dimension:
             raise ConfigError("x", f"an array of shape {rows.shape}", f"have shape (n, {self.dimension})")
