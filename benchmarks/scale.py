@@ -210,8 +210,8 @@ def ten_million(bench: Bench) -> None:
         seconds[rows] = run.seconds
         start = run.stages[0][1]
         print(
-            f"  {rows:>10,} rows: {run.seconds:.1f} s (first pass by {start:.1f} s, passes {run.passes():.1f} s),"
-            f" own memory {run.peak:.0f} MiB",
+            f"  {rows:>10,} rows: {run.seconds:.1f} s (first pass by {start:.1f} s, then"
+            f" {run.passes():.1f} s), own memory {run.peak:.0f} MiB",
             flush=True,
         )
     slope = (seconds[1_000_000] - seconds[100_000]) / 900_000

@@ -4,7 +4,6 @@ import stat
 import pytest
 
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.noise import KEY_BYTES
 from pipelines import private
 from tests import small
 
@@ -60,30 +59,9 @@ def test_a_scheme_that_beam_does_not_know():
         private.open_folder("nfs4://x")
 
 
-def test_a_key_of_its_own(tmp_path):
-    drawn = set()
-    for _ in range(2):
-        with private.noise_key(str(tmp_path), None, None) as (path, release_id):
-            key = open(path, "rb").read()  # noqa: SIM115
-            assert len(key) == KEY_BYTES
-            assert mode(path) == 0o600
-            assert mode(os.path.dirname(path)) == 0o700
-            drawn |= {key, release_id}
-        assert small.contents(tmp_path) == {}
-    assert len(drawn) == 4
-
-
-def test_a_key_of_its_own_is_gone_after_a_failure(tmp_path):
-    with pytest.raises(ZeroDivisionError), private.noise_key(str(tmp_path), None, None):
-        _ = 1 / 0
-    assert small.contents(tmp_path) == {}
-
-
-def test_a_key_of_the_user_stays(tmp_path):
-    key = small.write_key(tmp_path / "key")
-    with private.noise_key(str(tmp_path / "private"), key, "2026-11") as used:
-        assert used == (key, "2026-11")
-    assert small.contents(tmp_path) == {"key": small.KEY}
+def test_a_key_of_the_user(tmp_path):
+    private.check_key(small.write_key(tmp_path / "key"), "2026-11")
+    private.check_key(None, None)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +91,6 @@ def test_keys_and_names_that_are_refused(tmp_path, monkeypatch, key_file, releas
     small.write_key(tmp_path / "key")
     small.write_key(tmp_path / "short", bytes(31))
     (tmp_path / "folder").mkdir()
-    with (
-        pytest.raises(ConfigError) as refused,
-        private.noise_key(str(tmp_path / "private"), key_file, release_id),
-    ):
-        pytest.fail("it was taken")
+    with pytest.raises(ConfigError) as refused:
+        private.check_key(key_file, release_id)
     assert str(refused.value).startswith(sentence)
-    assert not (tmp_path / "private").exists()

@@ -1,0 +1,166 @@
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.noise import KEY_BYTES
+from pipelines import runs
+from tests import small
+
+CONFIG = {"epsilon": 1.0}
+
+
+def mode(path) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def drawn(folder, source="/in", output="/out", restart=False):
+    return runs.open_run(str(folder), CONFIG, source, output, None, None, restart)
+
+
+def own(folder, key, release_id="r1", restart=False):
+    return runs.open_run(str(folder), CONFIG, "/in", "/out", str(key), release_id, restart)
+
+
+def leave_a_state(run):
+    base = run.workspace.base("data")
+    os.makedirs(f"{base}/features")
+    for path in (f"{base}/state-001.npz", f"{base}/features/piece-00000.npy"):
+        with open(path, "wb") as file:
+            file.write(b"x")
+    return base
+
+
+def crash(folder, **changes):
+    """A run with a drawn key whose driver dies after a state: (release id, key, base)."""
+    with pytest.raises(ZeroDivisionError), drawn(folder, **changes) as run:
+        base = leave_a_state(run)
+        key = open(run.workspace.key_file, "rb").read()  # noqa: SIM115
+        _ = 1 / 0
+    return run.release_id, key, base
+
+
+def test_a_drawn_key_is_private_and_gone_at_the_end(tmp_path):
+    seen = set()
+    for _ in range(2):
+        with drawn(tmp_path) as run:
+            assert run.drawn
+            key = open(run.workspace.key_file, "rb").read()  # noqa: SIM115
+            assert len(key) == KEY_BYTES
+            assert mode(run.workspace.key_file) == 0o600
+            assert mode(run.workspace.folder) == 0o700
+            leave_a_state(run)
+            seen |= {key, run.release_id}
+        assert small.contents(tmp_path) == {}
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ConfigError("--a", 1, "be b")])
+def test_a_signal_or_a_refusal_leaves_no_drawn_key(tmp_path, error):
+    with pytest.raises(error if isinstance(error, type) else type(error)), drawn(tmp_path) as run:
+        leave_a_state(run)
+        raise error
+    assert small.contents(tmp_path) == {}
+
+
+def test_a_crash_is_continued_by_the_same_command(tmp_path, capfd):
+    release_id, key, base = crash(tmp_path)
+    with drawn(tmp_path) as run:
+        assert run.release_id == release_id
+        assert open(run.workspace.key_file, "rb").read() == key  # noqa: SIM115
+        assert os.path.exists(f"{base}/state-001.npz")
+    said = capfd.readouterr().err
+    assert "continuing the run that was interrupted" in said
+    assert "--restart" in said
+    assert small.contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("change", [{"source": "/other"}, {"output": "/other"}])
+def test_another_command_begins_anew(tmp_path, change):
+    release_id, *_ = crash(tmp_path)
+    with drawn(tmp_path, **change) as run:
+        assert run.release_id != release_id
+    assert [name for name, _ in runs.interrupted(str(tmp_path))] == [f"{tmp_path}/runs/{release_id}"]
+
+
+def test_restart_drops_what_was_begun(tmp_path):
+    release_id, _, base = crash(tmp_path)
+    with drawn(tmp_path, restart=True) as run:
+        assert run.release_id != release_id
+        assert not os.path.exists(base)
+    assert small.contents(tmp_path) == {}
+
+
+def test_a_run_whose_driver_lives_is_not_taken(tmp_path):
+    """Two at once, of the same command: each has its own key."""
+    with drawn(tmp_path) as one, drawn(tmp_path) as two:
+        assert one.release_id != two.release_id
+        assert runs.interrupted(str(tmp_path)) == []
+        assert runs.clean(str(tmp_path)).runs == ()
+        assert set(runs.clean(str(tmp_path)).busy) == {one.name, two.name}
+        assert os.path.exists(one.workspace.key_file)
+
+
+def test_a_killed_driver_lets_go(tmp_path):
+    """The system drops the lock of a process that dies, whatever it was doing."""
+    code = (
+        "import os, signal\n"
+        "from pipelines import runs\n"
+        f"with runs.open_run({str(tmp_path)!r}, {CONFIG!r}, '/in', '/out', None, None) as run:\n"
+        "    print(run.release_id, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    died = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=small.REPOSITORY, check=False
+    )
+    assert died.returncode < 0, died.stderr
+    with drawn(tmp_path) as run:
+        assert run.release_id == died.stdout.strip()
+
+
+def test_a_run_with_the_users_key_stays_but_for_its_views(tmp_path):
+    key = small.write_key(tmp_path / "key")
+    private = tmp_path / "private"
+    with own(private, key) as run:
+        assert not run.drawn
+        base = leave_a_state(run)
+        rows = os.path.dirname(run.workspace.piece(base, 0))
+        os.makedirs(rows)
+        for name in ("piece-00000.npy", ".piece-00001.npy-half"):
+            with open(f"{rows}/{name}", "wb") as file:
+                file.write(b"x")
+    left = {name for name in small.contents(private) if not name.endswith("lock")}
+    assert left == {f"runs/{run.name}/data/state-001.npz", "rows/data/piece-00000.npy"}
+    assert small.contents(tmp_path)["key"] == small.KEY
+    with own(private, key) as again:
+        assert again == run
+        assert os.path.exists(f"{base}/state-001.npz")
+    with own(private, key, release_id="r2") as other:
+        assert other.name != run.name
+    with own(private, key, restart=True):
+        assert not os.path.exists(f"{base}/state-001.npz")
+
+
+def test_after_a_crash_the_users_run_is_whole(tmp_path):
+    key = small.write_key(tmp_path / "key")
+    with pytest.raises(KeyboardInterrupt), own(tmp_path, key) as run:
+        base = leave_a_state(run)
+        raise KeyboardInterrupt
+    assert os.path.exists(f"{base}/state-001.npz")
+    assert os.path.exists(f"{base}/features/piece-00000.npy")
+
+
+def test_clean_removes_all_that_no_driver_holds(tmp_path):
+    crash(tmp_path)
+    key = small.write_key(tmp_path / "key")
+    with own(tmp_path, key) as run:
+        leave_a_state(run)
+        cleaned = runs.clean(str(tmp_path))
+        assert (len(cleaned.runs), cleaned.busy, cleaned.rows) == (1, (run.name,), False)
+    cleaned = runs.clean(str(tmp_path))
+    assert (cleaned.runs, cleaned.busy, cleaned.rows) == ((run.name,), (), True)
+    assert small.contents(tmp_path) == {"key": small.KEY}
+    assert runs.clean(str(tmp_path)) == runs.Cleaned((), (), False)
