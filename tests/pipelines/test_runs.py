@@ -34,13 +34,20 @@ def leave_a_state(run):
     return base
 
 
+def fail(opened, error, left):
+    """Fails a run after a state: `left` gets (run, key, base)."""
+    with opened as run:
+        with open(run.workspace.key_file, "rb") as file:
+            left += [run, file.read(), leave_a_state(run)]
+        raise error
+
+
 def crash(folder, **changes):
     """A run with a drawn key whose driver dies after a state: (release id, key, base)."""
-    with pytest.raises(ZeroDivisionError), drawn(folder, **changes) as run:
-        base = leave_a_state(run)
-        key = open(run.workspace.key_file, "rb").read()  # noqa: SIM115
-        _ = 1 / 0
-    return run.release_id, key, base
+    left = []
+    with pytest.raises(ZeroDivisionError):
+        fail(drawn(folder, **changes), ZeroDivisionError(), left)
+    return left[0].release_id, *left[1:]
 
 
 def test_a_drawn_key_is_private_and_gone_at_the_end(tmp_path):
@@ -60,9 +67,8 @@ def test_a_drawn_key_is_private_and_gone_at_the_end(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ConfigError("--a", 1, "be b")])
 def test_a_signal_or_a_refusal_leaves_no_drawn_key(tmp_path, error):
-    with pytest.raises(error if isinstance(error, type) else type(error)), drawn(tmp_path) as run:
-        leave_a_state(run)
-        raise error
+    with pytest.raises(error if isinstance(error, type) else type(error)):
+        fail(drawn(tmp_path), error, [])
     assert small.contents(tmp_path) == {}
 
 
@@ -146,9 +152,10 @@ def test_a_run_with_the_users_key_stays_but_for_its_views(tmp_path):
 
 def test_after_a_crash_the_users_run_is_whole(tmp_path):
     key = small.write_key(tmp_path / "key")
-    with pytest.raises(KeyboardInterrupt), own(tmp_path, key) as run:
-        base = leave_a_state(run)
-        raise KeyboardInterrupt
+    left = []
+    with pytest.raises(KeyboardInterrupt):
+        fail(own(tmp_path, key), KeyboardInterrupt(), left)
+    base = left[2]
     assert os.path.exists(f"{base}/state-001.npz")
     assert os.path.exists(f"{base}/features/piece-00000.npy")
 
