@@ -9,7 +9,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 from dpgmm_beam import __version__
@@ -88,7 +89,17 @@ def configure_logging(verbose: bool = False) -> None:
     own.propagate = False
     own.setLevel(logging.INFO)
     # Beam logs a failed worker's traceback; `run` prints its cause.
-    logging.getLogger("apache_beam").setLevel(logging.ERROR if verbose else logging.CRITICAL)
+    level = logging.ERROR if verbose else logging.CRITICAL
+    logging.getLogger("apache_beam").setLevel(level)
+    root = logging.getLogger()
+    # Importing Beam may have made a handler already, which prints what job servers say.
+    plain = [handler for handler in root.handlers if type(handler) is logging.StreamHandler]
+    for handler in plain:
+        root.removeHandler(handler)
+    if plain or not root.handlers:
+        others = _Handler()
+        others.setLevel(level)
+        root.addHandler(others)
 
 
 def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
@@ -103,7 +114,7 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
     arguments = sys.argv[1:] if arguments is None else arguments
     configure_logging(VERBOSE in arguments)
     try:
-        with signals.handled():
+        with signals.handled(), _threads(VERBOSE in arguments):
             status = _run(main, arguments)
     except signals.Interrupted as error:
         say(f"dpgmm: {error}", sys.stderr)
@@ -114,6 +125,27 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
         except (AttributeError, OSError, ValueError):
             _abandon(stream)
     return status
+
+
+@contextlib.contextmanager
+def _threads(verbose: bool) -> Iterator[None]:
+    """While entered, threads that fail print tracebacks only if verbose.
+
+    They are Beam's, which lose their connections when a job ends.  The job's own
+    error comes another way.
+    """
+    before = threading.excepthook
+    if not verbose:
+        threading.excepthook = lambda _: None
+    try:
+        yield
+    except signals.Interrupted:
+        # The process ends, and threads may yet fail.
+        raise
+    except BaseException:
+        threading.excepthook = before
+        raise
+    threading.excepthook = before
 
 
 def _run(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:

@@ -28,6 +28,9 @@ class Interrupted(KeyboardInterrupt):
       running: what may go on although it was asked to end; "" if nothing does.
     """
 
+    # Beam wraps what is raised inside a DoFn, unless it says that this was done.
+    _tagged_with_step = True
+
     def __init__(self, number: int, limit: "_Limit | None" = None):
         super().__init__(signal.Signals(number).name)
         self.signal = number
