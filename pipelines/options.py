@@ -107,9 +107,9 @@ def runner_name(options: beam_options.PipelineOptions) -> str:
     return name if not name or name.endswith("runner") else name + "runner"
 
 
-def is_given(options: beam_options.PipelineOptions, name: str) -> bool:
+def is_given(arguments: Sequence[str], name: str) -> bool:
     """Whether an option that Python's Beam does not know is among the arguments."""
-    return any(str(flag).partition("=")[0] == f"--{name}" for flag in options._flags or ())
+    return any(argument.partition("=")[0] == f"--{name}" for argument in arguments)
 
 
 def _refuse(unknown: Sequence[str], asks: bool) -> None:

@@ -61,7 +61,7 @@ def job_options(arguments: Sequence[str], verbose: bool) -> PipelineOptions:
     """
     options = beam_pipeline_options(arguments)
     added: dict[str, object] = {}
-    if runner_name(options) == "flinkrunner" and not is_given(options, "execution_mode_for_batch"):
+    if runner_name(options) == "flinkrunner" and not is_given(arguments, "execution_mode_for_batch"):
         # Flink's own default joins all stages into one region, which begins
         # again at the first stage when one task is lost.
         added["execution_mode_for_batch"] = "BATCH_FORCED"

@@ -246,3 +246,43 @@ def test_a_line_that_cannot_be_printed_fails_nothing(streams, unbuffered):
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     ran = subprocess.run([sys.executable, "-c", SAYS], cwd=REPOSITORY, env=environment, **streams())
     assert ran.returncode == 0
+
+
+LOGS = """
+import logging, sys, threading
+from pipelines import cli
+import apache_beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+def fail():
+    raise OSError("in a thread")
+
+def main(arguments):
+    PipelineOptions([])
+    logging.error("job server")
+    logging.getLogger("PrismRunner").error("prism")
+    logging.getLogger("apache_beam.x").error("beam")
+    logging.getLogger("dpgmm.x").info("own")
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    return 0
+
+sys.exit(cli.run(main))
+"""
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_what_is_logged(verbose):
+    ran = subprocess.run(
+        [sys.executable, "-c", LOGS, *(["--verbose"] if verbose else [])],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stdout) == (0, "")
+    if verbose:
+        for said in ("job server\n", "prism\n", "beam\n", "own\n", "OSError: in a thread\n"):
+            assert said in ran.stderr
+    else:
+        assert ran.stderr == "own\n"

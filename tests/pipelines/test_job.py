@@ -16,6 +16,7 @@ import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, StandardOptions
 from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.portability import local_job_service
+from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState
 from apache_beam.runners.worker import worker_pool_main
 
 from dpgmm_beam.errors import ConfigError
@@ -408,6 +409,86 @@ def test_a_job_outlives_its_job_server(gate, cluster, master):
         assert not gate.open.is_set()
 
 
+# --- Dataflow, which is nowhere near: a runner of its name ----------------------------------------------
+
+
+class CloudJob(PipelineResult):
+    """What Beam's DataflowRunner returns, as far as it is used."""
+
+    def __init__(self):
+        super().__init__(PipelineState.RUNNING)
+        self.asked = threading.Event()
+        self.over = threading.Event()
+
+    def job_id(self):
+        return "2026-7"
+
+    @property
+    def state(self):
+        return self._state
+
+    def wait_until_finish(self, duration=None):
+        self.asked.set()
+        assert self.over.wait(60)
+        return self._state
+
+    def end(self, state):
+        self._state = state
+        self.over.set()
+
+    def cancel(self):
+        self.end(PipelineState.CANCELLED)
+
+
+class DataflowRunner(PipelineRunner):
+    job: CloudJob
+
+    def run_pipeline(self, pipeline, options):
+        return DataflowRunner.job
+
+
+@pytest.fixture
+def cloud(gate, monkeypatch):
+    """(pipeline, the job that it becomes)."""
+    monkeypatch.setattr(DataflowRunner, "job", CloudJob(), raising=False)
+    flags = [
+        f"--runner={__name__}.DataflowRunner",
+        "--project=project-1",
+        "--region=r",
+        "--sdk_container_image=x",
+    ]
+    flags += ["--temp_location=gs://bucket/t", "--staging_location=gs://bucket/s"]
+    pipeline = beam.Pipeline(options=runner.job_options(flags, verbose=False))
+    pipeline | beam.Create([1])
+    return pipeline, DataflowRunner.job
+
+
+PAGE = "job 2026-7: https://console.cloud.google.com/dataflow/jobs/r/2026-7?project=project-1\n"
+
+
+@pytest.mark.parametrize("state", [PipelineState.DONE, PipelineState.CANCELLED])
+def test_a_job_in_the_cloud(cloud, state, capfd):
+    pipeline, result = cloud
+
+    def act():
+        assert result.asked.wait(60)
+        result.end(state)
+
+    with beside(act), contextlib.ExitStack() as stack:
+        if state != PipelineState.DONE:
+            stack.enter_context(pytest.raises(RuntimeError, match="the job ended as CANCELLED"))
+        job.run(pipeline, "name")
+    assert capfd.readouterr().err == PAGE
+
+
+def test_an_interrupted_job_in_the_cloud_is_cancelled(cloud, interruption, capfd):
+    pipeline, result = cloud
+    with beside(interrupt_when, result.asked.is_set, interruption), pytest.raises(Interrupted) as raised:
+        job.run(pipeline, "name")
+    assert result.state == PipelineState.CANCELLED
+    assert not raised.value.running
+
+
 # --- Real processes -----------------------------------------------------------------------------------
 
 PROGRAM = """
@@ -423,7 +504,7 @@ def main(arguments):
     pipeline = beam.Pipeline(options=runner.job_options(arguments, False))
     pipeline | beam.Create([1]) | beam.Map(held)
     try:
-        job.run(pipeline, job.job_name("test"))
+        job.run(pipeline, "the-name")
     finally:
         os.write(1, b"cleaned up\\n")
     return 0
@@ -431,6 +512,27 @@ def main(arguments):
 sys.exit(cli.run(main))
 """
 ELSEWHERE = ["--runner=PrismRunner", f"--prism_location={PRISM}"]
+
+
+@contextlib.contextmanager
+def program(*arguments, **environment):
+    """A driver whose job is at work."""
+    started = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert started.stdout.readline() == "at work\n"
+        yield started
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+        started.communicate()
 
 
 @pytest.mark.parametrize(
@@ -442,25 +544,51 @@ ELSEWHERE = ["--runner=PrismRunner", f"--prism_location={PRISM}"]
         pytest.param(ELSEWHERE, "SIGTERM", 143, marks=needs_prism),
     ],
 )
-def test_a_signal_ends_the_driver_and_its_job(arguments, number, status, tmp_path):
-    started = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        cwd=REPOSITORY,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert started.stdout.readline() == "at work\n"
-        started.send_signal(signal.Signals[number])
+@pytest.mark.parametrize("kill", [os.kill, os.killpg])
+def test_a_signal_ends_the_driver_and_its_job(arguments, number, status, kill, tmp_path):
+    """Sent to the driver, or, as a terminal does, to all that it has started."""
+    with program(*arguments, TMPDIR=str(tmp_path)) as started:
+        kill(started.pid, signal.Signals[number])
         out, err = started.communicate(timeout=120)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(started.pid, signal.SIGKILL)
     assert (started.returncode, out) == (status, "cleaned up\n")
     *announced, last = err.splitlines()
     assert last == "dpgmm: interrupted; nothing half-done was published"
-    assert len(announced) == (1 if arguments else 0)
-    assert "Traceback" not in err
+    assert announced == (["job job-001"] if arguments else [])
+
+
+# Stands for `java -jar`, with the arguments that Beam gives it.
+LAUNCHER = """#!{python}
+import os, sys, time
+from apache_beam.runners.portability import local_job_service
+with open({folder!r} + "/server", "w") as file:
+    file.write(str(os.getpid()))
+port = int(sys.argv[sys.argv.index("--job-port") + 1])
+local_job_service.LocalJobServicer().start_grpc_server(port)
+time.sleep(600)
+"""
+
+
+def test_a_signal_ends_a_flink_job_and_the_job_server_of_its_driver(cluster, master, tmp_path):
+    (tmp_path / "tmp").mkdir()
+    jar, launcher = tmp_path / "some.jar", tmp_path / "java"
+    jar.touch()
+    launcher.write_text(LAUNCHER.format(python=sys.executable, folder=str(tmp_path)))
+    launcher.chmod(0o755)
+    options = ["--runner=FlinkRunner", f"--flink_master={master}", "--environment_type=LOOPBACK"]
+    options += [f"--job_server_java_launcher={launcher}", f"--flink_job_server_jar={jar}"]
+    with program(*options, TMPDIR=str(tmp_path / "tmp")) as started:
+        server = int((tmp_path / "server").read_text())
+        assert len(list((tmp_path / "tmp").glob("beam-temp*"))) == 1
+        cluster.job("abc", "the-name")
+        soon(lambda: "GET /jobs/abc" in cluster.asked)
+        started.send_signal(signal.SIGTERM)
+        out, err = started.communicate(timeout=120)
+        with pytest.raises(ProcessLookupError):
+            os.kill(server, 0)
+    assert (started.returncode, out) == (143, "cleaned up\n")
+    assert cluster.cancelled == ["abc"]
+    assert list((tmp_path / "tmp").glob("beam-temp*")) == []
+    first, second, last = err.splitlines()
+    assert first.startswith("job job-")
+    assert second == f"Flink job abc: http://{master}/#/job/abc/overview"
+    assert last == "dpgmm: interrupted; nothing half-done was published"
