@@ -45,7 +45,7 @@ DATAFLOW_WORKERS = 4
 def is_local(options: PipelineOptions) -> bool:
     """Whether the job runs in this process, by default or by the name DirectRunner."""
     runner = options.view_as(StandardOptions).runner or "DirectRunner"
-    return runner.lower() in ("direct", "directrunner", LOCAL.lower())
+    return runner.lower() in ("direct", "directrunner", "fnapi", "fnapirunner", LOCAL.lower())
 
 
 def job_options(arguments: Sequence[str], verbose: bool) -> PipelineOptions:
@@ -60,6 +60,7 @@ def job_options(arguments: Sequence[str], verbose: bool) -> PipelineOptions:
         answer, or no way for workers to have this package.
     """
     options = beam_pipeline_options(arguments)
+    check_runner(options)
     added: dict[str, object] = {}
     if runner_name(options) == "flinkrunner" and not is_given(arguments, "execution_mode_for_batch"):
         # Flink's own default joins all stages into one region, which begins
@@ -71,6 +72,14 @@ def job_options(arguments: Sequence[str], verbose: bool) -> PipelineOptions:
         for name, value in filled.items():
             cli.say(f"option filled in for {options.view_as(StandardOptions).runner}: --{name}={value}")
     return options
+
+
+def check_runner(options: PipelineOptions) -> None:
+    """Raises ConfigError for a name that is neither a runner of Beam's nor MODULE.CLASS."""
+    name = options.view_as(StandardOptions).runner or "DirectRunner"
+    known = [path.rpartition(".")[2] for path in StandardOptions.ALL_KNOWN_RUNNERS]
+    if "." not in name and not {name.lower(), f"{name.lower()}runner"} & {each.lower() for each in known}:
+        raise ConfigError("--runner", name, f"be MODULE.CLASS or one of {', '.join(known)}")
 
 
 def local_defaults(options: PipelineOptions) -> PipelineOptions:

@@ -31,6 +31,7 @@ def value(options, name):
         ([], True),
         (["--runner=DirectRunner"], True),
         (["--runner=direct"], True),
+        (["--runner=FnApiRunner"], True),
         ([f"--runner={runner.LOCAL}"], True),
         (["--runner=PrismRunner"], False),
         (["--runner=FlinkRunner"], False),
@@ -342,6 +343,13 @@ def test_job_options_say_what_they_filled_in(capsys):
     assert "option filled in for PrismRunner: --save_main_session=False\n" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="--direct_num_worker=2 is refused: it must be an option of"):
         runner.job_options(["--direct_num_worker", "2"], verbose=False)
+
+
+def test_a_runner_that_is_none():
+    with pytest.raises(ConfigError, match=r"--runner=Bogus is refused: it must be MODULE\.CLASS or one of"):
+        runner.job_options(["--runner=Bogus"], verbose=False)
+    for name in ("", "direct", "PRISM", "FnApiRunner", FLINK):
+        runner.check_runner(given(*([f"--runner={name}"] if name else [])))
 
 
 def test_a_template_outlives_its_driver():
