@@ -1,25 +1,28 @@
 """The `dpgmm` command: one verb per module of this package."""
 
+# What is imported here delays every `dpgmm --help`: neither Beam nor numpy.
 import argparse
+import contextlib
+import difflib
 import importlib
-import itertools
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-
-import apache_beam.options.pipeline_options as beam_options
-import grpc
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
 
 from dpgmm_beam import __version__
 from dpgmm_beam.errors import ConfigError
+from pipelines import signals
 
 VERBS = {
     "embed": "images -> a private cache of embeddings",
     "release": "images or embeddings -> a differentially private release",
     "train": "a release -> a two-layer network, tested on real embeddings",
     "verify": "re-check a release's accounting and digests, or re-derive it",
+    "clean": "remove what interrupted or finished runs left in the private folder",
     "demo": "Fashion-MNIST end to end: embed, release, train, one table",
 }
 
@@ -47,97 +50,148 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def beam_pipeline_options(arguments: Sequence[str]) -> beam_options.PipelineOptions:
-    """Beam's options from what a verb's own parser did not know.
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Prints a line, on standard output unless told otherwise, and never fails.
 
-    Raises:
-      ConfigError: an argument is not an option of Beam either (Beam itself
-        only warns, and a misspelt --epsilon would then be ignored), or not with
-        this value.
+    A stream that is closed, full or broken is no reason to call a job failed
+    whose release stands; characters that a stream can't write are escaped.
     """
-    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
-    pending = [beam_options.PipelineOptions]
-    seen = set()
-    while pending:
-        options = pending.pop()
-        pending.extend(options.__subclasses__())
-        # Third-party subclasses may re-declare an option; the first one wins.
-        if "_add_argparse_args" in vars(options) and options not in seen:
-            seen.add(options)
-            scratch = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-            options._add_argparse_args(scratch)
-            for action in scratch._actions:
-                if not set(action.option_strings) & set(parser._option_string_actions):
-                    parser._add_action(action)
+    stream = sys.stdout if stream is None else stream
     try:
-        _, unknown = parser.parse_known_args(list(arguments))
-    except argparse.ArgumentError as error:
-        # Beam has hundreds of options: its complaint alone, without the list of them.
-        names = (error.argument_name or "").split("/")
-        raise ConfigError(
-            names[0], _given(arguments, names), f"be as Apache Beam takes it ({error.message})"
-        ) from None
-    if unknown:
-        raise ConfigError(
-            unknown[0], unknown[1] if len(unknown) > 1 else "", "be an option of this verb or of Apache Beam"
-        )
-    return beam_options.PipelineOptions(list(arguments))
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.flush()
+    except (AttributeError, OSError, ValueError):
+        _abandon(stream)
 
 
-def _given(arguments: Sequence[str], names: Sequence[str]) -> str:
-    """The value that follows an option of any of the names; '' where there is none."""
-    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
-        name, equals, value = argument.partition("=")
-        if name in names:
-            return value if equals or following.startswith("--") else following
-    return ""
+def _abandon(stream: TextIO | None) -> None:
+    """Points a broken stream nowhere: Python ends with status 120 if it can't flush one."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+class _Handler(logging.StreamHandler):
+    """Writes to standard error; a stream that is closed or full is not worth a traceback."""
+
+    def handleError(self, record):
+        pass
 
 
 def configure_logging(verbose: bool = False) -> None:
     """This project's progress on standard error; of Beam only what is fatal, or errors if verbose."""
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     own = logging.getLogger("dpgmm")
     own.handlers = [handler]
     own.propagate = False
     own.setLevel(logging.INFO)
     # Beam logs a failed worker's traceback; `run` prints its cause.
-    logging.getLogger("apache_beam").setLevel(logging.ERROR if verbose else logging.CRITICAL)
+    level = logging.ERROR if verbose else logging.CRITICAL
+    logging.getLogger("apache_beam").setLevel(level)
+    root = logging.getLogger()
+    # Importing Beam may have made a handler already, which prints what job servers say.
+    plain = [handler for handler in root.handlers if type(handler) is logging.StreamHandler]
+    for handler in plain:
+        root.removeHandler(handler)
+    if plain or not root.handlers:
+        others = _Handler()
+        others.setLevel(level)
+        root.addHandler(others)
 
 
 def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
     """Calls a verb's `main` and turns what goes wrong into one sentence.
 
     Returns:
-      What `main` returns; 2 for a refused configuration; 1 for a failed job,
-      whose traceback is shown with --verbose only: it is long, and it holds
-      the paths of the user's files.
+      What `main` returns; 2 for a refused configuration, refused here or in a
+      worker; 1 for a failed job, whose traceback is shown with --verbose only:
+      it is long, and it holds the paths of the user's files.  After a signal
+      this does not return: the process ends with 128 plus its number.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     configure_logging(VERBOSE in arguments)
     try:
+        with signals.handled(), _threads(VERBOSE in arguments):
+            status = _run(main, arguments)
+    except signals.Interrupted as error:
+        say(f"dpgmm: {error}", sys.stderr)
+        signals.end(error.status)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            _abandon(stream)
+    return status
+
+
+@contextlib.contextmanager
+def _threads(verbose: bool) -> Iterator[None]:
+    """While entered, threads that fail print tracebacks only if verbose.
+
+    They are Beam's, which lose their connections when a job ends.  The job's own
+    error comes another way.
+    """
+    before = threading.excepthook
+    if not verbose:
+        threading.excepthook = lambda _: None
+    try:
+        yield
+    except signals.Interrupted:
+        # The process ends, and threads may yet fail.
+        raise
+    except BaseException:
+        threading.excepthook = before
+        raise
+    threading.excepthook = before
+
+
+def _run(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    try:
         return main(arguments)
     except ConfigError as error:
-        print(f"dpgmm: {error}", file=sys.stderr)
+        say(f"dpgmm: {error}", sys.stderr)
         return 2
+    except signals.Interrupted:
+        raise
     except KeyboardInterrupt:
-        print("dpgmm: interrupted; nothing half-done was published", file=sys.stderr)
+        say("dpgmm: interrupted; nothing half-done was published", sys.stderr)
         return 130
     except Exception as error:
+        if refused := refusal(error):
+            say(f"dpgmm: {refused}", sys.stderr)
+            return 2
         if VERBOSE in arguments:
             raise
-        print(f"dpgmm: the job failed and published nothing half-done: {summary(error)}", file=sys.stderr)
+        say(f"dpgmm: the job failed and published nothing half-done: {summary(error)}", sys.stderr)
         return 1
+
+
+def refusal(error: BaseException) -> str:
+    """The sentence of a `ConfigError` that was raised in a worker, "" if there was none.
+
+    Beam hands on the worker's traceback as text.
+    """
+    name = re.escape(f"{ConfigError.__module__}.{ConfigError.__name__}")
+    found = re.findall(name + r": (.+ is refused: it must .+)", _said(error))
+    return found[-1].split(" [while running")[0] if found else ""
+
+
+def _said(error: BaseException) -> str:
+    # gRPC's errors have apart what the other side said.
+    details = getattr(error, "details", None)
+    return (details() if callable(details) else str(error)) or ""
 
 
 def summary(error: BaseException) -> str:
     """What went wrong, in one line.
 
     Beam's errors hold the worker's whole traceback, whose last line is the cause,
-    or begin with it where there is none; gRPC's have it apart.
+    or begin with it where there is none.
     """
-    said = error.details() if isinstance(error, grpc.Call) else str(error)
-    lines = [line.strip() for line in (said or "").splitlines() if line.strip()]
+    lines = [line.strip() for line in _said(error).splitlines() if line.strip()]
     causes = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     text = causes[-1] if causes else lines[0] if lines else ""
     name = type(error).__name__
@@ -151,11 +205,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verb = importlib.import_module(f"pipelines.{arguments[0]}")
         return run(verb.main, arguments[1:])
     if arguments == ["--version"]:
-        print(f"dpgmm {__version__}")
+        say(f"dpgmm {__version__}")
         return 0
     usage = "usage: dpgmm VERB [options]; dpgmm VERB --help tells more\n" + "".join(
-        f"{os.linesep}  {verb:<9}{text}" for verb, text in VERBS.items()
+        f"\n  {verb:<9}{text}" for verb, text in VERBS.items()
     )
     wanted_help = arguments in (["--help"], ["-h"], [])
-    print(usage, file=sys.stdout if wanted_help else sys.stderr)
+    if not wanted_help:
+        near = difflib.get_close_matches(arguments[0], [*VERBS, "--help", "--version"], 1)
+        say(
+            f"dpgmm: there is no verb {arguments[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+            sys.stderr,
+        )
+    say(usage, sys.stdout if wanted_help else sys.stderr)
     return 0 if wanted_help and arguments else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,9 +1,17 @@
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import grpc
 import pytest
 
 from dpgmm_beam import __version__
 from dpgmm_beam.errors import ConfigError
 from pipelines import cli
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def test_help_and_version(capsys):
@@ -16,13 +24,42 @@ def test_help_and_version(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["relaese"], ["release2", "--help"], ["--verison"], ["release", "x"][1:]]
+    ("arguments", "said"),
+    [
+        (["relaese"], "dpgmm: there is no verb 'relaese'; did you mean 'release'?"),
+        (["release2", "--help"], "dpgmm: there is no verb 'release2'; did you mean 'release'?"),
+        (["--verison"], "dpgmm: there is no verb '--verison'; did you mean '--version'?"),
+        (["x"], "dpgmm: there is no verb 'x'"),
+    ],
 )
-def test_an_unknown_verb(arguments, capsys):
+def test_an_unknown_verb(arguments, said, capsys):
     assert cli.main(arguments) == 2
     out, err = capsys.readouterr()
     assert not out
-    assert err.startswith("usage: dpgmm VERB [options]")
+    assert err.startswith(f"{said}\nusage: dpgmm VERB [options]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(["--help"], 0), (["--version"], 0), (["relaese"], 2), ([], 2)]
+)
+def test_the_command_answers_without_what_takes_long_to_import(arguments, status):
+    """Run as a module, too, it does something."""
+    loaded = (
+        "import runpy, sys\n"
+        "sys.argv = ['dpgmm', *sys.argv[1:]]\n"
+        "try:\n"
+        "    runpy.run_module('pipelines.cli', run_name='__main__')\n"
+        "finally:\n"
+        "    print(*(name for name in ('apache_beam', 'grpc', 'torch', 'numpy', 'scipy', 'pyarrow')\n"
+        "            if name in sys.modules))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", loaded, *arguments], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert ran.returncode == status
+    *said, found = ran.stdout.splitlines()
+    assert not found
+    assert said or ran.stderr
 
 
 def test_no_verb(capsys):
@@ -56,8 +93,9 @@ def test_a_parser_complains_in_one_sentence(arguments, sentence, capsys):
     ("arguments", "sentence"),
     [
         (["--epsilom", "1"], "--epsilom=1 is refused: it must be an option of this verb or of Apache Beam."),
-        (["--release-i=x"], "--release-i=x= is refused"),
-        (["stray"], "stray= is refused"),
+        (["--release-i=x"], "--release-i=x is refused"),
+        (["--epsilom", "--project=p"], "--epsilom= is refused"),
+        (["stray"], "option=stray is refused: it must be an option of this verb or of Apache Beam."),
         # An abbreviation of Beam's --runner.
         (["--runne", "DirectRunner"], "--runne=DirectRunner is refused"),
         (["--direct_num_workers", "two"], "--direct_num_workers=two is refused: it must be as Apache Beam"),
@@ -75,11 +113,6 @@ def test_options_that_nobody_knows(arguments, sentence, tmp_path, capsys):
     assert not out
     assert err.count("\n") == 1
     assert err.startswith(f"dpgmm: {sentence}")
-
-
-def test_options_of_beam():
-    options = cli.beam_pipeline_options(["--direct_num_workers", "3", "--job_name=x"]).get_all_options()
-    assert (options["direct_num_workers"], options["job_name"]) == (3, "x")
 
 
 def raising(error):
@@ -106,6 +139,26 @@ def raising(error):
 def test_what_goes_wrong_is_one_sentence(error, status, said, capsys):
     assert cli.run(raising(error), []) == status
     assert capsys.readouterr() == ("", said)
+
+
+TRACEBACK = """Traceback (most recent call last):
+  File "worker.py", line 3, in process
+dpgmm_beam.errors.ConfigError: --dimension=3 is refused: it must be 4. [while running 'Release/Rows']
+
+During handling of the above exception, another exception occurred:
+RuntimeError: it failed
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--verbose"]])
+def test_what_a_worker_refuses_is_refused(arguments, capsys):
+    assert cli.run(raising(RuntimeError(TRACEBACK)), arguments) == 2
+    assert capsys.readouterr() == ("", "dpgmm: --dimension=3 is refused: it must be 4.\n")
+
+
+def test_what_a_message_only_mentions_is_no_refusal():
+    assert cli.refusal(RuntimeError("ConfigError: x is refused: it must go")) == ""
+    assert cli.refusal(RuntimeError("dpgmm_beam.errors.ConfigError: something else")) == ""
 
 
 def test_verbose_shows_the_traceback():
@@ -150,3 +203,86 @@ def test_the_line_that_says_what_went_wrong(error, line):
     assert "\n" not in summary
     assert "while running" not in summary
     assert len(summary) < 600
+
+
+def test_characters_that_a_stream_cannot_write():
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    cli.say("released to /daten/für", stream)
+    assert stream.buffer.getvalue() == b"released to /daten/f\\xfcr\n"
+
+
+SAYS = """
+import os, sys
+from pipelines import cli
+def main(arguments):
+    if not os.environ["PYTHONUNBUFFERED"]:
+        # What is still in the buffer is written, or not, when the program ends.
+        print("first", end="")
+    cli.say("released", sys.stdout)
+    cli.say("said", sys.stderr)
+    return 0
+sys.exit(cli.run(main, []))
+"""
+
+
+def closed():
+    return {"preexec_fn": lambda: (os.close(1), os.close(2))}
+
+
+def full():
+    device = os.open("/dev/full", os.O_WRONLY)
+    return {"stdout": device, "stderr": device}
+
+
+def broken():
+    reading, writing = os.pipe()
+    os.close(reading)
+    return {"stdout": writing, "stderr": writing}
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("streams", [closed, full, broken])
+def test_a_line_that_cannot_be_printed_fails_nothing(streams, unbuffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    ran = subprocess.run([sys.executable, "-c", SAYS], cwd=REPOSITORY, env=environment, **streams())
+    assert ran.returncode == 0
+
+
+LOGS = """
+import logging, sys, threading
+from pipelines import cli
+import apache_beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+def fail():
+    raise OSError("in a thread")
+
+def main(arguments):
+    PipelineOptions([])
+    logging.error("job server")
+    logging.getLogger("PrismRunner").error("prism")
+    logging.getLogger("apache_beam.x").error("beam")
+    logging.getLogger("dpgmm.x").info("own")
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    return 0
+
+sys.exit(cli.run(main))
+"""
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_what_is_logged(verbose):
+    ran = subprocess.run(
+        [sys.executable, "-c", LOGS, *(["--verbose"] if verbose else [])],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stdout) == (0, "")
+    if verbose:
+        for said in ("job server\n", "prism\n", "beam\n", "own\n", "OSError: in a thread\n"):
+            assert said in ran.stderr
+    else:
+        assert ran.stderr == "own\n"
