@@ -27,9 +27,9 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("--private-dir", path, "be a local folder; elsewhere delete its runs/ and rows/")
     cleaned = runs.clean(private.open_folder(path))
     rows = ", and prepared rows" if cleaned.rows else ""
-    print(f"removed {len(cleaned.runs)} runs{rows}")
+    cli.say(f"removed {len(cleaned.runs)} runs{rows}")
     if cleaned.busy:
-        print(f"left {len(cleaned.busy)} that are running: {', '.join(cleaned.busy)}")
+        cli.say(f"left {len(cleaned.busy)} that are running: {', '.join(cleaned.busy)}")
     return 0
 
 

@@ -65,7 +65,7 @@ def _epsilon(text: str) -> float:
 
 
 def _say(text: str) -> None:
-    print(f"== {text}", file=sys.stderr, flush=True)
+    cli.say(f"== {text}", sys.stderr)
 
 
 def demo_key(number: int, work: str) -> str:
@@ -110,15 +110,15 @@ def _train(synthetic: str, test: str, output: str) -> dict:
 
 def print_table(epsilons: Sequence[float], rows: Sequence[dict], real: dict) -> None:
     """One line an epsilon: mean and spread over keys, beside the same network on real rows."""
-    print()
-    print(f"Fashion-MNIST, {ENCODER}, delta {DELTA:g}; accuracy of the two-layer network on real test rows")
-    print("epsilon   synthetic (min-max over keys)   real      rows   release s   train s")
+    cli.say("")
+    cli.say(f"Fashion-MNIST, {ENCODER}, delta {DELTA:g}; accuracy of the two-layer network on real test rows")
+    cli.say("epsilon   synthetic (min-max over keys)   real      rows   release s   train s")
     for epsilon in epsilons:
         own = [row for row in rows if row["epsilon"] == epsilon]
         accuracies = [row["accuracy"] for row in own]
         seconds = [statistics.mean(row[name] for row in own) for name in ("release_seconds", "train_seconds")]
         spread = f"{statistics.mean(accuracies):.4f} ({min(accuracies):.4f}-{max(accuracies):.4f})"
-        print(
+        cli.say(
             f"{epsilon:<9g} {spread:<31} {real['accuracy']:.4f} {own[0]['train_rows']:>8}"
             f" {seconds[0]:>11.0f} {seconds[1]:>9.0f}"
         )

@@ -8,9 +8,9 @@ from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam import encoders
 from dpgmm_beam.errors import ConfigError
-from pipelines import cli
+from pipelines import cli, job
 from pipelines.progress import Progress
-from pipelines.runner import job_options, threads_per_worker
+from pipelines.runner import is_local, job_options, threads_for
 from transforms import inputs
 from transforms.embed import EmbedImages, finished_shards, plan_shards
 from transforms.inputs import describe_input
@@ -25,7 +25,7 @@ def parser() -> cli.Parser:
     result = cli.Parser(
         prog="dpgmm embed",
         description="Embeds labelled images into a PRIVATE folder of Parquet files. Run again, it embeds"
-        " only what is new. Unknown options go to Apache Beam, e.g. --direct_num_workers 2.",
+        " only what is new. Unknown options go to Apache Beam.",
     )
     result.add_argument(
         "--input", required=True, help="folder of LABEL/*.png|jpg|jpeg, or Parquet with a column 'image'"
@@ -36,6 +36,7 @@ def parser() -> cli.Parser:
         help="efficientnet_lite0[:SIZE] or open_clip:MODEL/PRETRAINED-or-path",
     )
     result.add_argument("--output", required=True, help="folder for the embeddings; keep it private")
+    result.add_argument("--threads", type=int, default=0, help="of one process; 0: as many as cores")
     result.add_argument("--shard-rows", type=int, default=1024, help="images of one output file, at most")
     result.add_argument(
         "--batch-size", type=int, default=0, help="images per run of the network; 0 suits the hardware"
@@ -58,26 +59,33 @@ def main(argv: Sequence[str]) -> int:
         inputs.absolute(known.output),
         known.shard_rows,
         known.batch_size,
-        threads_per_worker(options),
+        threads_for(options, known.threads) if is_local(options) else known.threads,
         prune=True,
     )
     claim_output(step)
-    run(step, options)
-    print(f"Embeddings are in {step.cache_dir}")
-    print("That folder is PRIVATE: embeddings tell about the images they come from. Do not hand it out.")
+    run(step, options, known.verbose)
+    if not job.waits(options):
+        cli.say(f"submitted; embeddings will be in {step.cache_dir}")
+        return 0
+    cli.say(f"Embeddings are in {step.cache_dir}")
+    cli.say("That folder is PRIVATE: embeddings tell about the images they come from. Do not hand it out.")
     return 0
 
 
-def run(step: EmbedImages, options) -> None:
+def run(step: EmbedImages, options, verbose: bool = False) -> None:
     """Runs one embedding job to its end, with progress on standard error."""
-    with progress(step), beam.Pipeline(options=options) as pipeline:
-        pipeline | "Embed images" >> step
+    pipeline = beam.Pipeline(options=options)
+    pipeline | "Embed images" >> step
+    name = job.job_name("embed", step.input.pattern, step.encoder, step.cache_dir)
+    job.run(pipeline, name, [progress(step, verbose)])
 
 
-def progress(step: EmbedImages) -> Progress:
+def progress(step: EmbedImages, verbose: bool = False) -> Progress:
     """Shows how many of the job's cache files are finished."""
     names = {shard.name for shard in plan_shards(step.input, step.encoder, step.shard_rows)}
-    return Progress("embedding", len(names), lambda: len(names & finished_shards(step.cache_dir)))
+    return Progress(
+        "embedding", len(names), lambda: len(names & finished_shards(step.cache_dir)), verbose=verbose
+    )
 
 
 def claim_output(step: EmbedImages) -> None:

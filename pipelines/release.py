@@ -16,8 +16,9 @@ from dpgmm_beam.config import ROUNDS, ReleaseConfig, check_classes, with_shares
 from dpgmm_beam.encoders import check_encoder, encoder_for_process
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.plan import Plan
-from pipelines import cli, embed, private, runner, runs
-from transforms import inputs
+from pipelines import cli, embed, job, private, runner, runs, signals
+from pipelines.progress import StageWatch
+from transforms import inputs, run_files
 from transforms.embed import EmbedImages
 from transforms.execution import Execution
 from transforms.inputs import read_bytes
@@ -160,24 +161,28 @@ def run(
     if request.source.kind != inputs.EMBEDDING_PARQUET:
         threads = request.execution.threads if runner.is_local(options) else 0
         embedding = EmbedImages(request.source, config.encoder, request.embed_cache, threads=threads)
-    with (
-        embed.progress(embedding) if embedding else contextlib.nullcontext(),
-        beam.Pipeline(options=options) as pipeline,
-    ):
-        if embedding:
-            source = pipeline | "Embed" >> embedding
-        else:
-            source = pipeline | "Input" >> beam.Create([Source(request.source.pattern)])
-        source | "Release" >> Release(plan, publication, current.workspace, request.execution)
+    pipeline = beam.Pipeline(options=options)
+    watch: list[contextlib.AbstractContextManager] = []
+    if embedding:
+        watch.append(embed.progress(embedding))
+        source = pipeline | "Embed" >> embedding
+    else:
+        source = pipeline | "Input" >> beam.Create([Source(request.source.pattern)])
+    source | "Release" >> Release(plan, publication, current.workspace, request.execution)
+    if not runner.is_local(options):
+        # Workers elsewhere print elsewhere.
+        folder, names = current.workspace.folder, [stage.name for stage in plan.stages]
+        watch.append(StageWatch(lambda: range(run_files.finished_stages(folder)), names))
+    title = f"release {current.release_id}"
+    job.run(pipeline, job.job_name(title, plan.config_digest, publication.output), watch)
     return plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments, beam_arguments = parser().parse_known_args(argv)
     options = runner.job_options(beam_arguments, arguments.verbose)
-    if runner.outlives_driver(options) and arguments.noise_key_file is None:
-        # The driver would drop the key before the job starts.
-        raise ConfigError("--template_location", "given", "come with --noise-key-file and --release-id")
+    if arguments.noise_key_file is None:
+        job.check_drawn_key(options)
     # Workers run in folders of their own.
     output = inputs.absolute(arguments.output)
     key_file = arguments.noise_key_file and inputs.absolute(arguments.noise_key_file)
@@ -195,13 +200,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.restart,
     ) as current:
         plan = run(request, output, arguments.overwrite, current, options)
-    if runner.outlives_driver(options):
-        print("template written; a job that is started from it releases to", output)
-        return 0
-    print(
-        f"released to {output}: epsilon {plan.config.epsilon:g}, delta {plan.config.delta:g}, "
-        f"{plan.config.samples_per_class} rows for each of {len(plan.config.classes)} classes"
-    )
+        if not job.waits(options):
+            what = "template written" if runner.outlives_driver(options) else "submitted"
+            cli.say(f"{what}; the job releases to {output} when it has run")
+            return 0
+        with signals.published(f"released to {output}"):
+            runs.report(private_dir, current, len(plan.stages))
+            cli.say(
+                f"released to {output}: epsilon {plan.config.epsilon:g}, delta {plan.config.delta:g}, "
+                f"{plan.config.samples_per_class} rows for each of {len(plan.config.classes)} classes"
+            )
     return 0
 
 

@@ -3,6 +3,7 @@
     PRIVATE/runs/NAME/run.json     what the run is of; with a drawn key, also noise.key beside it
     PRIVATE/runs/NAME/lock         held by a driver while it lives, on a local disk
     PRIVATE/rows/                  prepared rows; those of a drawn key lie in the run's own folder
+    PRIVATE/reports/NAME.json      exactly what was set aside of the rows, for the owner alone
 
 With the user's own key a run's name is a function of configuration and release
 id.  With a drawn key it is drawn, too, and a run that was killed is found by the
@@ -28,12 +29,14 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam import manifest
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.noise import KEY_BYTES
+from pipelines import cli
 from transforms import inputs
+from transforms.prepare import set_aside
 from transforms.private_files import is_local, make_private_folder, write_private_file
 from transforms.publish import join
-from transforms.run_files import Workspace
+from transforms.run_files import Workspace, bases, has_state
 
-RUNS, ROWS = "runs", "rows"
+RUNS, ROWS, REPORTS = "runs", "rows", "reports"
 _ABOUT, _LOCK, _KEY = "run.json", "lock", "noise.key"
 
 
@@ -121,9 +124,9 @@ def _begun(private_dir: str, command: str, restart: bool):
 @contextlib.contextmanager
 def _continued(folder: str, release_id: str) -> Iterator[tuple[str, str]]:
     with _locked(folder, True):
-        print(
+        cli.say(
             f"continuing the run that was interrupted (release id {release_id}); --restart drops it",
-            file=sys.stderr,
+            sys.stderr,
         )
         yield folder, release_id
 
@@ -225,6 +228,26 @@ def _delete_unfinished(folder: str, private_dir: str) -> None:
             if left.startswith(".piece-"):
                 with contextlib.suppress(OSError):
                     os.unlink(os.path.join(rows, left))
+
+
+def report(private_dir: str, run: Run, stages: int) -> str:
+    """Writes what was set aside of a finished run's rows, exactly, into the private folder.
+
+    Args:
+      stages: of the run's plan.
+
+    Returns:
+      The file's path; it is for the owner alone.
+    """
+    found = [
+        set_aside(join(run.workspace.rows, base.rstrip("/").rpartition("/")[2]))
+        for base in bases(run.workspace.folder)
+        if has_state(base, stages)
+    ]
+    path = join(private_dir, REPORTS, f"{run.name}.json")
+    data = json.dumps({"release_id": run.release_id, "input": found}, indent=2).encode()
+    write_private_file(path, lambda file: file.write(data))
+    return path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -129,7 +129,7 @@ def main(argv: Sequence[str]) -> int:
     )
     metrics = measure(network, test, len(train.targets), source.soft)
     write_output(arguments.output, network, metrics)
-    print(
+    cli.say(
         f"accuracy {metrics['accuracy']:.4f} on {metrics['test_rows']} real test rows, trained on "
         f"{metrics['train_rows']} rows with {metrics['labels']} labels; written to {arguments.output}"
     )
@@ -352,7 +352,7 @@ def _report(epochs: int) -> Callable[[int, float], None]:
 
     def report(epoch: int, loss: float) -> None:
         seconds = time.monotonic() - start
-        print(f"training: epoch {epoch} of {epochs}, loss {loss:.4f}, {seconds:.0f} s", file=sys.stderr)
+        cli.say(f"training: epoch {epoch} of {epochs}, loss {loss:.4f}, {seconds:.0f} s", sys.stderr)
 
     return report
 

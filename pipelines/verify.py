@@ -46,11 +46,11 @@ def main(argv: Sequence[str]) -> int:
     if arguments.input is not None and not problems:
         problems = derive_again(content, arguments, options)
     for problem in problems:
-        print(f"NOT VERIFIED: {problem}")
+        cli.say(f"NOT VERIFIED: {problem}")
     if problems:
         return 1
     privacy = content["privacy"]
-    print(
+    cli.say(
         f"verified: the mechanisms compose to epsilon {privacy['epsilon']:g} at delta {privacy['delta']:g}"
         f" ({privacy['adjacency']}), and {len(content['files'])} files have their digests"
         + ("; derived again, every file is the same" if arguments.input is not None else "")

@@ -89,15 +89,19 @@ def write_state(base: Base, stages: int, current: state.State) -> None:
     write_private_once(state_file(base, stages), state.to_bytes(current))
 
 
+def bases(folder: str) -> list[Base]:
+    """A run's folders for states of the data that it began with, the newest last."""
+    (found,) = FileSystems.match([state_file(FileSystems.join(literal(folder), "*"), 0)])
+    files = sorted(found.metadata_list, key=lambda file: file.last_updated_in_seconds or 0.0)
+    return [file.path.rpartition("/")[0] for file in files]
+
+
 def finished_stages(folder: str) -> int:
-    """How many stages a run has done, for whichever data; 0 where nothing is to be seen."""
-    pattern = FileSystems.join(literal(folder), "*", "state-*.npz")
-    with contextlib.suppress(OSError):
-        (found,) = FileSystems.match([pattern])
-        return max(
-            (int(os.path.basename(file.path)[len("state-") : -len(".npz")]) for file in found.metadata_list),
-            default=0,
-        )
+    """How many stages a run has done with its newest data; 0 where nothing is to be seen."""
+    with contextlib.suppress(OSError, IndexError):
+        (found,) = FileSystems.match([FileSystems.join(literal(bases(folder)[-1]), "state-*.npz")])
+        numbers = [os.path.basename(file.path)[len("state-") : -len(".npz")] for file in found.metadata_list]
+        return max(map(int, numbers), default=0)
     return 0
 
 
