@@ -128,7 +128,11 @@ def check(arguments: argparse.Namespace, private_dir: str, options: PipelineOpti
     check_encoder(arguments.encoder)
     if arguments.threads < 0:
         raise ConfigError("--threads", arguments.threads, "be a whole number above 0, or 0")
-    execution = Execution(arguments.block_rows, runner.threads_for(options, arguments.threads))
+    execution = Execution(
+        arguments.block_rows,
+        runner.threads_for(options, arguments.threads),
+        spread=not runner.is_local(options),
+    )
     source = inputs.describe_input(arguments.input, arguments.encoder, arguments.dimension)
     config = ReleaseConfig(
         encoder=arguments.encoder,

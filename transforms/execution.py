@@ -16,6 +16,8 @@ class Execution:
       block_rows: rows in one numpy block.
       threads: that sum side by side in one worker process.
       piece_bytes: size of a file of prepared rows, at most.
+      spread: whether there is more than one worker to spread pieces over; a step
+        a stage less where there is not.
 
     Raises:
       ConfigError: one is out of its range.
@@ -24,6 +26,7 @@ class Execution:
     block_rows: int = 512
     threads: int = 1
     piece_bytes: int = 96 * 2**20
+    spread: bool = True
 
     def __post_init__(self):
         for name, most in (("block_rows", MAX_BLOCK_ROWS), ("threads", MAX_THREADS)):

@@ -66,12 +66,10 @@ class PrepareRows(beam.PTransform):
     execution: Execution
 
     def expand(self, source):
-        return (
-            source
-            | "List" >> beam.ParDo(ListUnits(self.plan, self.workspace, self.execution))
-            | "Spread" >> beam.Reshuffle()
-            | "Prepare" >> beam.ParDo(PrepareUnits(self.workspace, self.execution))
-        )
+        units = source | "List" >> beam.ParDo(ListUnits(self.plan, self.workspace, self.execution))
+        if self.execution.spread:
+            units = units | "Spread" >> beam.Reshuffle()
+        return units | "Prepare" >> beam.ParDo(PrepareUnits(self.workspace, self.execution))
 
 
 @beam.typehints.with_output_types(tuple[Base, int])

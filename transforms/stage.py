@@ -8,7 +8,7 @@ spreading of pieces, and a third where its sums are more than one element.
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import apache_beam as beam
 import numpy as np
@@ -136,7 +136,7 @@ def load_part(path: str) -> tuple[int, np.ndarray]:
 @beam.typehints.with_output_types(tuple[Base, int])
 @dataclasses.dataclass
 class DrawNoise(beam.DoFn):
-    """(base, parts) -> (base, piece) of every piece, when the state after the stage is in its file.
+    """Parts of sums -> (base, piece) of every piece, when the state after the stage is in its file.
 
     Whoever comes second finds the file and draws nothing: the noise of a stage
     is drawn once, whatever a runner repeats and wherever.
@@ -144,23 +144,33 @@ class DrawNoise(beam.DoFn):
     Attributes:
       position: of the stage.
       workspace: of the run.
+      gathered: whether an element is (base, paths of all parts), see `StorePart`,
+        or the only part, ((base, part), vector).
       next_elements: how many elements of the next step; None: the pieces.
     """
 
     position: int
     workspace: Workspace
+    gathered: bool
     next_elements: int | None = None
 
     def process(self, element) -> Iterator[tuple[Base, int]]:
-        base, parts = element
-        stored = [part for part in parts if isinstance(part, str)]
+        base, stored, parts = self._read(element)
         if not run_files.has_state(base, self.position + 1):
             before = run_files.load_state(base, self.position)
-            after = self._advance(before, dict(load_part(part) for part in stored) if stored else dict(parts))
+            after = self._advance(before, parts())
             run_files.write_state(base, self.position + 1, after)
         run_files.delete_files(stored)
         pieces = int(run_files.load_state(base, 0)["pieces"])
         yield from ((base, number) for number in range(self.next_elements or pieces))
+
+    def _read(self, element) -> tuple[Base, list[str], Callable[[], dict[int, np.ndarray]]]:
+        """The run's folder, the files of parts, and what reads the parts."""
+        key, value = element
+        if self.gathered:
+            paths = list(value)
+            return key, paths, lambda: dict(map(load_part, paths))
+        return key[0], [], lambda: {key[1]: value}
 
     def _advance(self, before: State, parts: dict[int, np.ndarray]) -> State:
         plan, secret = fit.plan_of(before), keys.load(self.workspace.key_file)
@@ -180,12 +190,6 @@ class DrawNoise(beam.DoFn):
             after = fit.advance(plan, self.position, before, sums, secret)
         _LOG.info("fit: stage %d of %d done (%s)", self.position + 1, len(plan.stages), stage.name)
         return after
-
-
-def as_parts(element: tuple[tuple[Base, int], np.ndarray]) -> tuple[Base, list[tuple[int, np.ndarray]]]:
-    """The only part of a stage's sums as `DrawNoise` takes parts."""
-    (base, number), vector = element
-    return base, [(number, vector)]
 
 
 @dataclasses.dataclass
@@ -212,15 +216,12 @@ class RunStage(beam.PTransform):
             | "Sum" >> beam.ParDo(SumPieces(self.position, self.workspace, self.execution))
             | "Combine" >> beam.CombinePerKey(SumParts())
         )
-        if self.parts == 1:
-            gathered = sums | "Only part" >> beam.Map(as_parts)
-        else:
-            gathered = sums | "Store" >> beam.ParDo(StorePart(self.position)) | "Gather" >> beam.GroupByKey()
-        return (
-            gathered
-            | "Noise" >> beam.ParDo(DrawNoise(self.position, self.workspace, self.next_elements))
-            | "Spread" >> beam.Reshuffle()
-        )
+        gathered = self.parts > 1
+        if gathered:
+            sums = sums | "Store" >> beam.ParDo(StorePart(self.position)) | "Gather" >> beam.GroupByKey()
+        noise = DrawNoise(self.position, self.workspace, gathered, self.next_elements)
+        after = sums | "Noise" >> beam.ParDo(noise)
+        return after | "Spread" >> beam.Reshuffle() if self.execution.spread else after
 
 
 def final_state(base: Base) -> tuple[State, Plan]:
