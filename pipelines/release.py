@@ -173,7 +173,7 @@ def run(
     else:
         source = pipeline | "Input" >> beam.Create([Source(request.source.pattern)])
     source | "Release" >> Release(plan, publication, current.workspace, request.execution)
-    if not runner.is_local(options):
+    if not runner.works_here(options):
         # Workers elsewhere print elsewhere.
         folder, names = current.workspace.folder, [stage.name for stage in plan.stages]
         watch.append(StageWatch(lambda: range(run_files.finished_stages(folder)), names))

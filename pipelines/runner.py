@@ -24,7 +24,7 @@ from pipelines.bounded import within
 from pipelines.cores import usable_cores
 from pipelines.options import beam_pipeline_options, is_given, runner_name
 
-__all__ = ["is_local", "job_options", "outlives_driver", "threads_for", "usable_cores"]
+__all__ = ["is_local", "job_options", "outlives_driver", "threads_for", "usable_cores", "works_here"]
 
 # Beam's runner in this process.  `DirectRunner` first tries Prism, which it
 # downloads from GitHub, and comes to this one only if that fails.
@@ -46,6 +46,13 @@ def is_local(options: PipelineOptions) -> bool:
     """Whether the job runs in this process, by default or by the name DirectRunner."""
     runner = options.view_as(StandardOptions).runner or "DirectRunner"
     return runner.lower() in ("direct", "directrunner", "fnapi", "fnapirunner", LOCAL.lower())
+
+
+def works_here(options: PipelineOptions) -> bool:
+    """Whether workers are of this process, and print where it prints."""
+    kind = options.view_as(PortableOptions).environment_type
+    default = "LOOPBACK" if runner_name(options) == "prismrunner" else ""
+    return is_local(options) or (kind or default).upper() == "LOOPBACK"
 
 
 def job_options(arguments: Sequence[str], verbose: bool) -> PipelineOptions:
