@@ -6,6 +6,7 @@ import socket
 import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
 
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     DirectOptions,
@@ -74,6 +75,8 @@ def job_options(arguments: Sequence[str], verbose: bool) -> PipelineOptions:
         # again at the first stage when one task is lost.
         added["execution_mode_for_batch"] = "BATCH_FORCED"
         options = beam_pipeline_options([*arguments, "--execution_mode_for_batch=BATCH_FORCED"])
+    # Before a pipeline is made, too, the driver looks at files on stores that want options.
+    FileSystems.set_options(options)
     filled = {**portable_defaults(local_defaults(options)), **added}
     if verbose:
         for name, value in filled.items():
