@@ -16,6 +16,7 @@ import posixpath
 import shutil
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
@@ -24,6 +25,8 @@ from transforms.inputs import read_bytes
 from transforms.private_files import is_local
 
 MANIFEST = "manifest.json"
+
+_MOVERS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,18 +195,22 @@ class Publication:
             FileSystems.delete(
                 [path for found in folders for path in self._files(found) if path not in targets]
             )
-        for target, record in targets.items():
-            source = join(self.staging, *record.path.split("/"))
-            # A source that is gone was moved by an earlier attempt.
-            if exists(source):
-                with contextlib.suppress(BeamIOError, OSError):
-                    FileSystems.mkdirs(posixpath.dirname(target))
-                FileSystems.rename([source], [target])
-            (found,) = FileSystems.match([target])
-            if [file.size_in_bytes for file in found.metadata_list] != [record.size]:
-                raise RuntimeError(f"{record.path} is not staged as it was written")
+        # A store takes a file half a second and more, and many at once.
+        with ThreadPoolExecutor(_MOVERS) as movers:
+            list(movers.map(self._move, targets, targets.values()))
         write_whole(join(self.output, MANIFEST), manifest)
         self.discard()
+
+    def _move(self, target: str, record: FileRecord) -> None:
+        source = join(self.staging, *record.path.split("/"))
+        # A source that is gone was moved by an earlier attempt.
+        if exists(source):
+            with contextlib.suppress(BeamIOError, OSError):
+                FileSystems.mkdirs(posixpath.dirname(target))
+            FileSystems.rename([source], [target])
+        (found,) = FileSystems.match([target])
+        if [file.size_in_bytes for file in found.metadata_list] != [record.size]:
+            raise RuntimeError(f"{record.path} is not staged as it was written")
 
     def _files(self, pattern: str) -> list[str]:
         (found,) = FileSystems.match([pattern])
