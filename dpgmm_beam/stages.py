@@ -251,15 +251,12 @@ class TeacherStep(Stage):
         coefficients = probabilities(features, before["logit_weights"])
         coefficients = np.rint(np.multiply(coefficients, 2.0**self.GRADIENT_BITS, out=coefficients))
         coefficients[np.arange(len(rows)), rows.classes] -= 2.0**self.GRADIENT_BITS
-        lengths = np.sqrt(lattice.square_norms(coefficients))
-        # Most rows cannot be too long, whatever their features.
-        doubtful = np.flatnonzero(lengths * np.hypot(VIEW_UNIT, bias) > self.bound)
-        if len(doubtful):
-            lengths = lengths[doubtful] * np.sqrt(rows.square_norms()[doubtful] + bias**2)
-            longer = lengths > self.bound
-            rescaled = coefficients[doubtful[longer]] * (self.bound / lengths[longer])[:, None]
-            # Truncation towards zero cannot lengthen a row.
-            coefficients[doubtful[longer]] = np.trunc(rescaled)
+        lengths = np.sqrt(lattice.square_norms(coefficients)) * np.sqrt(rows.square_norms() + bias**2)
+        longer = lengths > self.bound
+        if longer.any():
+            coefficients *= np.divide(self.bound, lengths, out=np.ones(len(rows)), where=longer)[:, None]
+            # Truncation towards zero cannot lengthen a row, and leaves the others as they are.
+            np.trunc(coefficients, out=coefficients)
         gradient = sums["gradient"].reshape(self.classes, self.dimension + 1)
         # Exact: a block's entries are under its rows x 2**30, under 2**53 by `lattice.MAX_BLOCK_ROWS`.
         gradient[:, :-1] += (coefficients.T @ features).astype(np.int64)
@@ -290,13 +287,14 @@ def bias_feature(current: State) -> float:
 
 
 def logit_weights(current: State, theta: np.ndarray) -> np.ndarray:
-    """The teacher's weights for `probabilities`: integers whose products with a view's row are logits.
+    """The teacher's weights for `probabilities`: their products with a view's row are logits.
 
     Args:
       theta: (C, d + 1); the bias is the last column.
 
     Returns:
-      (C, d + 1) float64 integers; the last column holds the bias times its feature.
+      (C, d + 1) float64 integers times a power of two; the last column holds the
+      bias times its feature.
 
     Raises:
       ConfigError: the logits would not be exact.
@@ -305,7 +303,7 @@ def logit_weights(current: State, theta: np.ndarray) -> np.ndarray:
     longest = float(np.hypot(VIEW_UNIT, bias))
     lattice.check_exact(longest, float(np.sqrt(lattice.square_norms(weights)).max()))
     weights[:, -1] *= bias
-    return weights
+    return weights * 2.0 ** -(THETA_BITS + VIEW_BITS)
 
 
 def probabilities(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -319,7 +317,6 @@ def probabilities(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
     logits = features @ weights[:, :-1].T
     logits += weights[:, -1]
-    logits *= 2.0 ** -(THETA_BITS + VIEW_BITS)
     logits -= logits.max(axis=1, keepdims=True)
     powers = np.exp(logits, out=logits)
     # Only the sum is rounded: small probabilities are kept, for those who soften them.
