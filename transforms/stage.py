@@ -156,8 +156,14 @@ class DrawNoise(beam.DoFn):
         stored = [part for part in parts if isinstance(part, str)]
         if not run_files.has_state(base, self.position + 1):
             before = run_files.load_state(base, self.position)
-            after = self._advance(before, dict(load_part(part) for part in stored) if stored else dict(parts))
-            run_files.write_state(base, self.position + 1, after)
+            try:
+                whole = dict(load_part(part) for part in stored) if stored else dict(parts)
+            except OSError:
+                # Another attempt deletes the parts once it has written the state.
+                if not run_files.has_state(base, self.position + 1):
+                    raise
+            else:
+                run_files.write_state(base, self.position + 1, self._advance(before, whole))
         run_files.delete_files(stored)
         pieces = int(run_files.load_state(base, 0)["pieces"])
         yield from ((base, number) for number in range(self.next_elements or pieces))

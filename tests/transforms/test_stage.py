@@ -12,7 +12,7 @@ from dpgmm_beam import fit, statistics
 from tests import small
 from tests.strategies import quick
 from tests.transforms import steps
-from transforms import run_files
+from transforms import run_files, stage
 from transforms.passes import fingerprint
 from transforms.run_files import Workspace
 from transforms.stage import StorePart, SumParts, SumPieces, as_parts, final_state, load_part
@@ -307,6 +307,29 @@ def test_a_state_that_appears_while_noise_is_drawn_stays(run, monkeypatch):
     monkeypatch.setattr(fit, "advance", slow)
     assert steps.draw(0, workspace, base, parts) == pieces
     assert appeared == [(states(workspace), os.stat(run_files.state_file(base, 1)).st_ino)]
+
+
+def test_another_attempt_may_delete_the_parts_that_are_being_read(run, small_parts, monkeypatch):
+    """It has written the state by then.  Where nobody has, parts that are gone are a failure."""
+    _, workspace, pieces, base = run
+    paths = stored(0, base, added(steps.sum_pieces(0, workspace, pieces)))
+    assert len(paths) > 1
+    load = stage.load_part
+
+    def load_after_another(path):
+        monkeypatch.setattr(stage, "load_part", load)
+        steps.draw(0, workspace, base, paths)
+        written.update(states(workspace))
+        return load(path)
+
+    written: dict[str, bytes] = {}
+    monkeypatch.setattr(stage, "load_part", load_after_another)
+    assert steps.draw(0, workspace, base, paths) == pieces
+    assert states(workspace) == written
+    os.unlink(run_files.state_file(base, 1))
+    with pytest.raises(FileNotFoundError):
+        steps.draw(0, workspace, base, paths)
+    assert len(states(workspace)) == 1
 
 
 @pytest.fixture(scope="module")
