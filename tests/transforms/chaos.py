@@ -6,7 +6,8 @@ DoFns and CombineFns, pickled and unpickled as a runner would.
 - Every input of a step is put in a random order and cut into bundles anywhere,
   some of them empty.
 - A bundle is executed one to three times, on the same worker or on a fresh one;
-  some attempts die half-way.  Attempts that nobody waits for may run at any time
+  some attempts die half-way, between two elements or wherever `Died` is raised in
+  them.  Attempts that nobody waits for may run at any time
   later, also after everything else is done.
 - Each reader of a bundle's output sees the output of one attempt that has
   finished, chosen at random for each reader, while side effects of all attempts
@@ -38,6 +39,10 @@ from apache_beam.transforms.core import CombinePerKey, GroupByKey, Impulse, ParD
 from apache_beam.transforms.util import Reshuffle
 from apache_beam.utils import shared
 from apache_beam.utils.windowed_value import WindowedValue
+
+
+class Died(BaseException):
+    """Raised where a process is to end at once: in whatever a test puts into a DoFn's way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +162,12 @@ class Chaos:
                 tasks, late = late, []
             if not tasks:
                 break
-            self._attempt(*tasks.pop(self.random.randrange(len(tasks))))
+            task = tasks.pop(self.random.randrange(len(tasks)))
+            try:
+                self._attempt(*task)
+            except Died:
+                self.deaths += 1
+                tasks.append(task)
             self.after()
         stuck = [step.applied.full_label for step in self.steps if not step.done]
         assert not stuck, stuck
@@ -247,16 +257,23 @@ class Chaos:
             fresh.setup()
             step.workers.append(fresh)
         worker = self.random.choice(step.workers)
-        worker.start_bundle()
-        for element in elements:
+        try:
+            worker.start_bundle()
+            for element in elements:
+                self.between()
+                yield from worker.process(element, *step.transform.args, **step.transform.kwargs) or ()
             self.between()
-            yield from worker.process(element, *step.transform.args, **step.transform.kwargs) or ()
-        self.between()
-        if dies:
-            # The process is gone, and its threads with it; here they must be ended.
-            step.workers = [other for other in step.workers if other is not worker]
-            worker.teardown()
-            return
-        for value in worker.finish_bundle() or ():
-            assert isinstance(value, WindowedValue)
-            yield value.value
+            if dies:
+                self._end(step, worker)
+                return
+            for value in worker.finish_bundle() or ():
+                assert isinstance(value, WindowedValue)
+                yield value.value
+        except Died:
+            self._end(step, worker)
+            raise
+
+    def _end(self, step: Step, worker: Any) -> None:
+        """The process is gone, and its threads with it; here they must be ended."""
+        step.workers = [other for other in step.workers if other is not worker]
+        worker.teardown()
