@@ -7,6 +7,7 @@ worthless without the key).
 
 import hashlib
 import io
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,8 @@ _DIGEST = "sha256"
 def to_bytes(state: State) -> bytes:
     """A state as a file of numpy's own format (.npz); the same state gives the same bytes."""
     sink = io.BytesIO()
-    np.savez(sink, **{_DIGEST: _digest(state)}, **dict(sorted(state.items())))
+    entries: dict[str, Any] = {_DIGEST: _digest(state), **dict(sorted(state.items()))}
+    np.savez(sink, **entries)
     return sink.getvalue()
 
 
