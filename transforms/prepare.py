@@ -106,7 +106,7 @@ def check_room(plan: Plan, found: Listing, workspace: Workspace, base: Base) -> 
         for view, dimension in plan.views:
             if not os.path.exists(run_files.view_piece(base, view.name, number)):
                 needed += prepared.file_bytes(piece.rows, dimension)
-    folder = workspace.rows
+    folder = os.path.abspath(workspace.rows)
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     if needed > shutil.disk_usage(folder).free:

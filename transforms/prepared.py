@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.rows import Rows, record_type
 from transforms.inputs import open_ranges
@@ -54,6 +55,9 @@ def write(path: str, dimension: int, blocks: Iterable[Rows]) -> None:
 def is_whole(path: str, dimension: int) -> bool:
     """Whether a file is there with every byte as it was written; reads all of it."""
     checksum = 0
+    # Asked first: file systems differ in what they raise for a file that is not there.
+    if not FileSystems.exists(path):
+        return False
     try:
         with open_ranges(path) as file:
             count, start = _read_header(file, dimension)
@@ -64,7 +68,7 @@ def is_whole(path: str, dimension: int) -> bool:
                 data = file.read_at(min(_RANGE_BYTES, start + size - offset), offset)
                 checksum = zlib.crc32(data, checksum)
             return file.read_at(CRC_BYTES, start + size) == checksum.to_bytes(CRC_BYTES, "little")
-    except (FileNotFoundError, ValueError):
+    except ValueError:
         return False
 
 

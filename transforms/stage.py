@@ -133,6 +133,10 @@ def load_part(path: str) -> tuple[int, np.ndarray]:
     return int.from_bytes(data[:8], "little"), np.frombuffer(data[8:], "<i8")
 
 
+class MissingPiecesError(RuntimeError):
+    """Sums that must not be noised: of a pass in which some pieces are missing or twice."""
+
+
 @beam.typehints.with_output_types(tuple[Base, int])
 @dataclasses.dataclass
 class DrawNoise(beam.DoFn):
@@ -158,8 +162,14 @@ class DrawNoise(beam.DoFn):
         base, stored, parts = self._read(element)
         if not run_files.has_state(base, self.position + 1):
             before = run_files.load_state(base, self.position)
-            after = self._advance(before, parts())
-            run_files.write_state(base, self.position + 1, after)
+            try:
+                after = self._advance(before, parts())
+            except (OSError, MissingPiecesError):
+                # Another attempt deletes the parts once it has written the state.
+                if not run_files.has_state(base, self.position + 1):
+                    raise
+            else:
+                run_files.write_state(base, self.position + 1, after)
         run_files.delete_files(stored)
         pieces = int(run_files.load_state(base, 0)["pieces"])
         yield from ((base, number) for number in range(self.next_elements or pieces))
@@ -181,7 +191,7 @@ class DrawNoise(beam.DoFn):
         whole = fingerprint(range(int(before["pieces"])))
         for number in range(statistics.part_count(stage.channels)):
             if number not in parts or not np.array_equal(parts[number][:_CHECK], whole):
-                raise RuntimeError(
+                raise MissingPiecesError(
                     f"stage {self.position + 1} was handed sums in which pieces are missing or twice,"
                     " and no state is there: run the same command again"
                 )

@@ -6,7 +6,8 @@ DoFns and CombineFns, pickled and unpickled as a runner would.
 - Every input of a step is put in a random order and cut into bundles anywhere,
   some of them empty.
 - A bundle is executed one to three times, on the same worker or on a fresh one;
-  some attempts die half-way.  Attempts that nobody waits for may run at any time
+  some attempts die half-way, between two elements or wherever `Died` is raised in
+  them.  Attempts that nobody waits for may run at any time
   later, also after everything else is done.
 - Each reader of a bundle's output sees the output of one attempt that has
   finished, chosen at random for each reader, while side effects of all attempts
@@ -14,25 +15,34 @@ DoFns and CombineFns, pickled and unpickled as a runner would.
 - Steps whose inputs are done run in any order, their bundles interleaved.
 - Combiners are lifted: accumulators are made for each bundle, travel, and are
   merged in random groups.
-- Workers restart between bundles: their DoFns and their cache are gone.
+- Values are gathered by key over bundles, each reader sees them in another order,
+  and they can only be iterated over.
+- Workers restart between bundles: their DoFns, and what they share in a process,
+  are gone.
+- Somebody else may act between any two elements of a bundle, and another one
+  looks on after every attempt.
+
+Side inputs are refused: the release has none.
 """
 
 import dataclasses
 import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.internal import pickler
-from apache_beam.internal.util import insert_values_in_args
 from apache_beam.pipeline import AppliedPTransform
-from apache_beam.pvalue import AsIter, AsList, PCollection
-from apache_beam.transforms.core import CombinePerKey, Flatten, Impulse, ParDo
+from apache_beam.pvalue import PCollection
+from apache_beam.transforms.core import CombinePerKey, GroupByKey, Impulse, ParDo
 from apache_beam.transforms.util import Reshuffle
+from apache_beam.utils import shared
 from apache_beam.utils.windowed_value import WindowedValue
 
-from dpgmm_beam.cache import PROCESS_CACHE
+
+class Died(BaseException):
+    """Raised where a process is to end at once: in whatever a test puts into a DoFn's way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +74,23 @@ class Bundle:
     outputs: list[bytes] = dataclasses.field(default_factory=list)
 
 
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """What was gathered for one key: an iterable and nothing else, as where it does not fit memory."""
+
+    content: list
+
+    def __iter__(self):
+        return iter(self.content)
+
+
 class Step:
     """A leaf of the graph (a Reshuffle or CombinePerKey counts as one) and its bundles."""
 
     def __init__(self, applied: AppliedPTransform):
         self.applied, self.transform = applied, applied.transform
         self.sources = [value for value in applied.inputs if isinstance(value, PCollection)]
-        self.side_inputs = list(applied.side_inputs)
+        assert not applied.side_inputs, applied.full_label
         self.bundles: list[Bundle] | None = None
         self.workers: list[Any] = []
 
@@ -80,7 +100,7 @@ class Step:
 
 
 def steps(applied: AppliedPTransform) -> Iterator[Step]:
-    if isinstance(applied.transform, Reshuffle | CombinePerKey) or not applied.parts:
+    if isinstance(applied.transform, Reshuffle | CombinePerKey | GroupByKey) or not applied.parts:
         passes_on = all(output in applied.inputs for output in applied.outputs.values())
         if applied.transform is not None and not passes_on:
             yield Step(applied)
@@ -89,22 +109,47 @@ def steps(applied: AppliedPTransform) -> Iterator[Step]:
         yield from steps(part)
 
 
-class Chaos:
-    """One execution of a pipeline; `run` it once."""
+def forget_shared() -> None:
+    """A new process shares nothing with the old one."""
+    shared._shared_map = shared._SharedMap()
 
-    def __init__(self, pipeline: beam.Pipeline, schedule: Schedule):
+
+def nothing() -> None:
+    """What somebody else does by default."""
+
+
+class Chaos:
+    """One execution of a pipeline; `run` it once.
+
+    Attributes:
+      attempts, deaths: how many of them there were.
+
+    Args:
+      between: called between elements of every attempt, and before its end.
+      after: called after every attempt.
+    """
+
+    def __init__(
+        self,
+        pipeline: beam.Pipeline,
+        schedule: Schedule,
+        between: Callable[[], None] = nothing,
+        after: Callable[[], None] = nothing,
+    ):
         self.schedule, self.random = schedule, random.Random(schedule.seed)
         self.steps = [step for root in pipeline.transforms_stack for step in steps(root)]
         self.producer = {output: step for step in self.steps for output in step.applied.outputs.values()}
+        self.between, self.after = between, after
         self.attempts = self.deaths = 0
 
     def run(self) -> None:
         """Executes everything; at the end every attempt that was planned has run."""
+        forget_shared()
         tasks: list[tuple[Step, Bundle, bool]] = []
         late: list[tuple[Step, Bundle, bool]] = []
         while True:
             for step in self.steps:
-                if step.bundles is None and all(self._of(source).done for source in self._waits_for(step)):
+                if step.bundles is None and all(self._of(source).done for source in step.sources):
                     step.bundles = self._cut(step)
                     for bundle in step.bundles:
                         tasks.append((step, bundle, False))
@@ -117,7 +162,13 @@ class Chaos:
                 tasks, late = late, []
             if not tasks:
                 break
-            self._attempt(*tasks.pop(self.random.randrange(len(tasks))))
+            task = tasks.pop(self.random.randrange(len(tasks)))
+            try:
+                self._attempt(*task)
+            except Died:
+                self.deaths += 1
+                tasks.append(task)
+            self.after()
         stuck = [step.applied.full_label for step in self.steps if not step.done]
         assert not stuck, stuck
         for step in self.steps:
@@ -134,9 +185,6 @@ class Chaos:
 
     def _of(self, collection) -> Step:
         return self.producer[collection]
-
-    def _waits_for(self, step: Step) -> list:
-        return step.sources + [side.pvalue for side in step.side_inputs]
 
     def _shuffled(self, elements: list) -> list:
         return self.random.sample(elements, len(elements))
@@ -157,6 +205,11 @@ class Chaos:
                 for key, accumulator in self._lift(step, bundle):
                     gathered.setdefault(key, []).append(accumulator)
             return [Bundle([item]) for item in self._shuffled(list(gathered.items()))]
+        if isinstance(step.transform, GroupByKey):
+            grouped: dict[Any, list] = {}
+            for key, value in elements:
+                grouped.setdefault(key, []).append(value)
+            return [Bundle([item]) for item in self._shuffled(list(grouped.items()))]
         return [Bundle(bundle) for bundle in bundles]
 
     def _lift(self, step: Step, elements: list) -> Iterator[tuple[Any, Any]]:
@@ -171,7 +224,7 @@ class Chaos:
         self.attempts += 1
         self.deaths += dies
         if self.random.random() < self.schedule.restart / 4:
-            PROCESS_CACHE.clear()
+            forget_shared()
         elements = pickle.loads(pickle.dumps(bundle.elements))
         if dies:
             elements = elements[: self.random.randint(0, len(elements))]
@@ -179,8 +232,10 @@ class Chaos:
             output = list(self._process(step, elements, dies))
         elif isinstance(step.transform, CombinePerKey):
             output = [(key, self._merge(step, accumulators)) for key, accumulators in elements]
+        elif isinstance(step.transform, GroupByKey):
+            output = [(key, Values(self._shuffled(values))) for key, values in elements]
         else:
-            assert isinstance(step.transform, Impulse | Flatten | Reshuffle), step.transform
+            assert isinstance(step.transform, Impulse | Reshuffle), step.transform
             output = elements
         if not dies:
             bundle.outputs.append(pickle.dumps(output))
@@ -202,23 +257,23 @@ class Chaos:
             fresh.setup()
             step.workers.append(fresh)
         worker = self.random.choice(step.workers)
-        worker.start_bundle()
-        for element in elements:
-            # Beam hands out a side input afresh, in whatever order.
-            sides = [self._side_input(side) for side in step.side_inputs]
-            args, kwargs = insert_values_in_args(step.transform.args, step.transform.kwargs, sides)
-            yield from worker.process(element, *args, **kwargs) or ()
-        if dies:
-            step.workers.remove(worker)
-            # The process is gone, and its limits with it; here they must be lifted.
-            held = getattr(worker, "held", None)
-            if held is not None:
-                held.close()
-            return
-        for value in worker.finish_bundle() or ():
-            assert isinstance(value, WindowedValue)
-            yield value.value
+        try:
+            worker.start_bundle()
+            for element in elements:
+                self.between()
+                yield from worker.process(element, *step.transform.args, **step.transform.kwargs) or ()
+            self.between()
+            if dies:
+                self._end(step, worker)
+                return
+            for value in worker.finish_bundle() or ():
+                assert isinstance(value, WindowedValue)
+                yield value.value
+        except Died:
+            self._end(step, worker)
+            raise
 
-    def _side_input(self, side) -> list:
-        assert isinstance(side, AsList | AsIter), side
-        return self._shuffled(self.output(side.pvalue))
+    def _end(self, step: Step, worker: Any) -> None:
+        """The process is gone, and its threads with it; here they must be ended."""
+        step.workers = [other for other in step.workers if other is not worker]
+        worker.teardown()

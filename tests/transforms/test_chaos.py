@@ -1,25 +1,32 @@
+import collections
+import contextlib
+import dataclasses
 import io
 import os
 import random
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
 import pytest
-from apache_beam.pvalue import AsList
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dpgmm_beam import fit, state
 from dpgmm_beam.plan import Plan
 from tests import small
-from tests.transforms.chaos import Chaos, Schedule
+from tests.transforms.chaos import Chaos, Died, Schedule
 from transforms import inputs
 from transforms.embed import EmbedImages
+from transforms.execution import Execution
+from transforms.prepare import Source
 from transforms.publish import Publication
 from transforms.release import Release
-from transforms.stage import Execution
+from transforms.run_files import Workspace
 
 SCHEDULES = st.builds(
     Schedule,
@@ -30,7 +37,17 @@ SCHEDULES = st.builds(
     restart=st.sampled_from([0.0, 0.5, 1.0]),
     late=st.sampled_from([0.0, 0.5]),
 )
+CALM = Schedule(0, attempts=1, death=0.0, restart=0.0, late=0.0)
 CONFIG = small.small_config(dimension=6, samples_per_class=9)
+STAGES = len(Plan(CONFIG, small.RELEASE_ID).stages)
+
+SIZES: dict[str, dict[str, int]] = {
+    "one piece": {},
+    # 90 rows in row groups of 11: several units, several pieces in most.
+    "small pieces": {"transforms.listing.LEAST_PIECE_ROWS": 7},
+    # Sums of several parts, which are stored and gathered.
+    "small parts": {"transforms.listing.LEAST_PIECE_ROWS": 20, "dpgmm_beam.statistics.SHIPPED": 16},
+}
 
 
 def schedules(count: int):
@@ -39,6 +56,7 @@ def schedules(count: int):
         deadline=None,
         derandomize=True,
         database=None,
+        phases=[Phase.generate],
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
 
@@ -51,6 +69,21 @@ def several_parts():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def advances():
+    """How often the noise of a stage was drawn, by position."""
+    counts: collections.Counter[int] = collections.Counter()
+    advance = fit.advance
+
+    def counted(plan, position, *arguments):
+        counts[position] += 1
+        return advance(plan, position, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "advance", counted)
+        yield counts
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chaos")
@@ -59,11 +92,10 @@ def rows(tmp_path_factory):
     return source, key, small.in_memory(source, CONFIG)
 
 
-def graph(start, config, publication, key, **execution):
+def graph(start, config, publication, workspace, execution):
     """The release's pipeline, not run: what `Release.expand` builds."""
     pipeline = beam.Pipeline(runner=None)
-    release = Release(Plan(config, small.RELEASE_ID), publication, str(key), Execution(**execution))
-    start(pipeline) | "Release" >> release
+    start(pipeline) | "Release" >> Release(Plan(config, small.RELEASE_ID), publication, workspace, execution)
     return pipeline
 
 
@@ -77,35 +109,208 @@ def check_whole(output: Path, expected: dict[str, bytes]) -> None:
             assert expected[name] == data
 
 
+def check_no_threads() -> None:
+    """Threads of passes end, also those of attempts that died."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("sum"):
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+@dataclasses.dataclass
+class Job:
+    """A release of the rows, which can be run again and again."""
+
+    output: Path
+    workspace: Workspace
+    sizes: dict[str, int]
+    overwrite: bool
+    pipeline: beam.Pipeline = dataclasses.field(init=False)
+
+    @contextlib.contextmanager
+    def sized(self) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.sizes.items():
+                patch.setattr(name, value)
+            yield
+
+    def forget(self, rows: bool) -> None:
+        """Removes what earlier runs have left, the release too; prepared rows only if they are to go."""
+        shutil.rmtree(self.output.parent, ignore_errors=True)
+        shutil.rmtree(self.workspace.folder, ignore_errors=True)
+        if rows:
+            shutil.rmtree(self.workspace.rows, ignore_errors=True)
+        if self.overwrite:
+            (self.output / "synthetic").mkdir(parents=True)
+            (self.output / "synthetic" / "old.parquet").write_bytes(b"old")
+            (self.output / "manifest.json").write_bytes(b"{}")
+
+    def run(self, schedule: Schedule, **hooks) -> None:
+        with self.sized():
+            Chaos(self.pipeline, schedule, **hooks).run()
+
+    def states(self) -> dict[str, Path]:
+        return {path.name: path for path in Path(self.workspace.folder).glob("*/state-*.npz")}
+
+    def read_states(self) -> dict[str, bytes]:
+        return {name: path.read_bytes() for name, path in self.states().items()}
+
+    def watch(self):
+        """A hook that looks on: the file of a state that is there is never replaced or touched."""
+        seen: dict[str, tuple[int, int, int]] = {}
+
+        def look():
+            found = {name: path.stat() for name, path in self.states().items()}
+            now = {name: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for name, stat in found.items()}
+            assert seen.items() <= now.items()
+            seen.update(now)
+
+        return look
+
+
 @pytest.fixture(scope="module")
-def row_graphs(rows, tmp_path_factory):
+def jobs(rows, tmp_path_factory):
     source, key, _ = rows
-    where = tmp_path_factory.mktemp("out")
+    found = {}
+    for number, (name, sizes) in enumerate(SIZES.items()):
+        where = tmp_path_factory.mktemp("job")
+        output = where / "out" / "release"
+        job = Job(output, small.workspace(where / "private", key), sizes, overwrite=number == 1)
+        publication = Publication(str(output), "run", job.overwrite)
+        with job.sized():
+            job.pipeline = graph(
+                lambda pipeline: pipeline | beam.Create([Source(str(source))]),
+                CONFIG,
+                publication,
+                job.workspace,
+                Execution(block_rows=5, threads=1 + number % 2, piece_bytes=1),
+            )
+        found[name] = job
+    return found
 
-    def start(pipeline):
-        return pipeline | beam.Create([str(source)]) | beam.FlatMap(inputs.list_row_groups)
 
-    def build(overwrite, cache):
-        output = where / f"{overwrite}-{cache}" / "release"
-        publication = Publication(str(output), "run", overwrite)
-        # Blocks of 5 rows; a cache of 600 bytes evicts all the time.
-        execution = {"block_rows": 5, "cache_bytes": 600 if cache else 0, "cache_token": str(overwrite)}
-        return output, graph(start, CONFIG, publication, key, **execution)
+@contextlib.contextmanager
+def deadly_steps(seed: int, probability: float) -> Iterator[None]:
+    """Processes may end right before or right after a file takes its place."""
+    choices = random.Random(seed)
 
-    return [build(overwrite=0, cache=1), build(overwrite=1, cache=0)]
+    def deadly(step):
+        def call(*arguments, **options):
+            chance = choices.random()
+            if chance < probability / 2:
+                raise Died
+            result = step(*arguments, **options)
+            if chance > 1 - probability / 2:
+                raise Died
+            return result
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("link", "rename", "replace"):
+            patch.setattr(os, name, deadly(getattr(os, name)))
+        yield
 
 
 @schedules(60)
-@given(schedule=SCHEDULES, overwrite=st.integers(0, 1))
-def test_a_release_is_the_same_bytes(rows, row_graphs, schedule, overwrite):
-    output, pipeline = row_graphs[overwrite]
-    shutil.rmtree(output.parent, ignore_errors=True)
-    if overwrite:
-        (output / "synthetic").mkdir(parents=True)
-        (output / "synthetic" / "old.parquet").write_bytes(b"old")
-        (output / "manifest.json").write_bytes(b"{}")
-    Chaos(pipeline, schedule).run()
-    check_whole(output, rows[2])
+@given(
+    schedule=SCHEDULES,
+    size=st.sampled_from(sorted(SIZES)),
+    again=st.booleans(),
+    deadly=st.sampled_from([0.0, 0.0, 0.2]),
+)
+def test_a_release_is_the_same_bytes(rows, jobs, advances, schedule, size, again, deadly):
+    job = jobs[size]
+    job.forget(rows=not again)
+    advances.clear()
+    with deadly_steps(schedule.seed, deadly):
+        job.run(schedule, after=job.watch())
+    check_whole(job.output, rows[2])
+    if not deadly:
+        # Whatever ran twice or died between elements: the noise of a stage was drawn once.
+        assert advances == dict.fromkeys(range(STAGES), 1)
+    # A process that ended before its state was in place drew for nothing; no state was replaced.
+    assert advances.keys() == set(range(STAGES))
+    assert len(job.states()) == STAGES + 1
+    check_no_threads()
+
+
+def test_the_jobs_have_the_sizes_that_they_are_named_for(jobs):
+    counts = {}
+    for name, job in jobs.items():
+        job.forget(rows=True)
+        job.run(CALM)
+        pieces = len(list(Path(job.workspace.rows).glob("*/piece-*.npy")))
+        parts = sum("Gather" in step.applied.full_label for step in Chaos(job.pipeline, CALM).steps)
+        counts[name] = pieces, parts
+    assert counts == {"one piece": (1, 0), "small pieces": (17, 0), "small parts": (5, STAGES)}
+
+
+@pytest.fixture(scope="module")
+def attics(jobs):
+    """By size: the states of a run whose second state is no state that the rows would give, and its release.
+
+    Whoever draws noise for a state that is there, or goes on with another one, is found.
+    """
+    found = {}
+    for size, job in jobs.items():
+        job.forget(rows=True)
+        job.run(CALM)
+        drawn = job.read_states()
+        for name, path in job.states().items():
+            if name > "state-002.npz":
+                path.unlink()
+            elif name == "state-002.npz":
+                changed = state.from_bytes(path.read_bytes())
+                path.write_bytes(state.to_bytes({**changed, "means": changed["means"] + 1}))
+                for view in (found for found in path.parent.iterdir() if found.is_dir()):
+                    shutil.rmtree(view)
+        shutil.rmtree(job.output)
+        job.run(CALM)
+        kept = job.read_states()
+        assert [name for name in sorted(kept) if kept[name] != drawn[name]] == sorted(kept)[2:]
+        (base,) = (path.parent for path in job.states().values() if path.name == "state-000.npz")
+        found[size] = base, kept, small.contents(job.output)
+    return found
+
+
+@schedules(24)
+@given(
+    schedule=SCHEDULES,
+    size=st.sampled_from(sorted(SIZES)),
+    there=st.sets(st.integers(3, STAGES)),
+    rows_stay=st.booleans(),
+    haste=st.sampled_from([0.0, 0.01, 0.05, 0.3]),
+)
+def test_states_that_are_there_or_appear_half_way(
+    rows, jobs, attics, advances, schedule, size, there, rows_stay, haste
+):
+    """By another driver's hand: some bundles of a stage sum, others find the state and read no row."""
+    job, (base, kept, expected) = jobs[size], attics[size]
+    assert expected != rows[2]
+    job.forget(rows=not rows_stay)
+    base.mkdir(parents=True)
+    names = sorted(kept)
+    placed = []
+
+    def place(name):
+        (base / name).write_bytes(kept[name])
+        placed.append(name)
+
+    for number in (0, 1, 2, *there):
+        place(names[number])
+    choices = random.Random(schedule.seed)
+
+    def appear():
+        missing = [name for name in names if not (base / name).exists()]
+        if missing and choices.random() < haste:
+            place(missing[0])
+
+    advances.clear()
+    job.run(schedule, between=appear, after=job.watch())
+    assert job.read_states() == kept
+    assert sum(advances.values()) == len(names) - len(placed)
+    check_whole(job.output, expected)
 
 
 @pytest.fixture(scope="module")
@@ -126,37 +331,27 @@ def image_graph(images):
     output, cache = images / "chaos" / "release", images / "cache"
     described = inputs.describe_input(str(images / "in"), "blocks")
     config = small.small_config(encoder="blocks", dimension=6, samples_per_class=9)
-    key = small.write_key(images / "key")
     pipeline = graph(
         lambda pipeline: pipeline | EmbedImages(described, "blocks", str(cache), shard_rows=5, threads=1),
         config,
         Publication(str(output), "run"),
-        key,
+        small.workspace(images / "private", small.write_key(images / "key")),
+        Execution(block_rows=5),
     )
     return config, output, cache, pipeline
 
 
 @schedules(12)
 @given(schedule=SCHEDULES)
-def test_images_to_a_release_is_the_same_bytes(image_graph, schedule):
+def test_images_to_a_release_is_the_same_bytes(images, image_graph, schedule):
     config, output, cache, pipeline = image_graph
-    shutil.rmtree(output.parent, ignore_errors=True)
-    shutil.rmtree(cache, ignore_errors=True)
-    Chaos(pipeline, schedule).run()
+    for folder in (output.parent, cache, images / "private"):
+        shutil.rmtree(folder, ignore_errors=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transforms.listing.LEAST_PIECE_ROWS", 7)
+        Chaos(pipeline, schedule).run()
     check_whole(output, small.in_memory(cache, config))
-    embedded = sorted(path.name for path in cache.iterdir())
-    assert all(name.startswith(("shard-", "_rejected")) for name in embedded), embedded
-
-
-def test_embeddings_do_not_depend_on_the_schedule(image_graph):
-    _, output, cache, pipeline = image_graph
-    found = []
-    for seed in range(3):
-        shutil.rmtree(output.parent, ignore_errors=True)
-        shutil.rmtree(cache, ignore_errors=True)
-        Chaos(pipeline, Schedule(seed)).run()
-        found.append((small.contents(cache), small.contents(output)))
-    assert found[0] == found[1] == found[2]
+    assert len(list((images / "private" / "rows").glob("*/piece-*.npy"))) > 1
 
 
 class Unsafe(beam.DoFn):
@@ -164,7 +359,7 @@ class Unsafe(beam.DoFn):
 
     runs = 0
 
-    def process(self, element, *_):
+    def process(self, element):
         Unsafe.runs += 1
         yield random.random()
 
@@ -180,24 +375,72 @@ class Together(beam.DoFn):
         yield tuple(self.seen)
 
 
+class Held(beam.DoFn):
+    """It holds something of the process."""
+
+    holders = 0
+
+    def setup(self):
+        Held.holders += 1
+
+    def teardown(self):
+        Held.holders -= 1
+
+    def process(self, element):
+        yield element
+
+
+def in_order(element):
+    """What it says depends on the order in which values come."""
+    key, values = element
+    with pytest.raises(TypeError):
+        len(values)
+    return key, list(values), list(values)
+
+
 def test_chaos_finds_unsafe_transforms():
     """The harness itself: what it is there to find, it finds."""
     pipeline = beam.Pipeline(runner=None)
     numbers = pipeline | beam.Create(range(8))
     drawn = numbers | "Draw" >> beam.ParDo(Unsafe())
-    first = pipeline | "I1" >> beam.Impulse() | "R1" >> beam.Map(lambda _, x: sorted(x), AsList(drawn))
-    second = pipeline | "I2" >> beam.Impulse() | "R2" >> beam.Map(lambda _, x: sorted(x), AsList(drawn))
-    bundles = numbers | beam.ParDo(Together())
-    total = numbers | beam.Map(lambda x: (x % 2, x)) | beam.CombinePerKey(sum) | beam.Reshuffle()
-    Unsafe.runs, differing, seen = 0, 0, set()
+    first = drawn | "First" >> beam.Map(lambda x: x)
+    second = drawn | "Second" >> beam.Map(lambda x: x)
+    bundles = numbers | beam.ParDo(Together()) | beam.ParDo(Held())
+    pairs = numbers | beam.Map(lambda x: (x % 2, x))
+    total = pairs | beam.CombinePerKey(sum) | beam.Reshuffle()
+    gathered = pairs | beam.GroupByKey() | "In order" >> beam.Map(in_order)
+    elsewhere, looks = [], []
+    Unsafe.runs, differing, seen, orders = 0, 0, set(), set()
     for seed in range(10):
-        chaos = Chaos(pipeline, Schedule(seed))
+        chaos = Chaos(
+            pipeline, Schedule(seed), lambda: elsewhere.append(Unsafe.runs), lambda: looks.append(Unsafe.runs)
+        )
         chaos.run()
-        differing += chaos.output(first) != chaos.output(second)
+        differing += sorted(chaos.output(first)) != sorted(chaos.output(second))
         seen.add(tuple(sorted(chaos.output(bundles))))
         assert sorted(chaos.output(total)) == [(0, 12), (1, 16)]
         assert len(chaos.output(drawn)) == 8
         assert chaos.deaths
+        groups = chaos.output(gathered)
+        assert sorted((key, sorted(values)) for key, values, _ in groups) == [
+            (0, [0, 2, 4, 6]),
+            (1, [1, 3, 5, 7]),
+        ]
+        assert all(values == again for _, values, again in groups)
+        orders.update((key, tuple(values)) for key, values, _ in groups)
     assert Unsafe.runs > 80
     assert differing
     assert len(seen) > 1
+    assert len(orders) > 2
+    assert Held.holders == 0
+    # Somebody else comes between any two elements.
+    assert len(set(elsewhere)) > 80
+    assert len(looks) > 100
+
+
+def test_chaos_refuses_side_inputs():
+    pipeline = beam.Pipeline(runner=None)
+    side = beam.pvalue.AsList(pipeline | "Side" >> beam.Create([1]))
+    _ = pipeline | beam.Create([1]) | "With a side" >> beam.Map(lambda x, y: x, side)
+    with pytest.raises(AssertionError, match="With a side"):
+        Chaos(pipeline, CALM)

@@ -11,14 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.io import localfilesystem
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
 from dpgmm_beam import encoders
 from dpgmm_beam.errors import ConfigError
-from pipelines.in_process import InProcessRunner
+from tests.transforms.crate import plain
 from transforms import embed, inputs, private_files
 from transforms.inputs import RowGroups, describe_input
+from transforms.prepare import Source
 
 ENCODER = "efficientnet_lite0:32"
 
@@ -47,14 +48,21 @@ def folder(tmp_path):
     return write_folder(tmp_path / "images")
 
 
-def run(input_, cache, **options):
-    """Runs the transform eagerly; returns the row groups, sorted by path."""
+def embedded(input_, cache, **options):
+    """Runs the transform; returns what it yields."""
     options = {"shard_rows": 16, "threads": 2, **options}
     step = embed.EmbedImages(describe_input(str(input_), ENCODER), ENCODER, str(cache), **options)
     with tempfile.TemporaryDirectory() as out:
-        with beam.Pipeline(runner=InProcessRunner()) as pipeline:
+        with beam.Pipeline(runner=FnApiRunner()) as pipeline:
             _ = pipeline | step | beam.combiners.ToList() | beam.Map(save, out)
-        return sorted(pickle.loads(Path(out, "list").read_bytes()), key=lambda groups: groups.path)
+        return pickle.loads(Path(out, "list").read_bytes())
+
+
+def run(input_, cache, **options):
+    """Runs the transform; returns the row groups of the source that it yields."""
+    (source,) = embedded(input_, cache, **options)
+    assert source.pattern == str(cache)
+    return inputs.read_footers(source.pattern, source.files(), ENCODER)
 
 
 def save(elements, folder):
@@ -67,8 +75,8 @@ def rows(row_groups):
     for groups in row_groups:
         assert isinstance(groups, RowGroups)
         with inputs.open_parquet(groups.path) as file:
-            assert inputs.row_groups(groups.path, file.metadata) == groups
             table = file.read()
+        assert len(table) == sum(groups.rows)
         embeddings = np.array(table["embedding"].to_pylist(), np.float32).reshape(len(table), -1)
         labels = table["label"].to_pylist() if "label" in table.column_names else [None] * len(table)
         for source, label, embedding in zip(table["source"].to_pylist(), labels, embeddings, strict=True):
@@ -166,7 +174,10 @@ def test_resumption_and_one_new_image(folder, tmp_path):
     lost, cut = Path(first[0].path), Path(first[1].path)
     lost.unlink()
     cut.write_bytes(cut.read_bytes()[:50])
-    assert run(folder, tmp_path / "cache") == first
+    again = run(folder, tmp_path / "cache")
+    assert [(groups.path, groups.rows) for groups in again] == [
+        (groups.path, groups.rows) for groups in first
+    ]
     after = states(tmp_path / "cache")
     assert {path for path in after if after[path] != before[path]} == {lost, cut}
 
@@ -176,7 +187,35 @@ def test_resumption_and_one_new_image(folder, tmp_path):
     assert len({g.path for g in third} - {g.path for g in first}) == 1
     assert set(after) <= set(states(tmp_path / "cache"))
     run(folder, tmp_path / "cache", prune=True)
-    assert {str(path) for path in states(tmp_path / "cache")} == {groups.path for groups in third}
+    assert embed.finished_shards(str(tmp_path / "cache")) == {Path(groups.path).name for groups in third}
+
+
+def test_a_source_is_of_its_own_input(folder, tmp_path):
+    """The cache may hold other inputs' files: whoever reads it is told which are meant."""
+    (first,) = embedded(folder, tmp_path / "cache")
+    before = {file.path for file in first.files()}
+    other = write_folder(tmp_path / "others", 4, "c")
+    (second,) = embedded(other, tmp_path / "cache")
+    assert first.names_file != second.names_file
+    assert {file.path for file in first.files()} == before
+    assert before.isdisjoint(file.path for file in second.files())
+    whole = {file.path for file in Source(str(tmp_path / "cache")).files()}
+    assert whole == before | {file.path for file in second.files()}
+    # Not a word of the images passes through the runner.
+    assert "images" not in f"{first}{second}".replace(str(tmp_path), "")
+
+
+def test_images_that_are_gone_are_an_input_too(folder, tmp_path):
+    description = describe_input(str(folder), ENCODER)
+    for path in folder.rglob("*.png"):
+        path.unlink()
+    listed = list(embed.ListShards(ENCODER, str(tmp_path / "cache"), 16, False).process(description))
+    assert [shard for _, shard in listed] == [None]
+    step = embed.EmbedShards(ENCODER, str(tmp_path / "cache"), 0, 1)
+    step.setup()
+    (finished,) = step.process(listed[0])
+    step.teardown()
+    assert embed.as_source(finished, str(tmp_path / "cache")).files() == []
 
 
 def test_a_changed_image_is_embedded_again(folder, tmp_path):
@@ -195,15 +234,15 @@ def test_double_execution_at_once(folder, tmp_path):
     step = embed.EmbedShards(ENCODER, str(tmp_path / "cache"), 0, 1)
     step.setup()
     with embed.ThreadPoolExecutor(3) as pool:
-        attempts = list(pool.map(lambda shard: next(step.process(shard)), shards[:3] * 3))
+        attempts = list(pool.map(lambda shard: next(step.process(("names", shard))), shards[:3] * 3))
     step.teardown()
-    assert attempts[:3] == attempts[3:6] == attempts[6:]
-    assert {path.name for path in states(tmp_path / "cache")} == {shard.name for shard in shards[:3]}
+    assert attempts == [("names", 1)] * 9
+    names = {shard.name for shard in shards[:3]}
+    assert {path.name for path in states(tmp_path / "cache")} == names
     once = run(folder, tmp_path / "other")
-    for groups in attempts[:3]:
-        twin = tmp_path / "other" / Path(groups.path).name
-        assert Path(groups.path).read_bytes() == twin.read_bytes()
     assert len(once) == len(shards)
+    for name in names:
+        assert (tmp_path / "cache" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
 def test_shards_and_threads_do_not_change_an_embedding(folder, tmp_path):
@@ -268,7 +307,7 @@ def test_an_image_that_vanishes_fails_without_naming_it(folder, tmp_path):
     step = embed.EmbedShards(ENCODER, str(tmp_path / "cache"), 0, 1)
     step.setup()
     with pytest.raises(RuntimeError, match="could not be read") as caught:
-        next(step.process(shard))
+        next(step.process(("names", shard)))
     step.teardown()
     assert shard.files[0] not in str(caught.value)
     assert not states(tmp_path / "cache")
@@ -282,63 +321,19 @@ def test_file_names_that_are_not_text(tmp_path):
     assert [groups.rows for groups in run(tmp_path / "images", tmp_path / "cache")] == [(1,)]
 
 
-class BoxFileSystem(localfilesystem.LocalFileSystem):
-    """box:///path is /path: stands for any remote file system, whose paths are no local ones."""
-
-    @classmethod
-    def scheme(cls):
-        return "box"
-
-    def join(self, base, *paths):
-        return "/".join([base.rstrip("/"), *paths])
-
-    def split(self, path):
-        return tuple(path.rsplit("/", 1))
-
-    def _list(self, folder):
-        for found in super()._list(_unbox(folder)):
-            yield type(found)("box://" + found.path, found.size_in_bytes, found.last_updated_in_seconds)
-
-    def metadata(self, path):
-        found = super().metadata(_unbox(path))
-        return type(found)(path, found.size_in_bytes, found.last_updated_in_seconds)
-
-    def create(self, path, *args, **kwargs):
-        return super().create(_unbox(path), *args, **kwargs)
-
-    def open(self, path, *args, **kwargs):
-        return super().open(_unbox(path), *args, **kwargs)
-
-    def rename(self, sources, destinations):
-        return super().rename([_unbox(p) for p in sources], [_unbox(p) for p in destinations])
-
-    def exists(self, path):
-        return super().exists(_unbox(path))
-
-    def delete(self, paths):
-        return super().delete([_unbox(path) for path in paths])
-
-    def _url_dirname(self, path):
-        return path.rsplit("/", 1)[0]
-
-
-def _unbox(path):
-    return path.removeprefix("box://")
-
-
 def test_any_scheme(folder, tmp_path):
     (folder / "a" / "bad.png").write_bytes(b"")
-    box = run(f"box://{folder}", f"box://{tmp_path}/cache")
-    assert all(groups.path.startswith("box://") for groups in box)
+    far_out = run(f"crate://{folder}", f"crate://{tmp_path}/cache")
+    assert all(groups.path.startswith("crate://") for groups in far_out)
     near = rows(run(folder, tmp_path / "near"))
-    far = rows(box)
-    assert {source.removeprefix("box://") for source in far} == set(near)
-    assert all(np.array_equal(far[source][1], near[_unbox(source)][1]) for source in far)
-    assert embed.finished_shards(f"box://{tmp_path}/cache") == {
-        os.path.basename(groups.path) for groups in box
+    far = rows(far_out)
+    assert {source.removeprefix("crate://") for source in far} == set(near)
+    assert all(np.array_equal(far[source][1], near[plain(source)][1]) for source in far)
+    assert embed.finished_shards(f"crate://{tmp_path}/cache") == {
+        os.path.basename(groups.path) for groups in far_out
     }
-    described = describe_input(f"box://{tmp_path}/cache/*.parquet", "precomputed")
-    assert described.pattern.startswith("box://")
+    described = describe_input(f"crate://{tmp_path}/cache/*.parquet", "precomputed")
+    assert described.pattern.startswith("crate://")
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):

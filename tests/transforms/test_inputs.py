@@ -1,15 +1,18 @@
 import os
+import shutil
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from dpgmm_beam import rows
 from dpgmm_beam.errors import ConfigError
+from tests.transforms import crate  # noqa: F401  (the scheme crate://)
 from transforms import inputs
-from transforms.inputs import InputDescription, RowGroups, describe_input
+from transforms.inputs import InputDescription, describe_input
 
 
 def vectors(rows, dimension=4, kind=None):
@@ -80,8 +83,10 @@ def test_parquet_by_file_folder_and_glob(tmp_path, how):
     (tmp_path / ".one.parquet-tmp.parquet").write_text("skipped")
     pattern = how.format(tmp_path)
     description = describe_input(pattern, "precomputed")
-    assert description == InputDescription("embedding_parquet", os.path.abspath(pattern), 4, True)
-    assert inputs.list_row_groups(pattern) == [RowGroups(str(tmp_path / "one.parquet"), (3, 3, 1))]
+    assert description == InputDescription("embedding_parquet", os.path.abspath(pattern), 4, True, rows=7)
+    (found,) = inputs.list_row_groups(pattern, "precomputed")
+    assert (found.path, found.rows) == (str(tmp_path / "one.parquet"), (3, 3, 1))
+    assert found.pin == inputs.pin_of(found.path)
 
 
 def test_a_folder_named_like_a_file(tmp_path):
@@ -107,7 +112,8 @@ def test_a_folder_named_like_a_file(tmp_path):
 def test_column_types(tmp_path, label, value):
     for name, kind in {"f": pa.list_(value, 4), "l": pa.list_(value), "g": pa.large_list(value)}.items():
         path = write(tmp_path / f"{name}.parquet", embedding=vectors(2, kind=kind), label=label)
-        assert describe_input(path, "precomputed") == InputDescription("embedding_parquet", path, 4, True)
+        expected = InputDescription("embedding_parquet", path, 4, True, rows=2)
+        assert describe_input(path, "precomputed") == expected
 
 
 def test_unlabelled(tmp_path):
@@ -249,3 +255,103 @@ def test_a_null_among_fixed_size_lists_is_read_as_a_null(tmp_path, value_type):
     accepted = rows.rows_of_batch(batch, rows.RowFormat(("a", "b"), 2, None))
     assert accepted.classes.tolist() == [0, 0]
     assert accepted.values.shape == (2, 2)
+
+
+def many_files(folder, count):
+    folder.mkdir()
+    write(folder / "00000.parquet", embedding=vectors(2), label=pa.array(["x", "y"]))
+    for number in range(1, count):
+        shutil.copy(folder / "00000.parquet", folder / f"{number:05d}.parquet")
+    return folder
+
+
+def test_the_driver_reads_some_footers_and_a_worker_all(tmp_path):
+    """A file beyond the driver's with another schema is refused by the worker, in the same sentence."""
+    folder = many_files(tmp_path / "in", inputs.DRIVER_FOOTERS + 1)
+    assert describe_input(str(folder), "precomputed").rows is None
+    assert len(inputs.list_row_groups(str(folder), "precomputed")) == inputs.DRIVER_FOOTERS + 1
+    other = {"embedding": vectors(1, 5), "label": pa.array(["x"])}
+    write(folder / f"{inputs.DRIVER_FOOTERS:05d}.parquet", **other)
+    assert describe_input(str(folder), "precomputed").dimension == 4
+    with pytest.raises(ConfigError) as from_worker:
+        inputs.list_row_groups(str(folder), "precomputed")
+    (folder / "00007.parquet").unlink()
+    from_driver = refusal(str(folder), "precomputed")
+    assert str(from_worker.value) == str(from_driver)
+    assert "have one schema in all files" in str(from_driver)
+    assert from_driver.argument == "--input"
+
+
+def test_a_driver_that_reads_all_footers_knows_the_rows_bad_ones_included(tmp_path):
+    bad = pa.array([[1.0] * 4, None, [float("nan")] * 4], pa.list_(pa.float32(), 4))
+    write(tmp_path / "a.parquet", embedding=bad)
+    write(tmp_path / "b.parquet", embedding=vectors(5))
+    assert describe_input(str(tmp_path), "precomputed").rows == 8
+
+
+def test_a_file_of_two_names_is_there_once(tmp_path):
+    path = write(tmp_path / "b.parquet", embedding=vectors(2))
+    os.symlink(path, tmp_path / "a.parquet")
+    os.link(path, tmp_path / "c.parquet")
+    shutil.copy(path, tmp_path / "d.parquet")
+    found = inputs.list_row_groups(str(tmp_path), "precomputed")
+    assert [os.path.basename(each.path) for each in found] == ["a.parquet", "d.parquet"]
+
+
+def test_a_pin_tells_a_file_from_the_same_file_changed(tmp_path):
+    path = write(tmp_path / "x.parquet", embedding=vectors(2))
+    pins = [inputs.pin_of(path)]
+    assert pins == [file.pin for file in inputs.list_parquet(path)]
+    stat = os.stat(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    pins.append(inputs.pin_of(path))
+    # Replaced by its own bytes with its own times: still another file.
+    shutil.copy2(path, tmp_path / "y")
+    os.replace(tmp_path / "y", path)
+    pins.append(inputs.pin_of(path))
+    os.unlink(path)
+    pins.append(inputs.pin_of(path))
+    assert len(set(pins)) == 4
+    assert pins[-1] == ""
+
+
+def test_a_pin_of_a_far_file(tmp_path):
+    write(tmp_path / "x.parquet", embedding=vectors(2))
+    far = f"crate://{tmp_path}/x.parquet"
+    (listed,) = inputs.list_parquet(far)
+    assert inputs.pin_of(far) == listed.pin != ""
+    with open(tmp_path / "x.parquet", "ab") as file:
+        file.write(b"more")
+    assert inputs.pin_of(far) != listed.pin
+    os.unlink(tmp_path / "x.parquet")
+    assert inputs.pin_of(far) == ""
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_ranges_of_google_and_amazon_come_from_arrow(tmp_path, monkeypatch, scheme):
+    """No store is asked here: `from_uri` gives a local folder in its place."""
+    write(tmp_path / "x.parquet", 2, embedding=vectors(5))
+    opened = []
+
+    def from_uri(uri):
+        opened.append(uri)
+        return pyarrow.fs.LocalFileSystem(), str(tmp_path / uri.partition("://")[2].partition("/")[2])
+
+    monkeypatch.setattr(
+        pyarrow.fs, "FileSystem", type("FileSystem", (), {"from_uri": staticmethod(from_uri)})
+    )
+    monkeypatch.setattr(inputs, "_open", lambda path: pytest.fail("Beam's reader was asked"))
+    path = f"{scheme}://bucket/x.parquet"
+    with inputs.open_rows(path) as file:
+        assert len(file.read()) == 5
+    with inputs.open_ranges(path) as file:
+        assert file.size() == os.path.getsize(tmp_path / "x.parquet")
+        assert file.read_at(4, 0) == b"PAR1"
+    assert opened == [path, path]
+
+
+def test_ranges_of_other_far_files_come_from_beam(tmp_path):
+    (tmp_path / "x").write_bytes(b"0123456789")
+    with inputs.open_ranges(f"crate://{tmp_path}/x") as file:
+        assert (file.size(), file.read_at(3, 6), file.read_at(2, 0)) == (10, b"678", b"01")
+    assert inputs.read_bytes(f"crate://{tmp_path}/x") == b"0123456789"

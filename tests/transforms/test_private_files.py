@@ -6,8 +6,9 @@ import pytest
 
 from dpgmm_beam.errors import ConfigError
 from tests import small
+from tests.transforms import crate  # noqa: F401  (the scheme crate://)
 from transforms import private_files
-from transforms.private_files import make_private_folder, write_private_file
+from transforms.private_files import make_private_folder, write_private_file, write_private_once
 
 
 def mode(path) -> int:
@@ -98,3 +99,70 @@ def test_a_scheme_that_beam_does_not_know():
     private_files.check_scheme("--x", "/a/b")
     with pytest.raises(ConfigError, match=r"--x=nfs4://x is refused: it must lie on a file system"):
         private_files.check_scheme("--x", "nfs4://x")
+
+
+def no_links(*_):
+    raise OSError("Operation not permitted")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_written_once(tmp_path, monkeypatch, links):
+    """Also on a file system that has no links."""
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    path = tmp_path / "new" / "file"
+    write_private_once(str(path), b"first")
+    before = path.stat()
+    write_private_once(str(path), b"second")
+    assert small.contents(tmp_path) == {"new/file": b"first"}
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert mode(path) == 0o600
+    assert mode(path.parent) == 0o700
+
+
+def test_written_once_elsewhere(tmp_path):
+    write_private_once(f"crate://{tmp_path}/file", b"first")
+    write_private_once(f"crate://{tmp_path}/file", b"second")
+    assert small.contents(tmp_path) == {"file": b"first"}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_second_attempt_between_the_first_ones_steps(tmp_path, monkeypatch, links):
+    """The file appears while another attempt has its own bytes ready: it stays."""
+    link = os.link if links else no_links
+    path = tmp_path / "file"
+
+    def link_after_another(source, target):
+        monkeypatch.setattr(os, "link", link)
+        write_private_once(str(path), b"another")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_after_another)
+    write_private_once(str(path), b"mine")
+    assert small.contents(tmp_path) == {"file": b"another"}
+
+
+def test_a_write_once_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="disk full"):
+        write_private_once(str(tmp_path / "file"), b"data")
+    assert small.contents(tmp_path) == {}
+
+
+def test_never_seen_half_written_once(tmp_path, monkeypatch):
+    path, seen = tmp_path / "file", []
+    fsync = os.fsync
+
+    def look(descriptor):
+        fsync(descriptor)
+        seen.append(path.exists())
+        (hidden,) = os.listdir(tmp_path)
+        assert hidden.startswith(".")
+        assert mode(tmp_path / hidden) == 0o600
+
+    monkeypatch.setattr(os, "fsync", look)
+    write_private_once(str(path), b"data")
+    assert seen == [False]

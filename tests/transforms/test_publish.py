@@ -5,10 +5,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from apache_beam.io import localfilesystem
 from apache_beam.io.filesystems import FileSystems
 
 from tests import small
+from tests.transforms import crate  # noqa: F401  (the scheme crate://)
 from transforms import publish
 from transforms.publish import FileRecord, Publication, write_whole
 
@@ -177,52 +177,6 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_whole(str(path), b"another")
     assert small.contents(tmp_path) == {"folder/file": b"one"}
-
-
-class CrateFileSystem(localfilesystem.LocalFileSystem):
-    """crate:///path is /path: an object store, which renames file by file."""
-
-    @classmethod
-    def scheme(cls):
-        return "crate"
-
-    def join(self, base, *paths):
-        return "/".join([base.rstrip("/"), *paths])
-
-    def has_dirs(self):
-        return False
-
-    def _list(self, prefix):
-        for folder, _, names in os.walk(os.path.dirname(_plain(prefix))):
-            for name in names:
-                yield self.metadata(f"crate://{folder}/{name}")
-
-    def metadata(self, path):
-        found = super().metadata(_plain(path))
-        return type(found)(path, found.size_in_bytes, found.last_updated_in_seconds)
-
-    def mkdirs(self, path):
-        super().mkdirs(_plain(path))
-
-    def create(self, path, *args, **kwargs):
-        os.makedirs(os.path.dirname(_plain(path)), exist_ok=True)
-        return super().create(_plain(path), *args, **kwargs)
-
-    def open(self, path, *args, **kwargs):
-        return super().open(_plain(path), *args, **kwargs)
-
-    def rename(self, sources, destinations):
-        super().rename([_plain(path) for path in sources], [_plain(path) for path in destinations])
-
-    def exists(self, path):
-        return os.path.isfile(_plain(path))
-
-    def delete(self, paths):
-        super().delete([_plain(path) for path in paths])
-
-
-def _plain(path):
-    return path.removeprefix("crate://")
 
 
 class Died(BaseException):

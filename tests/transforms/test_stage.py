@@ -1,130 +1,408 @@
+import os
+import shutil
+import stat
+from pathlib import Path
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dpgmm_beam import state, statistics
-from dpgmm_beam.cache import PROCESS_CACHE
-from dpgmm_beam.plan import Plan
-from dpgmm_beam.stages import AT_END
+from dpgmm_beam import fit, statistics
 from tests import small
 from tests.strategies import quick
-from transforms import index, inputs
-from transforms.inputs import RowGroups
-from transforms.stage import Advance, Execution, SumParts, SumRows, index_elements
+from tests.transforms import steps
+from transforms import run_files, stage
+from transforms.passes import fingerprint
+from transforms.run_files import Workspace
+from transforms.stage import StorePart, SumParts, SumPieces, as_parts, final_state, load_part
+
+STAGES = 6
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """(plan, workspace, pieces) of a run before its first stage, in several pieces."""
+    folder = tmp_path_factory.mktemp("begun")
+    source = small.write_rows(folder / "in", small.table(200))
+    plan, workspace = steps.setting(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transforms.listing.LEAST_PIECE_ROWS", 40)
+        pieces = steps.prepare(plan, workspace, source)
+    assert len(pieces) == 6
+    return plan, workspace, pieces
 
 
 @pytest.fixture
-def first(tmp_path):
-    """(rows, key file, state before the first stage)."""
-    source = small.write_rows(tmp_path / "in", small.table(200))
-    found = index.pack(inputs.list_row_groups(str(source)))
-    before = {"index": found, "plan": index.pack_plan(Plan(small.small_config(), "id"))}
-    return source, small.write_key(tmp_path / "key"), list(state.to_chunks(before))
+def run(begun, tmp_path):
+    """The same in a folder of its own: (plan, workspace, pieces, base)."""
+    plan, workspace, pieces = begun
+    mine = copied(workspace, tmp_path)
+    base = mine.base(os.path.basename(pieces[0][0]))
+    return plan, mine, [(base, number) for _, number in pieces], base
 
 
-def sums(dofn, elements, chunks):
-    """The parts of one bundle, by number."""
-    dofn.start_bundle()
-    for element in elements:
-        assert not list(dofn.process(element, chunks) or ())
-    return dict(output.value for output in dofn.finish_bundle())
+def copied(workspace: Workspace, folder: Path) -> Workspace:
+    shutil.copytree(workspace.folder, folder / "run")
+    shutil.copytree(workspace.rows, folder / "rows")
+    return Workspace(str(folder / "run"), str(folder / "rows"), workspace.key_file)
 
 
-def fresh(key, **execution):
-    dofn = SumRows(0, Execution(**execution), key)
-    dofn.setup()
-    return dofn
+def added(*sums):
+    """Vectors by part, from those of several bundles, as the runner combines them."""
+    combine, totals = SumParts(), {}
+    for each in sums:
+        for (_, part), vector in each.items():
+            totals[part] = combine.add_input(totals.get(part, combine.create_accumulator()), vector)
+    return list(totals.items())
 
 
-def test_plan_and_index_survive_packing():
-    plan = Plan(small.small_config(clip_norm=1.5, epsilon=0.1), "id")
-    again = index.unpack_plan(index.pack_plan(plan))
-    assert (again, again.config_digest) == (plan, plan.config_digest)
-    groups = [RowGroups("/b", (3, 4)), RowGroups("/a", ()), RowGroups("/b", (3, 4))]
-    assert index.unpack(index.pack(groups)) == [RowGroups("/a", ()), RowGroups("/b", (3, 4))]
+def states(workspace: Workspace) -> dict[str, bytes]:
+    found = small.contents(workspace.folder)
+    return {name: data for name, data in found.items() if os.path.basename(name).startswith("state-")}
 
 
-def test_elements_are_row_groups_and_an_empty_one(first):
-    source, _, chunks = first
-    elements = list(index_elements(b"", chunks))
-    groups = inputs.list_row_groups(str(source))
-    assert len(elements) == sum(len(each.rows) for each in groups) + 1
-    assert elements[-1] == ("", 0, 0)
-    assert sum(rows for _, _, rows in elements) == 200
+def test_bundles_add_up(run):
+    plan, workspace, pieces, base = run
+    whole = steps.sum_pieces(0, workspace, pieces)
+    assert whole.keys() == {
+        (base, number) for number in range(statistics.part_count(plan.stages[0].channels))
+    }
+    halves = [steps.sum_pieces(0, workspace, pieces[start::2]) for start in (0, 1)]
+    assert all(np.array_equal(vector, whole[base, part]) for part, vector in added(*halves))
+    assert np.array_equal(whole[base, 0][:2], fingerprint(range(len(pieces))))
+    assert all(vector.dtype == np.int64 for vector in whole.values())
 
 
-def test_no_rows_yield_zeros(first):
-    _, key, chunks = first
-    parts = sums(fresh(key), [("", 0, 0)], chunks)
-    channels = Plan(small.small_config(), "id").stages[0].channels
-    assert parts.keys() == {number for number, *_ in statistics.parts_of(channels)}
-    assert not any(values.any() for values in parts.values())
-    assert sums(fresh(key), [], chunks) == {}
+def test_an_empty_bundle_says_nothing(run):
+    assert steps.sum_pieces(0, run[1], []) == {}
 
 
-def test_bundles_add_up_and_caches_do_not_matter(first):
-    _, key, chunks = first
-    elements = list(index_elements(b"", chunks))
-    whole = sums(fresh(key, cache_token="whole"), elements, chunks)
-    dofn = fresh(key, block_rows=7, cache_bytes=0)
-    halves = [sums(dofn, elements[start::2], chunks) for start in (0, 1)]
-    for number, values in whole.items():
-        assert np.array_equal(values, halves[0][number] + halves[1][number])
-    # From the cache, once the files are gone.
-    source = first[0]
-    for path in source.iterdir():
-        path.unlink()
-    again = sums(fresh(key, cache_token="whole"), elements, chunks)
-    assert all(np.array_equal(again[number], values) for number, values in whole.items())
-    # Another run has another token: it does not see what this one cached.
-    with pytest.raises(FileNotFoundError):
-        sums(fresh(key, cache_token="other"), elements, chunks)
-    PROCESS_CACHE.clear()
+def test_a_bundle_of_two_runs(run, tmp_path):
+    """Elements of both may meet in one bundle; each has its own sums."""
+    _, workspace, pieces, base = run
+    other = f"{workspace.folder}/{'0' * 32}"
+    shutil.copytree(base, other)
+    shutil.copytree(f"{workspace.rows}/{os.path.basename(base)}", f"{workspace.rows}/{'0' * 32}")
+    mixed = [piece for number, piece in enumerate(pieces) for piece in ((other, number), piece)][:-2]
+    found = steps.sum_pieces(0, workspace, mixed)
+    assert {each for each, _ in found} == {base, other}
+    assert np.array_equal(found[other, 0], found[base, 0])
 
 
-def test_a_broken_file_fails_without_a_value_in_the_message(first):
-    source, key, chunks = first
-    path = source / "rows-0.parquet"
-    path.write_bytes(path.read_bytes()[:-8] + b"garbage!")
-    with pytest.raises(RuntimeError, match=r"row group 0 of .*rows-0.parquet could not be read \(\w+\)"):
-        sums(fresh(key, cache_bytes=0), [(str(path), 0, 70)], chunks)
+def test_a_worker_goes_from_bundle_to_bundle_and_loads_the_state_once(run, monkeypatch):
+    _, workspace, pieces, base = run
+    loads = []
+    load = run_files.load_state
+    monkeypatch.setattr(run_files, "load_state", lambda *args: loads.append(args) or load(*args))
+    worker = SumPieces(0, workspace, steps.EXECUTION)
+    worker.setup()
+    found = []
+    for piece in pieces:
+        worker.start_bundle()
+        worker.process(piece)
+        found.append(dict(output.value for output in worker.finish_bundle()))
+        # Runners keep it: it must hold neither rows nor sums then.
+        assert worker.passes == {}
+    worker.teardown()
+    assert loads == [(base, 0)]
+    whole = steps.sum_pieces(0, workspace, pieces)
+    assert all(np.array_equal(vector, whole[base, part]) for part, vector in added(*found))
+
+
+def test_no_row_is_read_when_the_state_is_there(run):
+    _, workspace, pieces, base = run
+    assert steps.run_stage(0, workspace, pieces) == pieces
+    shutil.rmtree(workspace.rows)
+    found = steps.sum_pieces(0, workspace, pieces)
+    assert found.keys() == {(base, 0)}
+    assert np.array_equal(found[base, 0], fingerprint(()))
+    before = states(workspace)
+    assert steps.draw(0, workspace, base, list(zip([0], found.values(), strict=True))) == pieces
+    assert states(workspace) == before
 
 
 @quick
-@given(st.lists(st.lists(st.integers(-(2**40), 2**40), min_size=3, max_size=3), max_size=8), st.data())
-def test_parts_add_in_any_grouping(values, data):
+@given(
+    st.lists(st.lists(st.integers(-(2**40), 2**40), max_size=4), max_size=8),
+    st.data(),
+)
+def test_parts_add_in_any_grouping_and_shorter_ones_too(values, data):
     combine = SumParts()
     accumulators = [combine.create_accumulator()]
     for value in values:
         if data.draw(st.booleans()):
             accumulators.append(combine.create_accumulator())
-        accumulators[-1] = combine.add_input(accumulators[-1], np.array(value))
+        accumulators[-1] = combine.add_input(accumulators[-1], np.array(value, np.int64))
     order = data.draw(st.permutations(accumulators))
-    total = combine.extract_output(combine.merge_accumulators(order))
-    assert total.tolist() == (np.array(values).sum(axis=0).tolist() if values else [])
+    total = combine.extract_output(combine.merge_accumulators(iter(order)))
+    longest = max(map(len, values), default=0)
+    padded = [value + [0] * (longest - len(value)) for value in values]
+    assert total.tolist() == [sum(column) for column in zip(*padded, strict=True)]
+    assert total.dtype == np.int64
 
 
-def test_noise_is_drawn_once(first):
-    """Run again, in whatever order its inputs come, the step gives the same state."""
-    _, key, chunks = first
-    parts = list(sums(fresh(key), index_elements(b"", chunks), chunks).items())
-    once = list(Advance(0, key).process(b"", parts, chunks))
-    again = list(Advance(0, key).process(b"", parts[::-1], chunks[::-1]))
-    assert once == again
-    after = state.from_chunks(once)
-    assert {"index", "plan", "means", "data_digest"} <= after.keys()
+def test_what_was_added_stays_as_it_was():
+    """Runners hand one accumulator to several."""
+    combine, part = SumParts(), np.arange(4)
+    total = combine.add_input(combine.add_input(combine.create_accumulator(), part), part)
+    combine.merge_accumulators([total, part])
+    assert part.tolist() == [0, 1, 2, 3]
+    assert total.tolist() == [0, 2, 4, 6]
 
 
-def test_what_no_stage_reads_is_carried_for_one_step_only(first):
-    _, key, chunks = first
-    names = []
-    for position in range(4):
-        dofn = SumRows(position, Execution(), key)
-        dofn.setup()
-        parts = sums(dofn, list(index_elements(b"", chunks)), chunks)
-        chunks = list(Advance(position, key).process(b"", parts.items(), chunks))
-        names.append({chunk.name for chunk in chunks})
-    assert [set(AT_END) <= each for each in names] == [False, True, False, False]
-    assert all(each.isdisjoint(AT_END) for each in (names[0], *names[2:]))
-    assert all({"index", "plan", "data_digest", "means"} <= each for each in names)
+def test_a_stored_part(tmp_path):
+    base = str(tmp_path / "base")
+    vector = np.arange(-5, 5) * 2**50
+    umask = os.umask(0)
+    try:
+        ((found, path),) = StorePart(3).process(((base, 7), vector))
+    finally:
+        os.umask(umask)
+    assert found == base
+    number, loaded = load_part(path)
+    assert (number, loaded.tolist()) == (7, vector.tolist())
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    # Stored again, it is the same file; other sums, another stage or part are another.
+    assert list(StorePart(3).process(((base, 7), vector))) == [(base, path)]
+    paths = {path}
+    for position, part, values in [(3, 7, vector + 1), (4, 7, vector), (3, 8, vector)]:
+        ((_, path),) = StorePart(position).process(((base, part), values))
+        paths.add(path)
+    assert len(paths) == len(small.contents(base)) == 4
+
+
+def test_noise_is_drawn_once(run, monkeypatch):
+    """Run again, in whatever order its inputs come, the step finds the state and draws nothing."""
+    _, workspace, pieces, base = run
+    parts = added(steps.sum_pieces(0, workspace, pieces))
+    assert steps.draw(0, workspace, base, parts) == pieces
+    before = states(workspace)
+    assert len(before) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "advance", lambda *_: pytest.fail("noise was drawn again"))
+        assert steps.draw(0, workspace, base, parts[::-1]) == pieces
+        # Also when what it is handed is not whole: sums of attempts that found the state.
+        assert steps.draw(0, workspace, base, [(0, fingerprint(()))]) == pieces
+        assert steps.draw(0, workspace, base, []) == pieces
+    assert states(workspace) == before
+    # Should a state be lost, the noise is the same again.
+    os.unlink(run_files.state_file(base, 1))
+    assert steps.draw(0, workspace, base, parts) == pieces
+    assert states(workspace) == before
+
+
+def test_what_the_last_stage_hands_on(run):
+    _, workspace, pieces, base = run
+    parts = added(steps.sum_pieces(0, workspace, pieces))
+    assert steps.draw(0, workspace, base, parts, 3) == [(base, 0), (base, 1), (base, 2)]
+
+
+@settings(quick, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(numbers=st.lists(st.integers(0, 6), max_size=9))
+def test_pieces_that_are_missing_or_twice_draw_no_noise(begun, numbers):
+    """In whichever bundles they were."""
+    plan, workspace, pieces = begun
+    base = pieces[0][0]
+    parts = [(part, vector.copy()) for part, vector in zero_parts(plan, 0)]
+    for _, vector in parts:
+        vector[:2] = fingerprint(numbers)
+    before = small.contents(workspace.folder)
+    if sorted(numbers) == list(range(len(pieces))):
+        # The one that is right; `test_noise_is_drawn_once` has it.
+        return
+    with pytest.raises(RuntimeError, match="stage 1 was handed sums in which pieces are missing or twice"):
+        steps.draw(0, workspace, base, parts)
+    assert small.contents(workspace.folder) == before
+
+
+def zero_parts(plan, position):
+    channels = plan.stages[position].channels
+    check = np.zeros(2, np.int64)
+    return [
+        (number, np.concatenate([check, part]))
+        for number, part in statistics.split(channels, statistics.zeros(channels))
+    ]
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Sums of several parts."""
+    monkeypatch.setattr(statistics, "SHIPPED", 40)
+
+
+def stored(position, base, parts):
+    return [path for part, vector in parts for _, path in StorePart(position).process(((base, part), vector))]
+
+
+def test_sums_of_several_parts_give_the_same_state(run, monkeypatch, tmp_path):
+    plan, workspace, pieces, base = run
+    sums = added(steps.sum_pieces(0, workspace, pieces))
+    assert [as_parts(((base, part), vector)) for part, vector in sums] == [(base, sums)]
+    steps.draw(0, workspace, base, sums)
+    expected = states(workspace)
+    os.unlink(run_files.state_file(base, 1))
+    monkeypatch.setattr(statistics, "SHIPPED", 40)
+    count = statistics.part_count(plan.stages[0].channels)
+    assert count > 2
+    parts = added(*(steps.sum_pieces(0, workspace, pieces[start::3]) for start in range(3)))
+    assert len(parts) == count
+    paths = stored(0, base, parts)
+    assert len(small.contents(base)) == 2 + count
+    assert steps.draw(0, workspace, base, iter(paths)) == pieces
+    assert states(workspace) == expected
+    # Exact sums are gone with it.
+    assert not any("sums" in name for name in small.contents(base))
+    # A part that a late attempt stores is deleted by whoever comes late, too.
+    late = stored(0, base, parts[:1])
+    steps.draw(0, workspace, base, late)
+    assert not any("sums" in name for name in small.contents(base))
+
+
+@pytest.mark.parametrize("broken", ["missing", "twice", "without sums", "other pieces"])
+def test_parts_that_do_not_fit_draw_no_noise(run, small_parts, broken):
+    _, workspace, pieces, base = run
+    parts = added(steps.sum_pieces(0, workspace, pieces))
+    match broken:
+        case "missing":
+            parts = parts[:1] + parts[2:]
+        case "twice":
+            parts[1] = (parts[1][0], 2 * parts[1][1])
+        case "without sums":
+            parts[1] = (parts[1][0], fingerprint(()))
+        case "other pieces":
+            parts[1] = added(steps.sum_pieces(0, workspace, pieces[1:]))[1]
+    paths = stored(0, base, parts)
+    before = small.contents(workspace.folder)
+    with pytest.raises(
+        RuntimeError, match="missing or twice, and no state is there: run the same command again"
+    ):
+        steps.draw(0, workspace, base, paths)
+    assert small.contents(workspace.folder) == before
+
+
+def test_another_key_draws_no_noise(run, tmp_path):
+    _, workspace, pieces, base = run
+    parts = added(steps.sum_pieces(0, workspace, pieces))
+    other = Workspace(workspace.folder, workspace.rows, small.write_key(tmp_path / "key", bytes(32)))
+    with pytest.raises(RuntimeError, match="not the one that this run began with"):
+        steps.draw(0, other, base, parts)
+    assert len(states(workspace)) == 1
+
+
+def test_a_state_that_appears_while_noise_is_drawn_stays(run, monkeypatch):
+    """Two workers may draw at once; what counts is the file of the first."""
+    _, workspace, pieces, base = run
+    parts = added(steps.sum_pieces(0, workspace, pieces))
+    advance = fit.advance
+
+    def slow(*arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(fit, "advance", advance)
+            steps.draw(0, workspace, base, parts)
+        appeared.append((states(workspace), os.stat(run_files.state_file(base, 1)).st_ino))
+        return advance(*arguments)
+
+    appeared = []
+    monkeypatch.setattr(fit, "advance", slow)
+    assert steps.draw(0, workspace, base, parts) == pieces
+    assert appeared == [(states(workspace), os.stat(run_files.state_file(base, 1)).st_ino)]
+
+
+def test_another_attempt_may_delete_the_parts_that_are_being_read(run, small_parts, monkeypatch):
+    """It has written the state by then.  Where nobody has, parts that are gone are a failure."""
+    _, workspace, pieces, base = run
+    paths = stored(0, base, added(steps.sum_pieces(0, workspace, pieces)))
+    assert len(paths) > 1
+    load = stage.load_part
+
+    def load_after_another(path):
+        monkeypatch.setattr(stage, "load_part", load)
+        steps.draw(0, workspace, base, paths)
+        written.update(states(workspace))
+        return load(path)
+
+    written: dict[str, bytes] = {}
+    monkeypatch.setattr(stage, "load_part", load_after_another)
+    assert steps.draw(0, workspace, base, paths) == pieces
+    assert states(workspace) == written
+    os.unlink(run_files.state_file(base, 1))
+    with pytest.raises(FileNotFoundError):
+        steps.draw(0, workspace, base, paths)
+    assert len(states(workspace)) == 1
+
+
+@pytest.fixture(scope="module")
+def finished(begun, tmp_path_factory):
+    """(plan, workspace, base, final state of the fit in memory) of a run whose stages are done."""
+    plan, workspace, pieces = begun
+    folder = tmp_path_factory.mktemp("finished")
+    mine = copied(workspace, folder)
+    base = mine.base(os.path.basename(pieces[0][0]))
+    current = [(base, number) for _, number in pieces]
+    for position in range(STAGES):
+        current = steps.run_stage(position, mine, current)
+    blocks = small.read_blocks(Path(workspace.folder).parent / "in", plan.config)
+    return plan, mine, base, fit.fit(plan, lambda: blocks, steps.SECRET)
+
+
+def test_the_final_state_is_that_of_the_fit_in_memory(finished):
+    plan, _, base, expected = finished
+    found, found_plan = final_state(base)
+    assert (found_plan.config_digest, found_plan.release_id) == (plan.config_digest, plan.release_id)
+    assert found.keys() == expected.keys() | {"plan", "pieces", "key_commitment"}
+    assert all(np.array_equal(found[name], array) for name, array in expected.items())
+
+
+def test_what_no_stage_reads_is_in_one_state_only(finished):
+    """And comes back at the end."""
+    plan, _, base, _ = finished
+    with_end = {position: each.AT_END for position, each in enumerate(plan.stages) if each.AT_END}
+    assert with_end
+    found, _ = final_state(base)
+    for position, names in with_end.items():
+        for stages in range(STAGES + 1):
+            assert set(names) <= run_files.load_state(base, stages).keys() or stages != position + 1
+            assert set(names).isdisjoint(run_files.load_state(base, stages)) or stages == position + 1
+        assert set(names) <= found.keys()
+
+
+def test_there_is_no_final_state_before_the_last(finished, tmp_path):
+    _, workspace, base, _ = finished
+    mine = copied(workspace, tmp_path)
+    base = mine.base(os.path.basename(base))
+    os.unlink(run_files.state_file(base, STAGES))
+    with pytest.raises(OSError, match="state-006"):
+        final_state(base)
+
+
+@pytest.mark.parametrize("position", [0, 3])
+def test_a_damaged_state_stops_the_stage(finished, tmp_path, position):
+    _, workspace, base, _ = finished
+    mine = copied(workspace, tmp_path)
+    base = mine.base(os.path.basename(base))
+    for stages in range(position + 1, STAGES + 1):
+        os.unlink(run_files.state_file(base, stages))
+    Path(run_files.state_file(base, position)).write_bytes(b"half")
+    with pytest.raises(RuntimeError, match="is damaged"):
+        steps.sum_pieces(position, mine, [(base, 0)])
+    with pytest.raises(RuntimeError, match="is damaged"):
+        steps.draw(position, mine, base, [])
+
+
+def test_nothing_of_the_data_is_in_a_state(finished):
+    """But for the data digest, which is keyed: a state has noisy sums and what follows from them."""
+    _, _, base, _ = finished
+    for stages in range(1, STAGES + 1):
+        found = run_files.load_state(base, stages)
+        assert found["data_digest"].shape == (64,)
+        assert "digest" not in found
+
+
+def test_the_log_has_no_number_of_the_data(run, caplog):
+    plan, workspace, pieces, _ = run
+    with caplog.at_level("DEBUG"):
+        steps.run_stage(0, workspace, pieces)
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("dpgmm")] == [
+        f"fit: stage 1 of {STAGES} done ({plan.stages[0].name})"
+    ]

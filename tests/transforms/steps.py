@@ -1,0 +1,75 @@
+"""The steps of a release's chain, each called by hand as a runner would call its DoFn."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpgmm_beam.noise import NoiseKey
+from dpgmm_beam.plan import Plan
+from tests import small
+from transforms.execution import Execution
+from transforms.prepare import ListUnits, PrepareUnits, Source
+from transforms.run_files import Base, Workspace
+from transforms.stage import DrawNoise, SumPieces
+
+SECRET = NoiseKey(small.KEY)
+EXECUTION = Execution()
+
+
+def setting(folder: Path, **changes: Any) -> tuple[Plan, Workspace]:
+    """A plan and a workspace with its key in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    key = small.write_key(folder / "key")
+    return Plan(small.small_config(**changes), small.RELEASE_ID), small.workspace(folder, key)
+
+
+def list_units(
+    plan: Plan, workspace: Workspace, source: Path | str, execution: Execution = EXECUTION
+) -> list[tuple[Base, int]]:
+    return list(ListUnits(plan, workspace, execution).process(Source(str(source))))
+
+
+def prepare_units(
+    units: Iterable[tuple[Base, int]], workspace: Workspace, execution: Execution = EXECUTION
+) -> list[tuple[Base, int]]:
+    worker = PrepareUnits(workspace, execution)
+    worker.setup()
+    return [piece for unit in units for piece in worker.process(unit)]
+
+
+def prepare(
+    plan: Plan, workspace: Workspace, source: Path | str, execution: Execution = EXECUTION
+) -> list[tuple[Base, int]]:
+    """(base, number) of every piece, when it is there."""
+    return prepare_units(list_units(plan, workspace, source, execution), workspace, execution)
+
+
+def sum_pieces(
+    position: int, workspace: Workspace, pieces: Iterable[tuple[Base, int]], execution: Execution = EXECUTION
+) -> dict[tuple[Base, int], np.ndarray]:
+    """What one bundle yields: vector by (base, part)."""
+    worker = SumPieces(position, workspace, execution)
+    worker.setup()
+    worker.start_bundle()
+    for piece in pieces:
+        assert worker.process(piece) is None
+    found = dict(output.value for output in worker.finish_bundle())
+    worker.teardown()
+    return found
+
+
+def draw(
+    position: int, workspace: Workspace, base: Base, parts: Iterable[Any], next_elements: int | None = None
+) -> list[tuple[Base, int]]:
+    return list(DrawNoise(position, workspace, next_elements).process((base, parts)))
+
+
+def run_stage(
+    position: int, workspace: Workspace, pieces: list[tuple[Base, int]], execution: Execution = EXECUTION
+) -> list[tuple[Base, int]]:
+    """The stage from pieces to pieces, in one bundle."""
+    sums = sum_pieces(position, workspace, pieces, execution)
+    (base,) = {base for base, _ in sums}
+    return draw(position, workspace, base, [(part, vector) for (_, part), vector in sums.items()])
