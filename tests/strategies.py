@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from dpgmm_beam import lattice
 from dpgmm_beam.rows import Rows
+from dpgmm_beam.stage import Stage
+from dpgmm_beam.state import State
 
 quick = settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -79,3 +81,8 @@ def blobs(rows: int, dimension: int, classes: int, seed: int = 0, spread: float 
     labels = generator.integers(0, classes, rows)
     noise = generator.standard_normal((rows, dimension)) * (spread / np.sqrt(dimension))
     return lattice_rows(centres[labels] + noise, labels)
+
+
+def in_view(stage: Stage, rows: Rows, current: State) -> Rows:
+    """Rows in the coordinates that a stage wants."""
+    return rows if stage.view is None else stage.view.apply(rows, current)

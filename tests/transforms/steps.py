@@ -12,7 +12,7 @@ from tests import small
 from transforms.execution import Execution
 from transforms.prepare import ListUnits, PrepareUnits, Source
 from transforms.run_files import Base, Workspace
-from transforms.stage import DrawNoise, SumPieces
+from transforms.stage import DrawNoise, StorePart, SumPieces
 
 SECRET = NoiseKey(small.KEY)
 EXECUTION = Execution()
@@ -63,7 +63,27 @@ def sum_pieces(
 def draw(
     position: int, workspace: Workspace, base: Base, parts: Iterable[Any], next_elements: int | None = None
 ) -> list[tuple[Base, int]]:
-    return list(DrawNoise(position, workspace, next_elements).process((base, parts)))
+    """What the draw yields.
+
+    Args:
+      parts: (number, vector), of which the only one is handed over as it is and several
+        are stored first; or paths of stored ones.
+    """
+    parts = list(parts)
+    if len(parts) == 1 and not isinstance(parts[0], str):
+        ((number, vector),) = parts
+        only = DrawNoise(position, workspace, gathered=False, next_elements=next_elements)
+        return list(only.process(((base, number), vector)))
+    store = StorePart(position)
+    paths = [part if isinstance(part, str) else store_part(store, base, *part) for part in parts]
+    all_of_them = DrawNoise(position, workspace, gathered=True, next_elements=next_elements)
+    return list(all_of_them.process((base, iter(paths))))
+
+
+def store_part(store: StorePart, base: Base, number: int, vector: np.ndarray) -> str:
+    """The path at which a part is stored."""
+    ((_, path),) = store.process(((base, number), vector))
+    return path
 
 
 def run_stage(

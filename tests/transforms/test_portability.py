@@ -36,7 +36,7 @@ from transforms.prepare import Source
 from transforms.publish import FileRecord, Publication
 from transforms.release import Release
 from transforms.run_files import Workspace
-from transforms.stage import DrawNoise, StorePart, SumPieces, as_parts
+from transforms.stage import DrawNoise, StorePart, SumPieces
 from transforms.synthesis import MIXTURE_FILES, parts_of
 
 # Leaves of the graph that both runners take:
@@ -327,13 +327,13 @@ def test_the_key_is_not_in_the_dofns(tmp_path):
     small.write_key(tmp_path / "key", key)
     source = small.write_rows(tmp_path / "in", small.table(60))
     pieces = steps.prepare(plan, workspace, source)
-    worker, draw = SumPieces(0, workspace, Execution()), DrawNoise(0, workspace)
+    worker, draw = SumPieces(0, workspace, Execution()), DrawNoise(0, workspace, gathered=False)
     seen = [pickler.dumps(worker, enable_trace=False)]
     worker.start_bundle()
     for piece in pieces:
         worker.process(piece)
     outputs = [output.value for output in worker.finish_bundle()]
-    (element,) = (as_parts(output) for output in outputs)
+    (element,) = outputs
     seen += [pickler.dumps(worker, enable_trace=False), pickle.dumps(outputs)]
     after = list(draw.process(element))
     seen += [pickle.dumps((draw, after))]
@@ -403,7 +403,6 @@ def elements_of_stage(stage, position, base) -> Iterator[tuple[str, Any]]:
         yield "Sum", ((base, number), part)
         yield "Combine", ((base, number), part)
     if len(parts) == 1:
-        yield "Only part", as_parts(((base, 0), parts[0][1]))
         return
     paths = []
     for number, part in parts:

@@ -15,7 +15,7 @@ from tests.transforms import steps
 from transforms import run_files, stage
 from transforms.passes import fingerprint
 from transforms.run_files import Workspace
-from transforms.stage import StorePart, SumParts, SumPieces, as_parts, final_state, load_part
+from transforms.stage import StorePart, SumParts, SumPieces, final_state, load_part
 
 STAGES = 6
 
@@ -238,7 +238,6 @@ def stored(position, base, parts):
 def test_sums_of_several_parts_give_the_same_state(run, monkeypatch, tmp_path):
     plan, workspace, pieces, base = run
     sums = added(steps.sum_pieces(0, workspace, pieces))
-    assert [as_parts(((base, part), vector)) for part, vector in sums] == [(base, sums)]
     steps.draw(0, workspace, base, sums)
     expected = states(workspace)
     os.unlink(run_files.state_file(base, 1))
