@@ -9,6 +9,7 @@ from dpgmm_beam.noise import NoiseKey
 from dpgmm_beam.plan import Plan
 from dpgmm_beam.rows import Rows
 from dpgmm_beam.views import VIEW_UNIT
+from tests.strategies import in_view
 
 KEY = NoiseKey(bytes(range(32)))
 
@@ -33,7 +34,7 @@ def plan_of(classes=1, dimension=12, components=4, epsilon=1.0, **others):
 def rows_of(values, labels=None):
     values, kept = lattice.quantise_rows(np.asarray(values, dtype=np.float64), 1.0)
     labels = np.zeros(len(kept), np.int32) if labels is None else np.asarray(labels, np.int32)
-    return Rows(values.astype(np.float32), labels[kept])
+    return Rows(values.astype(np.int16), labels[kept])
 
 
 def separated(n, d, k, scale, seed=0):

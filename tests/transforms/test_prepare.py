@@ -327,7 +327,7 @@ def test_too_little_room_is_refused_before_anything_is_written(setting, tmp_path
     sentence = str(refused.value)
     assert sentence == (
         f"--private-dir={tmp_path} is refused: it must have room for the prepared rows and their features:"
-        " 4 + 2 d bytes a row, twice."
+        " 8 + 2 d bytes a row, twice."
     )
     assert not re.search(r"\d{2,}", sentence.replace(str(tmp_path), ""))
     assert not Path(workspace.folder).exists()

@@ -128,17 +128,23 @@ def test_finished_stages(base, tmp_path):
     for stages in (0, 1, 2, 10):
         run_files.write_state(base, stages, some_state(1))
         assert run_files.finished_stages(folder) == stages
-    # Of whichever data has come furthest.
+    # Of the data that the run began with last.
+    run_files.write_state(f"{folder}/other", 0, some_state(1))
+    later = os.stat(run_files.state_file(base, 0)).st_mtime + 10
+    os.utime(run_files.state_file(f"{folder}/other", 0), (later, later))
+    assert run_files.bases(folder) == [base, f"{folder}/other"]
+    assert run_files.finished_stages(folder) == 0
     run_files.write_state(f"{folder}/other", 3, some_state(1))
-    assert run_files.finished_stages(folder) == 10
+    assert run_files.finished_stages(folder) == 3
     # A file that is being written is no state.
-    (tmp_path / "run" / "data" / ".state-011.npz-123").write_bytes(b"half")
-    assert run_files.finished_stages(folder) == 10
+    (tmp_path / "run" / "other" / ".state-011.npz-123").write_bytes(b"half")
+    assert run_files.finished_stages(folder) == 3
 
 
 def test_finished_stages_of_a_folder_with_pattern_characters(tmp_path):
     folder = f"{tmp_path}/run [1] what?"
-    run_files.write_state(f"{folder}/data", 4, some_state(1))
+    for stages in (0, 4):
+        run_files.write_state(f"{folder}/data", stages, some_state(1))
     assert run_files.finished_stages(folder) == 4
 
 
