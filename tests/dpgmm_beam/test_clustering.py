@@ -51,7 +51,7 @@ def states(plan, rows):
     for position, stage in enumerate(plan.stages):
         seen.append(current)
         sums = stage.begin()
-        fit.add_block(stage, in_view(stage, rows, current), current, sums, bytes(64))
+        fit.add_block(stage, in_view(stage, rows, current), stage.working(current), sums, bytes(64))
         current = fit.advance(plan, position, current, stage.finish(sums), KEY)
     return [*seen, current]
 
@@ -113,7 +113,7 @@ def test_one_row_moves_a_channel_by_at_most_its_sensitivity(fitted, row, label, 
     for position, stage in clustering_stages(plan):
         state = {**before[position], "residual_square": np.array(radius)}
         sums = stage.begin()
-        stage.add(in_view(stage, one, state), state, sums)
+        stage.add(in_view(stage, one, state), stage.working(state), sums)
         for channel in stage.channels:
             assert float(np.linalg.norm(sums[channel.name].astype(np.float64))) <= channel.sensitivity
 
@@ -127,7 +127,7 @@ def test_sums_do_not_depend_on_blocks_nor_order(fitted):
         for data, size in ((rows, 5000), (shuffled, 77)):
             sums = stage.begin()
             for block in data.blocks(size):
-                stage.add(in_view(stage, block, before[position]), before[position], sums)
+                stage.add(in_view(stage, block, before[position]), stage.working(before[position]), sums)
             results.append(sums)
         for channel in stage.channels:
             np.testing.assert_array_equal(results[0][channel.name], results[1][channel.name])
@@ -139,7 +139,7 @@ def test_sums_are_those_of_integer_arithmetic(fitted):
         state, some = before[position], Rows(rows.values[:40], rows.classes[:40])
         viewed = in_view(stage, some, state)
         sums = stage.begin()
-        stage.add(viewed, state, sums)
+        stage.add(viewed, stage.working(state), sums)
         name = "cells" if stage.KIND == "sketch" else "component_means"
         centres = state[name].astype(np.int64)
         counted = np.zeros(centres.shape[:2], dtype=np.int64)

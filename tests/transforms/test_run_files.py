@@ -130,8 +130,8 @@ def test_finished_stages(base, tmp_path):
         assert run_files.finished_stages(folder) == stages
     # Of the data that the run began with last.
     run_files.write_state(f"{folder}/other", 0, some_state(1))
-    later = os.stat(run_files.state_file(base, 0)).st_mtime + 10
-    os.utime(run_files.state_file(f"{folder}/other", 0), (later, later))
+    later = os.stat(tmp_path / "run" / "data" / "state-000.npz").st_mtime + 10
+    os.utime(tmp_path / "run" / "other" / "state-000.npz", (later, later))
     assert run_files.bases(folder) == [base, f"{folder}/other"]
     assert run_files.finished_stages(folder) == 0
     run_files.write_state(f"{folder}/other", 3, some_state(1))
