@@ -98,7 +98,7 @@ def open_run(
             yield run
         except Exception as error:
             # What a crash left is continued by the same command; a refusal or a signal leaves nothing.
-            if isinstance(error, ConfigError):
+            if isinstance(error, ConfigError) or cli.refusal(error):
                 _delete(folder)
             raise
         except BaseException:

@@ -2,7 +2,7 @@
 
 With STOP_AT, a regular expression, the first process to reach what it matches
 stops (SIGSTOP) at that moment: a progress line of the product, or a file about
-to be renamed into place.  Its number is then in the file STOPPED.  The product
+to be renamed or linked into place.  Its number is then in the file STOPPED.  The product
 knows nothing of this.
 """
 
@@ -41,7 +41,7 @@ def _record(*arguments, **keywords) -> logging.LogRecord:
 
 
 def _audit(event: str, arguments: tuple) -> None:
-    if event == "os.rename":
+    if event in ("os.rename", "os.link"):
         folder, name = os.path.split(os.fsdecode(arguments[1]))
         there = sum(not other.startswith((".", "_")) for other in os.listdir(folder))
-        reach(f"rename to {name} beside {there}")
+        reach(f"{event.removeprefix('os.')} to {name} beside {there}")

@@ -1,3 +1,4 @@
+import collections
 import json
 import os
 import pickle
@@ -63,7 +64,13 @@ def refused(argv, capsys):
         (["--encoder", "efficientnet_lite0"], "--encoder=efficientnet_lite0 is refused"),
         (["--samples-per-class", "0"], "--samples-per-class=0 is refused"),
         (["--components", "0"], "--components=0 is refused"),
-        (["--block-rows", "0"], "--block-rows=0 is refused"),
+        (["--block-rows", "0"], "--block-rows=0 is refused: it must be a whole number from 1 to 65536."),
+        (["--block-rows", "65537"], "--block-rows=65537 is refused"),
+        (["--threads", "-1"], "--threads=-1 is refused"),
+        (["--threads", "257"], "--threads=257 is refused: it must be a whole number from 1 to 256."),
+        (["--cache-mib", "1"], "--cache-mib=1 is refused"),
+        (["--direct_num_workers", "2"], "--direct_num_workers=2 is refused"),
+        (["--direct_running_mode", "multi_processing"], "--direct_running_mode=multi_processing is refused"),
         (["--clip-norm", "-2"], "--clip-norm=-2.0 is refused"),
         (["--share", "means/count"], "--share=means/count is refused"),
         (["--release-id", "r"], "--release-id=r is refused: it must come together with --noise-key-file."),
@@ -182,7 +189,8 @@ def test_a_key_of_its_own_is_gone_at_the_end(rows, tmp_path, capfd, monkeypatch)
     monkeypatch.setattr("secrets.token_bytes", lambda count: drawn.append(count) or token_bytes[:count])
     files = release(rows, tmp_path)
     assert drawn.count(32) == 1
-    assert small.contents(tmp_path / "private") == {}
+    (report,) = small.contents(tmp_path / "private")
+    assert report.startswith("reports/")
     assert os.stat(tmp_path / "private").st_mode & 0o777 == 0o700
     out, err = capfd.readouterr()
     for text in (token_bytes, token_bytes.hex().encode(), repr(token_bytes).encode()):
@@ -190,12 +198,43 @@ def test_a_key_of_its_own_is_gone_at_the_end(rows, tmp_path, capfd, monkeypatch)
         assert text not in (out + err).encode()
 
 
-def test_a_key_of_its_own_is_gone_after_a_failure(rows, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr("pipelines.release.run", lambda *_: 1 / 0)
-    assert cli.main(arguments(rows, tmp_path)) == 1
-    assert small.contents(tmp_path / "private") == {}
+def test_a_failure_is_continued_with_the_key_that_was_drawn(rows, tmp_path, capfd, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.release.run", lambda *_: 1 / 0)
+        assert cli.main(arguments(rows, tmp_path)) == 1
+    (key,) = (tmp_path / "private").glob("runs/*/noise.key")
     last = capfd.readouterr().err.splitlines()[-1]
     assert last.startswith("dpgmm: the job failed and published nothing half-done: ZeroDivisionError")
+    release_id = key.parent.name
+    files = release(rows, tmp_path)
+    assert f"continuing the run that was interrupted (release id {release_id})" in capfd.readouterr().err
+    assert json.loads(files["manifest.json"])["release_id"] == release_id
+    assert not key.exists()
+
+
+def test_a_refusal_by_a_worker_is_one_and_leaves_no_key(rows, tmp_path, capfd, monkeypatch):
+    """Room for the rows is looked up before the first is read."""
+    usage = collections.namedtuple("usage", "free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(1000))
+    said = refused(arguments(rows, tmp_path), capfd)
+    assert "must have room for the prepared rows" in said
+    assert not list((tmp_path / "private").glob("runs/*"))
+
+
+def test_what_was_set_aside_is_the_owners(rows, tmp_path, capfd):
+    table = pq.read_table(rows)
+    labels = table.column("label").to_pylist()
+    labels[:7] = ["zebra"] * 7
+    changed = small.write_rows(tmp_path / "in", table.set_column(0, "label", pa.array(labels)))
+    files = release(changed, tmp_path, *keyed(tmp_path))
+    (report,) = (tmp_path / "private").glob("reports/*.json")
+    assert os.stat(report).st_mode & 0o777 == 0o600
+    assert json.loads(report.read_text())["input"] == [
+        {"rows": 200, "set_aside": {"length": 0, "label": 7, "value": 0}}
+    ]
+    said = capfd.readouterr()
+    assert "zebra" not in said.out + said.err
+    assert b"set_aside" not in pickle.dumps(files)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,11 @@ import threadpoolctl
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.portability import portable_runner
 
+from dpgmm_beam.config import ReleaseConfig
+from dpgmm_beam.plan import Plan
 from tests import small
 from tests.pipelines.processes import PATIENCE, driver, needs_prism, pool, portable, server
+from transforms import listing
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +34,28 @@ def test_in_process_equals_the_mathematics_alone(made, tmp_path):
 
 @pytest.mark.parametrize(
     "execution",
-    [{"block_rows": 64}, {"block_rows": 4096}, {"block_rows": 1, "cache_bytes": 0}],
+    [{"block_rows": 4096}, {"threads": 2}, {"threads": 3, "block_rows": 7}, {"spread": False, "threads": 2}],
     ids=str,
 )
-def test_blocks_and_caches(made, tmp_path, execution):
+@pytest.mark.parametrize("piece_rows", [4096, 50])
+def test_blocks_threads_and_pieces(made, tmp_path, monkeypatch, execution, piece_rows):
     source, key, expected = made
-    assert small.run(source, tmp_path / "out", key, **execution) == expected
+    monkeypatch.setattr(listing, "LEAST_PIECE_ROWS", piece_rows)
+    private = tmp_path / "private"
+    files = small.run(source, tmp_path / "out", key, private_dir=private, piece_bytes=1, **execution)
+    assert files == expected
+    pieces = [name for name in small.contents(private / "rows") if name.endswith(".npy")]
+    # 600 rows in row groups of 70, of which a piece holds as many as make 50.
+    assert len(pieces) == (1 if piece_rows == 4096 else 9)
+
+
+def test_default_options(made, tmp_path):
+    """Twenty-two stages, as whoever names no option has them."""
+    source, key, _ = made
+    config = ReleaseConfig("precomputed", small.CLASSES, 16, 1.0, 1e-5, samples_per_class=40)
+    assert len(Plan(config, "id").stages) == 22
+    files = small.run(source, tmp_path / "out", key, config=config, threads=2, spread=False)
+    assert files == small.in_memory(source, config)
 
 
 def test_shuffled_files_and_rows_and_other_row_groups(made, tmp_path):
@@ -72,14 +91,6 @@ def test_another_key_id_or_row_is_another_release(made, tmp_path):
         assert changed.keys() == expected.keys()
         for name, data in changed.items():
             assert data != expected[name], (number, name)
-
-
-def test_two_worker_processes(made, tmp_path):
-    source, key, expected = made
-    options = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-    with driver(source, tmp_path / "out", key, *options) as started:
-        assert started.wait(PATIENCE) == 0
-    assert small.contents(tmp_path / "out") == expected
 
 
 @needs_prism
