@@ -6,6 +6,7 @@ others are Beam's.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import sys
@@ -110,16 +111,17 @@ def run(
     """The files of a release made by the product's own `pipelines.release.run`.
 
     Args:
-      private_dir: default: a new one beside the output, hidden.
+      private_dir: default: one for this run alone.
     """
     config = config or small_config()
-    private_dir = str(private_dir) or tempfile.mkdtemp(prefix=".private-", dir=Path(output).parent)
     described = inputs.describe_input(str(source), config.encoder)
-    request = release.Request(config, described, Execution(**execution), f"{private_dir}/embeddings")
     beam_options = runner.job_options(options, verbose=False)
-    with runs.open_run(
-        private_dir, config.to_dict(), str(source), str(output), str(key_file), release_id
-    ) as current:
+    with contextlib.ExitStack() as stack:
+        folder = str(private_dir) or stack.enter_context(tempfile.TemporaryDirectory())
+        request = release.Request(config, described, Execution(**execution), f"{folder}/embeddings")
+        current = stack.enter_context(
+            runs.open_run(folder, config.to_dict(), str(source), str(output), str(key_file), release_id)
+        )
         release.run(request, str(output), overwrite, current, beam_options)
     return contents(output)
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import resource
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from dpgmm_beam.plan import Plan
 from tests import small
 from tests.pipelines.processes import (
     PATIENCE,
@@ -73,17 +75,29 @@ def states(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("*.parquet")}
 
 
+def fit_states(folder: Path) -> dict[str, tuple[int, int]]:
+    """The states of the run, by path."""
+    return {
+        str(path): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in folder.glob("private/runs/*/*/state-*.npz")
+    }
+
+
 # In the order of a run, as `stopping` sees them.  A stage's progress line comes
 # when its noise is drawn and nothing has left the worker yet.
 POINTS = {
     "embedding": r"rename to shard-.* beside [1-9]",
+    "listing": r"link to input\.json",
+    "preparing": r"rename to piece-00000\.npy beside 0",
     "the first statistic": "fit: stage 1 of",
+    "the first state": r"link to state-001\.npz",
     "the second moment": r"fit: stage \d of \d done \(moment",
+    "a view": r"rename to piece-00000\.npy beside 0",
+    "a teacher's state": r"link to state-004\.npz",
     "a middle round": r"fit: stage \d of \d done \(sketch",
     "writing": r"rename to part-.* beside [1-9]",
     "publication": "rename to release beside 0",
 }
-TWO_PROCESSES = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 
 
 @contextlib.contextmanager
@@ -93,8 +107,6 @@ def attempt(runner, arguments, folder, stop_at=""):
         (folder / "stopped").unlink(missing_ok=True)
         environment = watched(stop_at, folder / "stopped")
         options, others = [], {}
-        if runner == "two processes":
-            options = TWO_PROCESSES
         if runner == "prism":
             (job, prism), (worker, workers) = server(), pool(folder, environment=environment)
             others = {"prism": stack.enter_context(prism), "pool": stack.enter_context(workers)}
@@ -123,7 +135,6 @@ def last_line(folder: Path) -> str:
     ("runner", "victim"),
     [
         ("in process", "driver"),
-        ("two processes", "worker"),
         pytest.param("prism", "pool", marks=needs_prism),
         pytest.param("prism", "prism", marks=needs_prism),
     ],
@@ -135,14 +146,18 @@ def test_killed_in_every_stage(images, key, tmp_path, runner, victim):
     arguments = [images, results / "release", key, "--encoder", ENCODER, "--dimension", 6]
     arguments += ["--samples", SAMPLES, "--private-dir", tmp_path / "private"]
     done: dict[str, tuple[int, int]] = {}
+    drawn: dict[str, tuple[int, int]] = {}
     for name, stop_at in POINTS.items():
+        if (victim, name) == ("prism", "the first state"):
+            # The worker that Prism left behind has written it.
+            continue
         with attempt(runner, arguments, tmp_path, stop_at) as (started, others):
             wait_until(lambda: stopped(tmp_path), started)
             worker = stopped(tmp_path)
             if victim in others:
                 kill(others[victim])
             else:
-                os.kill({"driver": started.pid, "worker": worker}[victim], signal.SIGKILL)
+                os.kill(started.pid, signal.SIGKILL)
             assert visible(results) == [], name
             # Whoever is left goes on.
             with contextlib.suppress(ProcessLookupError):
@@ -153,12 +168,19 @@ def test_killed_in_every_stage(images, key, tmp_path, runner, victim):
         assert states(cache).items() >= done.items(), name
         assert name != "embedding" or 0 < len(states(cache)) < SHARDS
         done = states(cache)
+        # What is drawn is drawn: no attempt writes a state that is there.
+        assert fit_states(tmp_path).items() >= drawn.items(), name
+        drawn = fit_states(tmp_path)
         if visible(results):
             # The worker that Prism left behind; it was about to publish.
             assert (victim, name) == ("prism", "publication")
             assert small.contents(results / "release") == small.in_memory(cache, config())
+    # All stages were done when the last attempts were killed.
+    assert len(drawn) == 1 + len(Plan(config(), small.RELEASE_ID).stages)
     with attempt(runner, arguments, tmp_path) as (started, _):
         assert started.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
+    assert "fit: stage" not in (tmp_path / "log").read_text()
+    assert fit_states(tmp_path) == drawn
     assert os.listdir(results) == ["release"]
     assert states(cache) == done
     assert len(done) == SHARDS
@@ -169,7 +191,8 @@ def test_killed_in_every_stage(images, key, tmp_path, runner, victim):
 def failing(folder, *arguments, stop_at=""):
     """A run that must fail, stopped where `stop_at` matches: (driver, what it says last, once it ended)."""
     said: list[str] = []
-    with attempt("in process", arguments, folder, stop_at) as (started, _):
+    own = ["--private-dir", folder / "private"]
+    with attempt("in process", [*arguments, *own], folder, stop_at) as (started, _):
         if stop_at:
             wait_until(lambda: stopped(folder), started)
         yield started, said
@@ -251,10 +274,57 @@ def test_something_appears_where_the_release_goes(rows, key, tmp_path):
     assert visible(output.parent) == ["release"]
 
 
-def test_an_input_file_that_vanishes_between_the_rounds(rows, key, tmp_path):
+def test_an_input_file_that_vanishes_before_it_is_read(rows, key, tmp_path):
     output = tmp_path / "results" / "release"
-    with failing(tmp_path, rows, output, key, stop_at=FIRST) as (_, said):
+    with failing(tmp_path, rows, output, key, stop_at=POINTS["listing"]) as (_, said):
         (rows / "rows-1.parquet").rename(tmp_path / "away")
     assert "FileNotFoundError" in said[0]
     assert "rows-1.parquet" in said[0]
     assert visible(output.parent) == []
+    (tmp_path / "away").rename(rows / "rows-1.parquet")
+    same_again(rows, output, key)
+
+
+def test_an_input_file_that_changes_while_rows_are_prepared(rows, key, tmp_path):
+    """Two states of the data are never mixed: not in this run, and not in the one that goes on."""
+    output = tmp_path / "results" / "release"
+    other = small.write_rows(tmp_path / "other", small.table(seed=1))
+    with failing(tmp_path, rows, output, key, stop_at=POINTS["listing"]) as (_, said):
+        (other / "rows-1.parquet").rename(rows / "rows-1.parquet")
+    assert "rows-1.parquet has changed while the job ran; run it again" in said[0]
+    assert visible(output.parent) == []
+    assert not list(tmp_path.glob("private/rows/*/piece-*.npy"))
+    with attempt("in process", [rows, output, key, "--private-dir", tmp_path / "private"], tmp_path) as (
+        started,
+        _,
+    ):
+        assert started.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
+    assert small.contents(output) == small.in_memory(rows)
+
+
+def test_data_that_changed_after_a_kill_begin_anew(rows, key, tmp_path):
+    output = tmp_path / "results" / "release"
+    arguments = [rows, output, key, "--private-dir", tmp_path / "private"]
+    with attempt("in process", arguments, tmp_path, POINTS["a middle round"]) as (started, _):
+        wait_until(lambda: stopped(tmp_path), started)
+        kill(started)
+    before = fit_states(tmp_path)
+    other = small.write_rows(tmp_path / "other", small.table(seed=1))
+    (other / "rows-1.parquet").rename(rows / "rows-1.parquet")
+    with attempt("in process", arguments, tmp_path) as (started, _):
+        assert started.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
+    assert "fit: stage 1 of" in (tmp_path / "log").read_text()
+    assert small.contents(output) == small.in_memory(rows)
+    assert fit_states(tmp_path).items() > before.items()
+
+
+def test_an_input_that_vanishes_once_it_is_prepared(rows, key, tmp_path):
+    """It is read once."""
+    output, expected = tmp_path / "results" / "release", small.in_memory(rows)
+    arguments = [rows, output, key, "--private-dir", tmp_path / "private"]
+    with attempt("in process", arguments, tmp_path, FIRST) as (started, _):
+        wait_until(lambda: stopped(tmp_path), started)
+        shutil.rmtree(rows)
+        os.kill(started.pid, signal.SIGCONT)
+        assert started.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
+    assert small.contents(output) == expected
