@@ -23,8 +23,8 @@ from pathlib import Path
 import apache_beam as beam
 import numpy as np
 import torch
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
-from pipelines.in_process import InProcessRunner
 
 from dpgmm_beam import encoders
 from transforms.embed import EmbedImages
@@ -82,7 +82,7 @@ def job_seconds(images: Path, encoder: str) -> tuple[float, float]:
     """Wall and processor seconds for the whole Beam job into an empty cache."""
     with tempfile.TemporaryDirectory() as cache:
         clock = Clock()
-        with beam.Pipeline(runner=InProcessRunner()) as pipeline:
+        with beam.Pipeline(runner=FnApiRunner()) as pipeline:
             _ = pipeline | EmbedImages(describe_input(str(images), encoder), encoder, cache)
         return clock.read()
 
