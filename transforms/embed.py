@@ -232,7 +232,9 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
             )
         return
     listed = {file.path: file for file in inputs.list_parquet(description.pattern)}
-    for groups in inputs.read_footers(description.pattern, list(listed.values()), encoder):
+    for groups in inputs.read_footers(
+        description.pattern, {path: file.pin for path, file in listed.items()}, encoder
+    ):
         for members in _pack(groups.rows, shard_rows):
             yield Shard(
                 name=_shard_name(version, [dataclasses.astuple(listed[groups.path]), members]),

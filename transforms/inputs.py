@@ -7,7 +7,7 @@ listings, Parquet schemas and some footers, never a row.  `read_footers` and
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -165,23 +165,17 @@ def list_images(folder: str) -> list[ImageFile]:
     return sorted(images, key=lambda image: image.path)
 
 
-def list_row_groups(pattern: str, encoder: str) -> list[RowGroups]:
-    """Row counts of all row groups of all Parquet files of a pattern, sorted by path.
+def read_footers(pattern: str, pins: Mapping[str, str], encoder: str) -> list[RowGroups]:
+    """Row counts of all row groups of Parquet files, sorted by path; a file of two names is there once.
+
+    Args:
+      pattern: the input, as the sentence of an error names it.
+      pins: of the files, by path.
+      encoder: the `--encoder` spec.
 
     Raises:
       ConfigError: the files' schemas do not agree.
     """
-    return read_footers(pattern, list_parquet(pattern), encoder)
-
-
-def read_footers(pattern: str, files: Sequence[InputFile], encoder: str) -> list[RowGroups]:
-    """The same for files that were listed; a file that has two names is there once.
-
-    Args:
-      pattern: the input, as the sentence of an error names it.
-      encoder: the `--encoder` spec.
-    """
-    pins = {file.path: file.pin for file in files}
     named = {pin if is_local(path) else path: path for path, pin in reversed(pins.items())}
     paths = sorted(named.values())
     return [

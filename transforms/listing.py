@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 from dpgmm_beam.plan import Plan
 from dpgmm_beam.rows import record_type
@@ -80,11 +80,18 @@ class Listing:
         )
         return Listing(tuple(units), tuple(Piece(*piece) for piece in content["pieces"]))
 
-    def digest(self, plan: Plan) -> str:
-        """Names the data as this plan's rows are prepared from it: files and pins, pieces, row format."""
-        row_format = dataclasses.asdict(plan.row_format)
-        text = json.dumps([_SCHEME, row_format, plan.config.encoder]).encode() + self.to_json()
-        return hashlib.sha256(text).hexdigest()[:32]
+
+def digest(pins: Mapping[str, str], plan: Plan, piece_bytes: int) -> str:
+    """Names the data as this plan's rows are prepared from it, before a footer is read.
+
+    Args:
+      pins: of the files, by path.
+      piece_bytes: see `cut`.
+    """
+    row_format = dataclasses.asdict(plan.row_format)
+    limits = (PIECES, LEAST_PIECE_ROWS, piece_bytes)
+    text = json.dumps([_SCHEME, limits, row_format, plan.config.encoder, sorted(pins.items())])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def cut(files: Iterable[RowGroups], dimension: int, piece_bytes: int) -> Listing:
@@ -127,8 +134,3 @@ def cut(files: Iterable[RowGroups], dimension: int, piece_bytes: int) -> Listing
     if not pieces:
         return Listing(((),), (Piece(0, 0, 0),))
     return Listing(tuple(units), tuple(pieces))
-
-
-def stretches_by_path(unit: Sequence[Stretch]) -> dict[str, str]:
-    """Pins of a unit's files."""
-    return {stretch.path: stretch.pin for stretch in unit}

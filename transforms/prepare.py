@@ -83,9 +83,14 @@ class ListUnits(beam.DoFn):
 
     def process(self, source: Source) -> Iterator[tuple[Base, int]]:
         config = self.plan.config
-        files = inputs.read_footers(source.pattern, source.files(), config.encoder)
-        found = listing.cut(files, config.dimension, self.execution.piece_bytes)
-        base = self.workspace.base(found.digest(self.plan))
+        pins = {file.path: file.pin for file in source.files()}
+        base = self.workspace.base(listing.digest(pins, self.plan, self.execution.piece_bytes))
+        # Footers are read once: a job that begins again finds what they said.
+        if FileSystems.exists(run_files.input_file(base)):
+            found = Listing.from_json(inputs.read_bytes(run_files.input_file(base)))
+        else:
+            files = inputs.read_footers(source.pattern, pins, config.encoder)
+            found = listing.cut(files, config.dimension, self.execution.piece_bytes)
         check_room(self.plan, found, self.workspace, base)
         write_private_once(run_files.input_file(base), found.to_json())
         secret = keys.load(self.workspace.key_file)

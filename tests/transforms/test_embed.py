@@ -62,7 +62,7 @@ def run(input_, cache, **options):
     """Runs the transform; returns the row groups of the source that it yields."""
     (source,) = embedded(input_, cache, **options)
     assert source.pattern == str(cache)
-    return inputs.read_footers(source.pattern, source.files(), ENCODER)
+    return inputs.read_footers(source.pattern, {file.path: file.pin for file in source.files()}, ENCODER)
 
 
 def save(elements, folder):

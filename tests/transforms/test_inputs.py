@@ -27,6 +27,12 @@ def write(path, row_group_size=None, metadata=None, **columns):
     return str(path)
 
 
+def row_groups(pattern):
+    """What a worker finds of an input's files."""
+    pins = {file.path: file.pin for file in inputs.list_parquet(str(pattern))}
+    return inputs.read_footers(str(pattern), pins, "precomputed")
+
+
 def image_folder(folder, names=("a/1.png", "b/2.JPG", "b/3.jpeg")):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +90,7 @@ def test_parquet_by_file_folder_and_glob(tmp_path, how):
     pattern = how.format(tmp_path)
     description = describe_input(pattern, "precomputed")
     assert description == InputDescription("embedding_parquet", os.path.abspath(pattern), 4, True, rows=7)
-    (found,) = inputs.list_row_groups(pattern, "precomputed")
+    (found,) = row_groups(pattern)
     assert (found.path, found.rows) == (str(tmp_path / "one.parquet"), (3, 3, 1))
     assert found.pin == inputs.pin_of(found.path)
 
@@ -269,12 +275,12 @@ def test_the_driver_reads_some_footers_and_a_worker_all(tmp_path):
     """A file beyond the driver's with another schema is refused by the worker, in the same sentence."""
     folder = many_files(tmp_path / "in", inputs.DRIVER_FOOTERS + 1)
     assert describe_input(str(folder), "precomputed").rows is None
-    assert len(inputs.list_row_groups(str(folder), "precomputed")) == inputs.DRIVER_FOOTERS + 1
+    assert len(row_groups(folder)) == inputs.DRIVER_FOOTERS + 1
     other = {"embedding": vectors(1, 5), "label": pa.array(["x"])}
     write(folder / f"{inputs.DRIVER_FOOTERS:05d}.parquet", **other)
     assert describe_input(str(folder), "precomputed").dimension == 4
     with pytest.raises(ConfigError) as from_worker:
-        inputs.list_row_groups(str(folder), "precomputed")
+        row_groups(folder)
     (folder / "00007.parquet").unlink()
     from_driver = refusal(str(folder), "precomputed")
     assert str(from_worker.value) == str(from_driver)
@@ -294,7 +300,7 @@ def test_a_file_of_two_names_is_there_once(tmp_path):
     os.symlink(path, tmp_path / "a.parquet")
     os.link(path, tmp_path / "c.parquet")
     shutil.copy(path, tmp_path / "d.parquet")
-    found = inputs.list_row_groups(str(tmp_path), "precomputed")
+    found = row_groups(tmp_path)
     assert [os.path.basename(each.path) for each in found] == ["a.parquet", "d.parquet"]
 
 

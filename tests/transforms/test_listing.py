@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 
 import pytest
@@ -11,7 +10,7 @@ from tests import small
 from tests.strategies import quick
 from transforms import listing
 from transforms.inputs import RowGroups
-from transforms.listing import LEAST_PIECE_ROWS, Listing, Piece, Stretch, cut
+from transforms.listing import LEAST_PIECE_ROWS, Listing, Piece, cut
 
 DIMENSION = 8
 ROW_BYTES = record_type(DIMENSION).itemsize
@@ -107,7 +106,9 @@ def test_many_small_files_share_a_unit():
     files = [RowGroups(f"/in/{number:04d}.parquet", f"pin {number}", (10,)) for number in range(500)]
     found = cut(files, DIMENSION, 96 * 2**20)
     assert [len(unit) for unit in found.units] == [410, 90]
-    assert listing.stretches_by_path(found.units[1]) == {file.path: file.pin for file in files[410:]}
+    assert [(stretch.path, stretch.pin) for stretch in found.units[1]] == [
+        (file.path, file.pin) for file in files[410:]
+    ]
 
 
 @pytest.mark.parametrize("files", [[], [RowGroups("/a", "pin", ())], [RowGroups("/a", "pin", (0, 0))]])
@@ -126,17 +127,17 @@ def test_the_digest_names_the_data_as_it_is_prepared():
     """Whatever changes the rows, or who is among them, gives another; what does not, does not."""
     config = small.small_config()
 
-    def digest(config=config, release_id="id", piece_bytes=1, **changes):
-        file = dataclasses.replace(RowGroups("/in/a.parquet", "pin", (10_000, 5000)), **changes)
-        return cut([file], config.dimension, piece_bytes).digest(Plan(config, release_id))
+    def digest(config=config, release_id="id", piece_bytes=1, path="/in/a.parquet", pin="pin", more=()):
+        return listing.digest({path: pin, **dict(more)}, Plan(config, release_id), piece_bytes)
 
+    assert listing.digest({"/b": "2", "/a": "1"}, Plan(config, "id"), 1) == listing.digest(
+        {"/a": "1", "/b": "2"}, Plan(config, "id"), 1
+    )
     others = [
         digest(pin="other"),
         digest(path="/in/b.parquet"),
-        digest(rows=(10_000, 5001)),
-        digest(rows=(5000, 10_000)),
-        digest(rows=(10**7, 5000)),
-        digest(rows=(10**7, 5000), piece_bytes=96 * 2**20),
+        digest(more=[("/in/b.parquet", "pin")]),
+        digest(piece_bytes=96 * 2**20),
         digest(small.small_config(classes=("a", "c", "b"))),
         digest(small.small_config(clip_norm=1.0)),
         digest(small.small_config(dimension=17)),
@@ -151,8 +152,10 @@ def test_the_digest_names_the_data_as_it_is_prepared():
 
 
 def test_a_changed_scheme_is_another_digest(monkeypatch):
-    found, plan = Listing(((),), (Piece(0, 0, 0),)), Plan(small.small_config(), "id")
-    before = found.digest(plan)
-    monkeypatch.setattr(listing, "_SCHEME", -1)
-    assert found.digest(plan) != before
-    assert before != Listing(((Stretch("/a", "pin", ()),),), (Piece(0, 0, 0),)).digest(plan)
+    plan = Plan(small.small_config(), "id")
+    seen = {listing.digest({}, plan, 1)}
+    for name in ("_SCHEME", "PIECES", "LEAST_PIECE_ROWS"):
+        with monkeypatch.context() as patch:
+            patch.setattr(listing, name, -1)
+            seen.add(listing.digest({}, plan, 1))
+    assert len(seen) == 4

@@ -417,3 +417,16 @@ def test_unlabelled_rows(tmp_path):
     source = small.write_rows(tmp_path / "in", table)
     pieces = steps.prepare(plan, workspace, source)
     assert np.array_equal(read(workspace, pieces).classes, np.zeros(50))
+
+
+def test_footers_are_read_once(setting, tmp_path, monkeypatch):
+    """A job that begins again, as Flink's do, lists the files and asks none of them."""
+    plan, workspace = setting
+    source = small.write_rows(tmp_path / "in", small.table(100))
+    units = steps.list_units(plan, workspace, source)
+    monkeypatch.setattr(inputs, "read_footers", lambda *_: pytest.fail("footers were read again"))
+    assert steps.list_units(plan, workspace, source) == units
+    # A file that changed is another state of the data.
+    monkeypatch.undo()
+    os.utime(source / "rows-0.parquet", (1, 1))
+    assert steps.list_units(plan, workspace, source)[0][0] != units[0][0]
