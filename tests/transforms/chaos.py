@@ -31,7 +31,6 @@ from apache_beam.pvalue import AsIter, AsList, PCollection
 from apache_beam.transforms.core import CombinePerKey, Flatten, Impulse, ParDo
 from apache_beam.transforms.util import Reshuffle
 from apache_beam.utils.windowed_value import WindowedValue
-
 from dpgmm_beam.cache import PROCESS_CACHE
 
 

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.io import localfilesystem
 from PIL import Image
+from pipelines.in_process import InProcessRunner
 
 from dpgmm_beam import encoders
 from dpgmm_beam.errors import ConfigError
-from pipelines.in_process import InProcessRunner
 from transforms import embed, inputs, private_files
 from transforms.inputs import RowGroups, describe_input
 

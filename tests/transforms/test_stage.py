@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from dpgmm_beam.cache import PROCESS_CACHE
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dpgmm_beam import state, statistics
-from dpgmm_beam.cache import PROCESS_CACHE
 from dpgmm_beam.plan import Plan
 from dpgmm_beam.stages import AT_END
 from tests import small
