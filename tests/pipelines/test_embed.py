@@ -1,16 +1,14 @@
-import io
 import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from PIL import Image
 
 from dpgmm_beam.errors import ConfigError
-from pipelines import cli, embed, runner
-from pipelines.progress import Progress
+from pipelines import cli, embed
+from tests import small
 
 ENCODER = "efficientnet_lite0:32"
 
@@ -33,7 +31,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
 
 
-def test_the_command_line_twice_and_on_two_workers(folder, tmp_path, capfd):
+def test_the_command_line_twice_and_with_more_threads(folder, tmp_path, capfd):
     assert embed.main(arguments(folder, tmp_path / "one")) == 0
     out, err = capfd.readouterr()
     assert "PRIVATE" in out
@@ -44,9 +42,9 @@ def test_the_command_line_twice_and_on_two_workers(folder, tmp_path, capfd):
     assert embed.main(arguments(folder, tmp_path / "one")) == 0
     assert {path.name: path.stat().st_ino for path in (tmp_path / "one").iterdir()} == states
 
-    # A process of its own: `python -m`, and two workers that it starts.
+    # A process of its own: `python -m`.
     command = [sys.executable, "-m", "pipelines.embed", *arguments(folder, tmp_path / "two")]
-    subprocess.run([*command, "--direct_num_workers", "2"], check=True, capture_output=True)
+    subprocess.run([*command, "--threads", "3"], check=True, capture_output=True, cwd=small.REPOSITORY)
     assert contents(tmp_path / "two") == one
 
 
@@ -68,6 +66,7 @@ def test_images_that_went_away_leave_the_folder(folder, tmp_path):
         (["--input", "/nowhere"], "--input=/nowhere is refused: it must match something"),
         (["--shard-rows", "0"], "--shard-rows=0 is refused"),
         (["--batch-size", "-3"], "--batch-size=-3 is refused"),
+        (["--direct_num_workers", "2"], "--direct_num_workers=2 is refused: it must be 1"),
         (["--epsilon", "1"], "--epsilon=1 is refused: it must be an option of this verb or of Apache Beam"),
         (["--output", "/proc/no"], "--output=/proc/no is refused: it must be a folder of yours to write"),
     ],
@@ -87,30 +86,3 @@ def test_somebody_elses_output(folder, tmp_path):
     (tmp_path / "out" / embed.MARKER).unlink()
     with pytest.raises(ConfigError, match="holds Parquet files of something else"):
         embed.main(arguments(folder, tmp_path / "out"))
-
-
-def test_local_runs_stay_in_process():
-    for flags in ([], ["--runner", "DirectRunner"]):
-        options = runner.local_defaults(PipelineOptions(flags))
-        assert options.view_as(StandardOptions).runner == runner.IN_PROCESS
-        assert options.view_as(DirectOptions).direct_running_mode == "in_memory"
-        assert runner.threads_per_worker(options) == 0
-    options = runner.local_defaults(PipelineOptions(["--direct_num_workers", "2"]))
-    assert options.view_as(DirectOptions).direct_running_mode == "multi_processing"
-    assert runner.threads_per_worker(options) == max(1, len(os.sched_getaffinity(0)) // 2)
-    options = runner.local_defaults(PipelineOptions(["--runner", "PrismRunner"]))
-    assert options.view_as(StandardOptions).runner == "PrismRunner"
-
-
-def test_progress_survives_a_failing_count():
-    stream = io.StringIO()
-    with Progress("step", 4, lambda: 1 / 0, stream):
-        pass
-    assert stream.getvalue().startswith("step: 100% (4 of 4)")
-    with Progress("nothing", 0, lambda: 0, stream):
-        pass
-    assert "nothing" not in stream.getvalue()
-    stream = io.StringIO()
-    with pytest.raises(KeyError), Progress("step", 4, lambda: 2, stream):
-        raise KeyError
-    assert "100%" not in stream.getvalue()

@@ -11,7 +11,6 @@ import threadpoolctl
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.portability import portable_runner
 
-from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.plan import Plan
 from tests import small
 from tests.pipelines.processes import PATIENCE, driver, needs_prism, pool, portable, server
@@ -50,7 +49,7 @@ def test_in_process_equals_the_mathematics_alone(made, tmp_path):
 def test_default_options(tmp_path):
     """As many stages as a release has that nobody configured."""
     source, key = small.write_rows(tmp_path / "in", small.table()), small.write_key(tmp_path / "key")
-    config = ReleaseConfig("precomputed", small.CLASSES, 16, epsilon=1.0, delta=1e-5)
+    config = small.default_config()
     assert len(Plan(config, small.RELEASE_ID).stages) == 22
     released = small.run(source, tmp_path / "out", key, config=config)
     assert released == small.in_memory(source, config)
