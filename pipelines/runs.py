@@ -88,10 +88,13 @@ def open_run(
             if restart:
                 _delete(folder, but=_LOCK)
             yield Run(name, Workspace(folder, join(private_dir, ROWS), key_file), release_id, drawn=False)
-            _delete_unfinished(folder, private_dir)
+        _delete_unfinished(folder, private_dir)
         return
     command = hashlib.sha256(json.dumps([config, source, output], sort_keys=True).encode()).hexdigest()
-    with _begun(private_dir, command, restart) or _drawn(private_dir, command) as (folder, release_id):
+    with contextlib.ExitStack() as stack:
+        folder, release_id = stack.enter_context(_begun(private_dir, command, restart)) or (
+            stack.enter_context(_drawn(private_dir, command))
+        )
         workspace = Workspace(folder, join(folder, ROWS), join(folder, _KEY))
         run = Run(os.path.basename(folder), workspace, release_id, drawn=True)
         try:
@@ -107,28 +110,34 @@ def open_run(
         _delete(folder)
 
 
-def _begun(private_dir: str, command: str, restart: bool):
-    """The interrupted run of a command with a drawn key, or None."""
-    if not is_local(private_dir):
-        # Nobody can tell there whether its driver lives.
-        return None
-    for folder, about in interrupted(private_dir):
-        if about.get("command") == command:
-            if restart:
-                _delete(folder)
-                continue
-            return _continued(folder, about["release_id"])
-    return None
-
-
 @contextlib.contextmanager
-def _continued(folder: str, release_id: str) -> Iterator[tuple[str, str]]:
-    with _locked(folder, True):
-        cli.say(
-            f"continuing the run that was interrupted (release id {release_id}); --restart drops it",
-            sys.stderr,
-        )
-        yield folder, release_id
+def _begun(private_dir: str, command: str, restart: bool) -> Iterator[tuple[str, str] | None]:
+    """The interrupted run of a command with a drawn key, held; None where there is none."""
+    # Where the folder is not local nobody can tell whether a run's driver lives.
+    for folder in runs_with_drawn_keys(private_dir) if is_local(private_dir) else []:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(_locked(folder, True, wait=False))
+            except BlockingIOError:
+                # Its driver lives, or another was faster to go on with it.
+                continue
+            about = _about(folder)
+            if about is None:
+                # That one was so fast that it has ended, and what was locked here is a new folder.
+                _delete(folder)
+            elif about["command"] != command:
+                continue
+            elif restart:
+                _delete(folder)
+            else:
+                cli.say(
+                    f"continuing the run that was interrupted (release id {about['release_id']});"
+                    " --restart drops it",
+                    sys.stderr,
+                )
+                yield folder, about["release_id"]
+                return
+    yield None
 
 
 @contextlib.contextmanager
@@ -143,27 +152,22 @@ def _drawn(private_dir: str, command: str) -> Iterator[tuple[str, str]]:
         yield folder, release_id
 
 
-def interrupted(private_dir: str) -> list[tuple[str, dict]]:
-    """Runs with drawn keys whose drivers have ended without an end of the run, oldest first."""
+def runs_with_drawn_keys(private_dir: str) -> list[str]:
+    """Folders of runs with drawn keys, oldest first: of living drivers and of interrupted ones."""
     found = []
     folder = os.path.join(private_dir, RUNS)
     for name in os.listdir(folder) if os.path.isdir(folder) else []:
         run = os.path.join(folder, name)
-        with contextlib.suppress(OSError, ValueError):
-            with open(os.path.join(run, _ABOUT), "rb") as file:
-                about = json.load(file)
-            if is_free(run):
-                found.append((os.path.getmtime(os.path.join(run, _ABOUT)), run, about))
-    return [(run, about) for _, run, about in sorted(found, key=lambda each: each[:2])]
+        with contextlib.suppress(OSError):
+            found.append((os.path.getmtime(os.path.join(run, _ABOUT)), run))
+    return [run for _, run in sorted(found)]
 
 
-def is_free(folder: str) -> bool:
-    """Whether no living driver holds a folder."""
-    try:
-        with _locked(folder, True, wait=False):
-            return True
-    except BlockingIOError:
-        return False
+def _about(folder: str) -> dict[str, str] | None:
+    """What a run with a drawn key is of; None where there is no such run."""
+    with contextlib.suppress(OSError, ValueError), open(os.path.join(folder, _ABOUT), "rb") as file:
+        return json.load(file)
+    return None
 
 
 @contextlib.contextmanager
@@ -215,19 +219,25 @@ def _delete(folder: str, but: str = "") -> None:
 
 
 def _delete_unfinished(folder: str, private_dir: str) -> None:
-    """Deletes views, which a finished run needs no more, and files that killed workers left half-written."""
+    """Deletes views, which a finished run needs no more, and files that killed workers left half-written.
+
+    Not those of other living drivers: of the same run, or of one that shares its rows.
+    """
     if not is_local(folder):
         return
-    for name in os.listdir(folder):
-        base = os.path.join(folder, name)
-        for view in os.listdir(base) if os.path.isdir(base) else []:
-            if os.path.isdir(os.path.join(base, view)):
-                shutil.rmtree(os.path.join(base, view), ignore_errors=True)
-        rows = os.path.join(private_dir, ROWS, name)
-        for left in os.listdir(rows) if os.path.isdir(rows) else []:
-            if left.startswith(".piece-"):
-                with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(rows, left))
+    names = [name for name in os.listdir(folder) if os.path.isdir(os.path.join(folder, name))]
+    with contextlib.suppress(BlockingIOError), _locked(folder, True, wait=False):
+        for base in (os.path.join(folder, name) for name in names):
+            for view in os.listdir(base):
+                if os.path.isdir(os.path.join(base, view)):
+                    shutil.rmtree(os.path.join(base, view), ignore_errors=True)
+    rows = os.path.join(private_dir, ROWS)
+    with contextlib.suppress(BlockingIOError), _locked(rows, True, wait=False):
+        for folder_of_rows in (os.path.join(rows, name) for name in names):
+            for left in os.listdir(folder_of_rows) if os.path.isdir(folder_of_rows) else []:
+                if left.startswith(".piece-"):
+                    with contextlib.suppress(OSError):
+                        os.unlink(os.path.join(folder_of_rows, left))
 
 
 def report(private_dir: str, run: Run, stages: int) -> str:

@@ -1,8 +1,9 @@
 """A small release, and the ways to run it that several tests compare.
 
 `python -m tests.small INPUT OUTPUT KEY_FILE [option ...]` is a driver process
-for it; `--encoder`, `--steps` and `--private-dir` are its own options, the
-others are Beam's.
+for it; `--encoder`, `--dimension`, `--samples`, `--defaults` (as many stages as a
+release has by default) and `--private-dir` are its own options, the others are
+Beam's.
 """
 
 import argparse
@@ -97,6 +98,11 @@ def small_config(**changes) -> ReleaseConfig:
     return dataclasses.replace(config, **changes)
 
 
+def default_config(dimension: int = 16) -> ReleaseConfig:
+    """All options as they are by default: 22 stages."""
+    return ReleaseConfig("precomputed", CLASSES, dimension, epsilon=1.0, delta=1e-5)
+
+
 def run(
     source: str | Path,
     output: str | Path,
@@ -185,16 +191,16 @@ def main(arguments: list[str]) -> int:
         parser.add_argument(name)
     parser.add_argument("--encoder", default="precomputed")
     parser.add_argument("--dimension", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--defaults", action="store_true")
     parser.add_argument("--samples", type=int, default=40)
     parser.add_argument("--private-dir", default="")
     known, options = parser.parse_known_args(arguments)
-    config = small_config(
-        encoder=known.encoder,
-        dimension=known.dimension,
-        samples_per_class=known.samples,
-        method=Method(teacher_steps=known.steps, reduced=8),
-    )
+    if known.defaults:
+        config = default_config(known.dimension)
+    else:
+        config = small_config(
+            encoder=known.encoder, dimension=known.dimension, samples_per_class=known.samples
+        )
 
     def job(_):
         run(

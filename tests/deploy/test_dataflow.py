@@ -9,7 +9,8 @@ import pytest
 
 from dpgmm_beam import __version__
 from dpgmm_beam.errors import ConfigError
-from pipelines import cli, release
+from pipelines import release
+from pipelines.options import beam_pipeline_options
 from tests.deploy.manifests import DEPLOY, ROOT, load
 
 # --- The metadata --------------------------------------------------------------------------------
@@ -106,7 +107,7 @@ def test_launcher_keeps_the_number_of_workers(given, algorithm):
     """However the launch says it, Beam is told in its own words."""
     _, beam = release.parser().parse_known_args(translate(*given))
     assert [a for a in beam if "autoscaling" in a] == [f"--autoscaling_algorithm={algorithm}"]
-    assert cli.beam_pipeline_options(beam).get_all_options()["autoscaling_algorithm"] == algorithm
+    assert beam_pipeline_options(beam).get_all_options()["autoscaling_algorithm"] == algorithm
 
 
 @pytest.mark.parametrize("value", ["false", ""])
@@ -229,7 +230,7 @@ def test_what_is_launched_is_a_release():
     )
     known, beam = release.parser().parse_known_args(arguments)
     assert (known.release_id, known.output) == ("2026-11", "gs://acme-releases/2026-11")
-    options = cli.beam_pipeline_options(beam).get_all_options()
+    options = beam_pipeline_options(beam).get_all_options()
     assert (options["num_workers"], options["autoscaling_algorithm"]) == (10, "NONE")
 
 

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from pipelines import cli
+from pipelines.options import beam_pipeline_options
 from tests.deploy.manifests import ROOT
 
 TEXT = (ROOT / "docs/running.md").read_text()
@@ -29,7 +29,7 @@ def test_commands_have_options_that_exist(words):
             # What the verb does not know goes to Beam, with the value that follows.
             target = [] if word in known else beam
         target.append(word)
-    cli.beam_pipeline_options(beam)
+    beam_pipeline_options(beam)
 
 
 def test_there_are_commands_to_check():

@@ -17,7 +17,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms import environments
 
-from pipelines import cli
+from pipelines.options import beam_pipeline_options
 from tests.deploy.manifests import (
     DEPLOY,
     ROOT,
@@ -44,7 +44,7 @@ JOBMANAGER, TASKMANAGER = ("Deployment", "flink-jobmanager"), ("Deployment", "fl
 @pytest.mark.parametrize("where", ["cronjob", "compose"])
 def test_drivers_pass_options_that_beam_has(where):
     """An option of another Beam version is refused here, not at three in the morning."""
-    options = cli.beam_pipeline_options(driver_arguments(where)).get_all_options()
+    options = beam_pipeline_options(driver_arguments(where)).get_all_options()
     assert options["runner"] == "FlinkRunner"
     assert options["flink_version"] == "1.20"
     assert int(options["environment_cache_millis"]) >= 60_000

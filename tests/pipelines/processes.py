@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -181,10 +182,38 @@ def driver(*arguments, **options):
     return forked("tests.small", *arguments, **options)
 
 
-def watched(stop_at: str, stopped: Path) -> dict[str, str]:
+def watched(folder: Path, stop_at: str = "") -> dict[str, str]:
     """The environment of a job whose processes stop themselves where `stop_at` matches; see `stopping`.
 
     It also brings the encoder "blocks" to workers, as an entry point does.
+
+    Args:
+      folder: gets the files "stopped" and "reached", new ones.
     """
+    for name in ("stopped", "reached"):
+        (folder / name).unlink(missing_ok=True)
     path = f"{WATCHED}:{small.REPOSITORY}"
-    return {"PYTHONPATH": path, "STOP_AT": stop_at, "STOPPED": str(stopped)}
+    return {
+        "PYTHONPATH": path,
+        "STOP_AT": stop_at,
+        "STOPPED": str(folder / "stopped"),
+        "REACHED": str(folder / "reached"),
+    }
+
+
+def stopped(folder: Path) -> int:
+    """The process that stopped itself, or 0."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        pid = int((folder / "stopped").read_text())
+        if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T":
+            return pid
+    return 0
+
+
+def drawn(folder: Path) -> list[int]:
+    """Numbers of the stages whose noise was drawn, as processes said."""
+    with contextlib.suppress(FileNotFoundError):
+        return [
+            int(number) for number in re.findall("fit: stage ([0-9]+) of", (folder / "reached").read_text())
+        ]
+    return []

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dpgmm_beam.errors import ConfigError
 from pipelines import cli, embed
+from tests import small
 
 ENCODER = "efficientnet_lite0:32"
 
@@ -30,7 +31,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
 
 
-def test_the_command_line_twice_and_as_a_process(folder, tmp_path, capfd):
+def test_the_command_line_twice_and_with_more_threads(folder, tmp_path, capfd):
     assert embed.main(arguments(folder, tmp_path / "one")) == 0
     out, err = capfd.readouterr()
     assert "PRIVATE" in out
@@ -41,9 +42,9 @@ def test_the_command_line_twice_and_as_a_process(folder, tmp_path, capfd):
     assert embed.main(arguments(folder, tmp_path / "one")) == 0
     assert {path.name: path.stat().st_ino for path in (tmp_path / "one").iterdir()} == states
 
-    # A process of its own: `python -m`, with one thread.
+    # A process of its own: `python -m`.
     command = [sys.executable, "-m", "pipelines.embed", *arguments(folder, tmp_path / "two")]
-    subprocess.run([*command, "--threads", "1"], check=True, capture_output=True)
+    subprocess.run([*command, "--threads", "3"], check=True, capture_output=True, cwd=small.REPOSITORY)
     assert contents(tmp_path / "two") == one
 
 
@@ -65,6 +66,7 @@ def test_images_that_went_away_leave_the_folder(folder, tmp_path):
         (["--input", "/nowhere"], "--input=/nowhere is refused: it must match something"),
         (["--shard-rows", "0"], "--shard-rows=0 is refused"),
         (["--batch-size", "-3"], "--batch-size=-3 is refused"),
+        (["--direct_num_workers", "2"], "--direct_num_workers=2 is refused: it must be 1"),
         (["--epsilon", "1"], "--epsilon=1 is refused: it must be an option of this verb or of Apache Beam"),
         (["--output", "/proc/no"], "--output=/proc/no is refused: it must be a folder of yours to write"),
     ],

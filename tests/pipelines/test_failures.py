@@ -1,10 +1,15 @@
-"""Kills and broken disks, for real: nothing half-visible, and the same bytes when run again."""
+"""Kills and broken disks, for real: nothing half-visible, and the same bytes when run again.
+
+What a run has done before it is killed stays as it is: cache files, prepared
+rows and states are the very files that they were, and noise that is in a state
+is not drawn again.
+"""
 
 import contextlib
 import io
+import itertools
 import os
 import resource
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -15,22 +20,25 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dpgmm_beam.plan import Plan
 from tests import small
 from tests.pipelines.processes import (
     PATIENCE,
+    drawn,
     driver,
     kill,
     needs_prism,
     pool,
     portable,
     server,
+    stopped,
     wait_until,
     watched,
 )
+from transforms import listing
 
 SAMPLES = 9000
 SHARDS = 4
+STAGES = 6
 ENCODER = "blocks"
 
 
@@ -55,46 +63,50 @@ def config():
 
 @pytest.fixture
 def images(tmp_path):
-    """Parquet files of images, each a shard of its own."""
+    """Parquet files of images, each a shard of its own, two of them a piece."""
     (tmp_path / "images").mkdir()
     for number in range(SHARDS):
         generator = np.random.default_rng(number)
         encoded = []
         for _ in range(40):
             file = io.BytesIO()
-            Image.fromarray(generator.integers(0, 256, (32, 32, 3), np.uint8)).save(file, "PNG")
+            Image.fromarray(generator.integers(0, 256, (8, 8, 3), np.uint8)).save(file, "PNG")
             encoded.append(file.getvalue())
         labels = [small.CLASSES[i] for i in generator.integers(0, 3, 40)]
+        copies = listing.LEAST_PIECE_ROWS // 2 // 40 + 1
         pq.write_table(
-            pa.table({"image": encoded, "label": labels}), tmp_path / "images" / f"{number}.parquet"
+            pa.table({"image": encoded * copies, "label": labels * copies}),
+            tmp_path / "images" / f"{number}.parquet",
         )
     return tmp_path / "images"
 
 
-def states(folder: Path) -> dict[str, tuple[int, int]]:
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("*.parquet")}
-
-
-def fit_states(folder: Path) -> dict[str, tuple[int, int]]:
-    """The states of the run, by path."""
+def finished(private: Path) -> dict[str, tuple[int, int]]:
+    """What a run has finished, by path: the files themselves, not what is in them."""
     return {
-        str(path): (path.stat().st_ino, path.stat().st_mtime_ns)
-        for path in folder.glob("private/runs/*/*/state-*.npz")
+        str(path.relative_to(private)): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for pattern in ("embeddings/shard-*.parquet", "rows/*/piece-*.npy", "runs/*/*/state-*.npz")
+        for path in private.glob(pattern)
     }
 
 
+def states(files) -> int:
+    """Stages whose states are among the files: all up to a last one."""
+    numbers = sorted(int(name[-7:-4]) for name in files if "state-" in name)
+    assert numbers == list(range(len(numbers)))
+    return max(numbers, default=0)
+
+
 # In the order of a run, as `stopping` sees them.  A stage's progress line comes
-# when its noise is drawn and nothing has left the worker yet.
+# when its noise is drawn and nothing has left the worker yet; its state is linked
+# into place, and then the state's hidden name removed.
 POINTS = {
     "embedding": r"rename to shard-.* beside [1-9]",
-    "listing": r"link to input\.json",
-    "preparing": r"rename to piece-00000\.npy beside 0",
+    "preparing": r"rename to piece-.* beside [1-9]",
     "the first statistic": "fit: stage 1 of",
-    "the first state": r"link to state-001\.npz",
-    "the second moment": r"fit: stage \d of \d done \(moment",
-    "a view": r"rename to piece-00000\.npy beside 0",
-    "a teacher's state": r"link to state-004\.npz",
-    "a middle round": r"fit: stage \d of \d done \(sketch",
+    "just before the second moment's state": "link to state-002",
+    "just after a teacher step's state": "removal of .state-003",
+    "a middle round": r"fit: stage 5 of \d done \(sketch",
     "writing": r"rename to part-.* beside [1-9]",
     "publication": "rename to release beside 0",
 }
@@ -104,8 +116,7 @@ POINTS = {
 def attempt(runner, arguments, folder, stop_at=""):
     """One run of the command by a runner of its own: (driver, the other processes by name)."""
     with contextlib.ExitStack() as stack:
-        (folder / "stopped").unlink(missing_ok=True)
-        environment = watched(stop_at, folder / "stopped")
+        environment = watched(folder, stop_at)
         options, others = [], {}
         if runner == "prism":
             (job, prism), (worker, workers) = server(), pool(folder, environment=environment)
@@ -115,15 +126,6 @@ def attempt(runner, arguments, folder, stop_at=""):
         yield stack.enter_context(driver(*arguments, *options, log=log, environment=environment)), others
 
 
-def stopped(folder: Path) -> int:
-    """The process that stopped itself, or 0."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        pid = int((folder / "stopped").read_text())
-        if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T":
-            return pid
-    return 0
-
-
 def last_line(folder: Path) -> str:
     """What a driver says last when it fails."""
     last = (folder / "log").read_text().splitlines()[-1]
@@ -131,87 +133,135 @@ def last_line(folder: Path) -> str:
     return last
 
 
+FEW = ("preparing", "just before the second moment's state", "publication")
+
+
 @pytest.mark.parametrize(
-    ("runner", "victim"),
+    ("runner", "victim", "names"),
     [
-        ("in process", "driver"),
-        pytest.param("prism", "pool", marks=needs_prism),
-        pytest.param("prism", "prism", marks=needs_prism),
+        ("in process", "driver", tuple(POINTS)),
+        pytest.param("prism", "driver", FEW, marks=needs_prism),
+        pytest.param("prism", "pool", tuple(POINTS), marks=needs_prism),
+        pytest.param("prism", "prism", FEW, marks=needs_prism),
     ],
+    ids=["in-process-driver", "prism-driver", "prism-pool", "prism-prism"],
 )
-def test_killed_in_every_stage(images, key, tmp_path, runner, victim):
+def test_killed_in_every_stage(images, key, tmp_path, runner, victim, names):
     """One command, killed again and again, each time further on; then left alone."""
-    cache, results = tmp_path / "private" / "embeddings", tmp_path / "results"
+    private, results = tmp_path / "private", tmp_path / "results"
+    cache = private / "embeddings"
     results.mkdir()
     arguments = [images, results / "release", key, "--encoder", ENCODER, "--dimension", 6]
-    arguments += ["--samples", SAMPLES, "--private-dir", tmp_path / "private"]
+    arguments += ["--samples", SAMPLES, "--private-dir", private]
     done: dict[str, tuple[int, int]] = {}
-    drawn: dict[str, tuple[int, int]] = {}
-    for name, stop_at in POINTS.items():
-        if (victim, name) == ("prism", "the first state"):
-            # The worker that Prism left behind has written it.
-            continue
-        with attempt(runner, arguments, tmp_path, stop_at) as (started, others):
+    for name in names:
+        with attempt(runner, arguments, tmp_path, POINTS[name]) as (started, others):
             wait_until(lambda: stopped(tmp_path), started)
             worker = stopped(tmp_path)
-            if victim in others:
-                kill(others[victim])
-            else:
-                os.kill(started.pid, signal.SIGKILL)
+            kill({"driver": started, **others}[victim])
             assert visible(results) == [], name
-            # Whoever is left goes on.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGCONT)
+            if victim != "driver":
+                # Whoever is left goes on.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGCONT)
             # Nothing waits for ever for who is dead.
             assert started.wait(60) == (-signal.SIGKILL if victim == "driver" else 1), name
             assert victim == "driver" or last_line(tmp_path)
-        assert states(cache).items() >= done.items(), name
-        assert name != "embedding" or 0 < len(states(cache)) < SHARDS
-        done = states(cache)
-        # What is drawn is drawn: no attempt writes a state that is there.
-        assert fit_states(tmp_path).items() >= drawn.items(), name
-        drawn = fit_states(tmp_path)
+        assert finished(private).items() >= done.items(), name
+        # A stage that has a state is not drawn again, by whichever worker.
+        assert all(number > states(done) for number in drawn(tmp_path)), name
+        done = finished(private)
+        if name == "embedding":
+            assert 0 < len(done) < SHARDS
+        elif name == "preparing":
+            assert sum("piece-" in each for each in done) == 1
         if visible(results):
             # The worker that Prism left behind; it was about to publish.
             assert (victim, name) == ("prism", "publication")
             assert small.contents(results / "release") == small.in_memory(cache, config())
-    # All stages were done when the last attempts were killed.
-    assert len(drawn) == 1 + len(Plan(config(), small.RELEASE_ID).stages)
+    assert states(done) == STAGES
     with attempt(runner, arguments, tmp_path) as (started, _):
         assert started.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
-    assert "fit: stage" not in (tmp_path / "log").read_text()
-    assert fit_states(tmp_path) == drawn
+    assert drawn(tmp_path) == []
     assert os.listdir(results) == ["release"]
-    assert states(cache) == done
-    assert len(done) == SHARDS
+    assert finished(private) == done
     assert small.contents(results / "release") == small.in_memory(cache, config())
 
 
+def test_killed_before_and_after_every_state(rows, key, tmp_path):
+    """Noise is drawn again, the same, only where it left no trace."""
+    private, output = tmp_path / "private", tmp_path / "results" / "release"
+    arguments = [rows, output, key, "--private-dir", private]
+    done: dict[str, tuple[int, int]] = {}
+    for number, (point, after) in itertools.product(
+        range(STAGES + 1), [("link to state-{:03d}", 0), ("removal of .state-{:03d}", 1)]
+    ):
+        with attempt("in process", arguments, tmp_path, point.format(number)) as (started, _):
+            wait_until(lambda: stopped(tmp_path), started)
+            kill(started)
+        assert drawn(tmp_path) == [number] * (number > 0)
+        assert finished(private).items() >= done.items()
+        done = finished(private)
+        assert sum("state-" in name for name in done) == number + after
+    assert visible(output.parent) == []
+    with attempt("in process", arguments, tmp_path) as (started, _):
+        assert started.wait(PATIENCE) == 0
+    assert drawn(tmp_path) == []
+    assert finished(private) == done
+    assert small.contents(output) == small.in_memory(rows)
+
+
+@needs_prism
+def test_a_driver_is_killed_and_its_job_goes_on_beside_the_next(rows, key, tmp_path):
+    """Two jobs of one run at once, on one job server: one release, each stage drawn into one state."""
+    private, output = tmp_path / "private", tmp_path / "results" / "release"
+    output.parent.mkdir()
+    arguments = [rows, output, key, "--private-dir", private]
+    environment = watched(tmp_path, "fit: stage 2 of")
+    (job, prism), (worker, workers) = server(), pool(tmp_path, environment=environment)
+    with prism, workers:
+        with driver(*arguments, *portable(job, worker)) as started:
+            wait_until(lambda: stopped(tmp_path), started)
+            kill(started)
+        with driver(*arguments, *portable(job, worker), log=tmp_path / "log") as started:
+            # The first job's worker wakes up in the middle of the second's stages.
+            wait_until(lambda: states(finished(private)) >= 3, started)
+            os.kill(stopped(tmp_path), signal.SIGCONT)
+            assert started.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
+    assert visible(output.parent) == ["release"]
+    assert small.contents(output) == small.in_memory(rows)
+
+
 @contextlib.contextmanager
-def failing(folder, *arguments, stop_at=""):
+def failing(folder, *arguments, stop_at="", status=1):
     """A run that must fail, stopped where `stop_at` matches: (driver, what it says last, once it ended)."""
     said: list[str] = []
-    own = ["--private-dir", folder / "private"]
-    with attempt("in process", [*arguments, *own], folder, stop_at) as (started, _):
+    with attempt("in process", [*arguments, "--private-dir", folder / "private"], folder, stop_at) as (
+        started,
+        _,
+    ):
         if stop_at:
             wait_until(lambda: stopped(folder), started)
         yield started, said
         if stop_at:
             os.kill(started.pid, signal.SIGCONT)
-        assert started.wait(PATIENCE) == 1, (folder / "log").read_text()
+        assert started.wait(PATIENCE) == status, (folder / "log").read_text()
     assert "Traceback" not in (folder / "log").read_text()
-    said.append(last_line(folder))
+    said.append(last_line(folder) if status == 1 else (folder / "log").read_text().splitlines()[-1])
 
 
 BIG = ["--samples", SAMPLES]
 FIRST = POINTS["the first statistic"]
 
 
-def same_again(rows, output, key, **changes):
-    """The same command, left alone."""
+def same_again(folder, rows, output, key, **changes):
+    """The same command, left alone: it goes on where it failed."""
     changed = small.small_config(**changes)
-    assert small.run(rows, output, key, config=changed) == small.in_memory(rows, changed)
-    assert os.listdir(output.parent) == ["release"]
+    done = finished(folder / "private")
+    released = small.run(rows, output, key, config=changed, private_dir=folder / "private")
+    assert released == small.in_memory(rows, changed)
+    assert finished(folder / "private").items() >= done.items()
+    assert visible(output.parent) == ["release"]
 
 
 def test_files_that_cannot_grow(rows, key, tmp_path):
@@ -219,10 +269,20 @@ def test_files_that_cannot_grow(rows, key, tmp_path):
     output.parent.mkdir()
     # 9,000 rows a class make files of half a megabyte.
     with failing(tmp_path, rows, output, key, *BIG, stop_at=FIRST) as (started, said):
-        resource.prlimit(started.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+        resource.prlimit(started.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
     assert "File too large" in said[0]
     assert visible(output.parent) == []
-    same_again(rows, output, key, samples_per_class=SAMPLES)
+    assert states(finished(tmp_path / "private")) == STAGES
+    same_again(tmp_path, rows, output, key, samples_per_class=SAMPLES)
+
+
+def test_states_that_cannot_be_written(rows, key, tmp_path):
+    output = tmp_path / "results" / "release"
+    with failing(tmp_path, rows, output, key, stop_at=FIRST) as (started, said):
+        resource.prlimit(started.pid, resource.RLIMIT_FSIZE, (1000, 1000))
+    assert "File too large" in said[0]
+    assert states(finished(tmp_path / "private")) == 0
+    same_again(tmp_path, rows, output, key)
 
 
 @pytest.fixture
@@ -248,7 +308,19 @@ def test_a_full_disk(rows, key, disk, tmp_path):
     assert "No space left on device" in said[0]
     assert visible(disk) == []
     remount(disk, "size=50m")
-    same_again(rows, disk / "release", key, samples_per_class=SAMPLES)
+    same_again(tmp_path, rows, disk / "release", key, samples_per_class=SAMPLES)
+
+
+def test_a_private_disk_without_room_is_refused_before_rows_are_written(rows, key, disk, tmp_path):
+    (tmp_path / "private").symlink_to(disk)
+    remount(disk, "size=32k")
+    with failing(tmp_path, rows, tmp_path / "results" / "release", key, status=2) as (_, said):
+        pass
+    assert "--private-dir=" in said[0]
+    assert "is refused: it must have room for the prepared rows" in said[0]
+    assert not list(disk.rglob("piece-*"))
+    remount(disk, "size=50m")
+    same_again(tmp_path, rows, tmp_path / "results" / "release", key)
 
 
 @pytest.mark.parametrize("point", ["the first statistic", "writing", "publication"])
@@ -261,7 +333,7 @@ def test_the_output_turns_read_only(rows, key, disk, tmp_path, point):
     assert str(disk) in said[0]
     assert visible(disk) == []
     remount(disk, "rw")
-    same_again(rows, output, key, samples_per_class=SAMPLES)
+    same_again(tmp_path, rows, output, key, samples_per_class=SAMPLES)
 
 
 def test_something_appears_where_the_release_goes(rows, key, tmp_path):
@@ -274,57 +346,80 @@ def test_something_appears_where_the_release_goes(rows, key, tmp_path):
     assert visible(output.parent) == ["release"]
 
 
-def test_an_input_file_that_vanishes_before_it_is_read(rows, key, tmp_path):
-    output = tmp_path / "results" / "release"
-    with failing(tmp_path, rows, output, key, stop_at=POINTS["listing"]) as (_, said):
-        (rows / "rows-1.parquet").rename(tmp_path / "away")
-    assert "FileNotFoundError" in said[0]
-    assert "rows-1.parquet" in said[0]
-    assert visible(output.parent) == []
-    (tmp_path / "away").rename(rows / "rows-1.parquet")
-    same_again(rows, output, key)
+# --- An input that changes ------------------------------------------------------------------------
 
 
-def test_an_input_file_that_changes_while_rows_are_prepared(rows, key, tmp_path):
-    """Two states of the data are never mixed: not in this run, and not in the one that goes on."""
-    output = tmp_path / "results" / "release"
-    other = small.write_rows(tmp_path / "other", small.table(seed=1))
-    with failing(tmp_path, rows, output, key, stop_at=POINTS["listing"]) as (_, said):
-        (other / "rows-1.parquet").rename(rows / "rows-1.parquet")
-    assert "rows-1.parquet has changed while the job ran; run it again" in said[0]
-    assert visible(output.parent) == []
-    assert not list(tmp_path.glob("private/rows/*/piece-*.npy"))
-    with attempt("in process", [rows, output, key, "--private-dir", tmp_path / "private"], tmp_path) as (
-        started,
-        _,
-    ):
-        assert started.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
-    assert small.contents(output) == small.in_memory(rows)
+def test_an_input_that_vanishes_when_its_rows_are_prepared(rows, key, tmp_path):
+    """It has been read, once."""
+    output, expected = tmp_path / "results" / "release", small.in_memory(rows)
+    with attempt(
+        "in process", [rows, output, key, "--private-dir", tmp_path / "private"], tmp_path, FIRST
+    ) as (started, _):
+        wait_until(lambda: stopped(tmp_path), started)
+        rows.rename(tmp_path / "away")
+        os.kill(started.pid, signal.SIGCONT)
+        assert started.wait(PATIENCE) == 0
+    assert small.contents(output) == expected
 
 
-def test_data_that_changed_after_a_kill_begin_anew(rows, key, tmp_path):
-    output = tmp_path / "results" / "release"
-    arguments = [rows, output, key, "--private-dir", tmp_path / "private"]
-    with attempt("in process", arguments, tmp_path, POINTS["a middle round"]) as (started, _):
+def other_rows(path: Path) -> None:
+    """Rewrites a file of the input, which keeps its size."""
+    size = path.stat().st_size
+    content = pq.read_table(path)
+    content = content.take(np.arange(len(content))[::-1])
+    values = -np.array(content["embedding"].to_pylist())
+    pq.write_table(small.embeddings_table(content["label"].to_pylist(), values), path, row_group_size=70)
+    assert abs(path.stat().st_size - size) < 2000
+
+
+def change(rows: Path, how: str) -> None:
+    path = rows / "rows-1.parquet"
+    if how == "rewritten":
+        other_rows(path)
+    elif how == "removed":
+        path.unlink()
+    else:
+        pq.write_table(small.table(50, seed=1), rows / "rows-9.parquet")
+
+
+@pytest.mark.parametrize(
+    ("how", "stop_at"),
+    [
+        ("another file", "rename to piece-"),
+        ("rewritten", "link to state-001"),
+        ("removed", "removal of .state-004"),
+    ],
+)
+def test_the_input_changes_before_the_run_goes_on(rows, key, tmp_path, how, stop_at):
+    """The run starts over with the data as it is now, beside what it had done with the other."""
+    private, output = tmp_path / "private", tmp_path / "results" / "release"
+    arguments = [rows, output, key, "--private-dir", private]
+    with attempt("in process", arguments, tmp_path, stop_at) as (started, _):
         wait_until(lambda: stopped(tmp_path), started)
         kill(started)
-    before = fit_states(tmp_path)
-    other = small.write_rows(tmp_path / "other", small.table(seed=1))
-    (other / "rows-1.parquet").rename(rows / "rows-1.parquet")
+    done = finished(private)
+    change(rows, how)
     with attempt("in process", arguments, tmp_path) as (started, _):
-        assert started.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
-    assert "fit: stage 1 of" in (tmp_path / "log").read_text()
+        assert started.wait(PATIENCE) == 0
+    assert drawn(tmp_path) == list(range(1, STAGES + 1))
     assert small.contents(output) == small.in_memory(rows)
-    assert fit_states(tmp_path).items() > before.items()
+    assert finished(private).items() >= done.items()
+    new = {Path(name).parent.name for name in finished(private).keys() - done.keys()}
+    assert len(new) == 1
+    assert not new & {Path(name).parent.name for name in done}
 
 
-def test_an_input_that_vanishes_once_it_is_prepared(rows, key, tmp_path):
-    """It is read once."""
-    output, expected = tmp_path / "results" / "release", small.in_memory(rows)
-    arguments = [rows, output, key, "--private-dir", tmp_path / "private"]
-    with attempt("in process", arguments, tmp_path, FIRST) as (started, _):
-        wait_until(lambda: stopped(tmp_path), started)
-        shutil.rmtree(rows)
-        os.kill(started.pid, signal.SIGCONT)
-        assert started.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
-    assert small.contents(output) == expected
+@pytest.mark.parametrize(
+    ("how", "sentence"), [("rewritten", "has changed while the job ran"), ("removed", "FileNotFoundError")]
+)
+def test_the_input_changes_while_its_rows_are_prepared(rows, key, tmp_path, how, sentence):
+    private, output = tmp_path / "private", tmp_path / "results" / "release"
+    output.parent.mkdir()
+    # The listing is pinned, and no row read yet.
+    with failing(tmp_path, rows, output, key, stop_at="removal of .state-000") as (_, said):
+        change(rows, how)
+    assert "rows-1.parquet" in said[0]
+    assert sentence in said[0]
+    assert not list(private.glob("rows/*/piece-*.npy"))
+    assert visible(output.parent) == []
+    same_again(tmp_path, rows, output, key)

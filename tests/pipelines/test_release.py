@@ -1,7 +1,7 @@
-import collections
 import json
 import os
 import pickle
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -65,12 +65,21 @@ def refused(argv, capsys):
         (["--samples-per-class", "0"], "--samples-per-class=0 is refused"),
         (["--components", "0"], "--components=0 is refused"),
         (["--block-rows", "0"], "--block-rows=0 is refused: it must be a whole number from 1 to 65536."),
-        (["--block-rows", "65537"], "--block-rows=65537 is refused"),
-        (["--threads", "-1"], "--threads=-1 is refused"),
+        (
+            ["--block-rows", "65537"],
+            "--block-rows=65537 is refused: it must be a whole number from 1 to",
+        ),
+        (["--threads", "-1"], "--threads=-1 is refused: it must be a whole number above 0, or 0."),
         (["--threads", "257"], "--threads=257 is refused: it must be a whole number from 1 to 256."),
-        (["--cache-mib", "1"], "--cache-mib=1 is refused"),
-        (["--direct_num_workers", "2"], "--direct_num_workers=2 is refused"),
-        (["--direct_running_mode", "multi_processing"], "--direct_running_mode=multi_processing is refused"),
+        (["--direct_num_workers", "2"], "--direct_num_workers=2 is refused: it must be 1, since a local job"),
+        (
+            ["--direct_running_mode", "multi_processing", "--direct_num_workers", "1"],
+            "--direct_running_mode=multi_processing is refused: it must be in_memory, since a local job",
+        ),
+        (
+            ["--cache-mib", "512"],
+            "--cache-mib=512 is refused: it must be an option of this verb or of",
+        ),
         (["--clip-norm", "-2"], "--clip-norm=-2.0 is refused"),
         (["--share", "means/count"], "--share=means/count is refused"),
         (["--release-id", "r"], "--release-id=r is refused: it must come together with --noise-key-file."),
@@ -158,6 +167,37 @@ def test_bad_rows_are_set_aside_and_nothing_shows_it(rows, tmp_path, capfd):
     said_again = capfd.readouterr()
     assert said_again.err == said.err
     assert said_again.out == said.out.replace(str(tmp_path), str(tmp_path / "2"))
+    # Only the owner's folder knows, and exactly.
+    assert report(tmp_path) == {"rows": 200, "set_aside": {"length": 0, "label": 0, "value": 0}}
+    assert report(tmp_path / "2") == {"rows": 218, "set_aside": {"length": 0, "label": 8, "value": 10}}
+
+
+def report(folder):
+    """What the only run of a private folder says of its input."""
+    (path,) = (folder / "private" / "reports").iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    content = json.loads(path.read_bytes())
+    assert path.name.startswith(content["release_id"]) or content["release_id"] == "r1"
+    (found,) = content["input"]
+    return found
+
+
+def test_what_was_set_aside_is_nowhere_but_in_the_report(tmp_path, capfd):
+    """Numbers that would be conspicuous: looked for in all that is public or said."""
+    labels = ["nobody"] * 7919 + [None] * 1 + ["a"] * 31 + ["a"] * 4001
+    values = np.ones((len(labels), 4), np.float32)
+    values[7920:7951] = np.nan
+    source = small.write_rows(tmp_path / "in", small.embeddings_table(labels, values))
+    files = release(source, tmp_path, "--classes", "a", "--verbose")
+    assert report(tmp_path) == {"rows": 11952, "set_aside": {"length": 0, "label": 7920, "value": 31}}
+    said = "".join(capfd.readouterr()).replace(str(tmp_path), "")
+    public = json.dumps(json.loads(files["manifest.json"]))
+    for number in ("11952", "7920", "7919", "7951", "4001"):
+        assert number not in said
+        assert not re.search(rf"(?<![0-9a-f.]){number}(?![0-9a-f])", public)
+    for word in ("nobody", "set_aside", "set aside"):
+        assert word not in said + public
 
 
 def test_an_empty_class_and_a_class_of_one_row(rows, tmp_path):
@@ -189,8 +229,10 @@ def test_a_key_of_its_own_is_gone_at_the_end(rows, tmp_path, capfd, monkeypatch)
     monkeypatch.setattr("secrets.token_bytes", lambda count: drawn.append(count) or token_bytes[:count])
     files = release(rows, tmp_path)
     assert drawn.count(32) == 1
-    (report,) = small.contents(tmp_path / "private")
-    assert report.startswith("reports/")
+    kept = small.contents(tmp_path / "private")
+    assert [name.split("/")[0] for name in kept] == ["reports"]
+    assert token_bytes not in b"".join(kept.values())
+    assert os.listdir(tmp_path / "private" / "runs") == []
     assert os.stat(tmp_path / "private").st_mode & 0o777 == 0o700
     out, err = capfd.readouterr()
     for text in (token_bytes, token_bytes.hex().encode(), repr(token_bytes).encode()):
@@ -198,43 +240,26 @@ def test_a_key_of_its_own_is_gone_at_the_end(rows, tmp_path, capfd, monkeypatch)
         assert text not in (out + err).encode()
 
 
-def test_a_failure_is_continued_with_the_key_that_was_drawn(rows, tmp_path, capfd, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr("pipelines.release.run", lambda *_: 1 / 0)
-        assert cli.main(arguments(rows, tmp_path)) == 1
-    (key,) = (tmp_path / "private").glob("runs/*/noise.key")
+def test_a_key_of_its_own_outlives_a_failure_and_not_the_release(rows, tmp_path, capfd):
+    """The failed run is continued: another draw would spend another budget."""
+    (tmp_path / "out").write_text("in the way")
+    assert cli.main(arguments(rows, tmp_path)) == 1
+    assert len(list((tmp_path / "private").glob("runs/*/noise.key"))) == 1
     last = capfd.readouterr().err.splitlines()[-1]
-    assert last.startswith("dpgmm: the job failed and published nothing half-done: ZeroDivisionError")
-    release_id = key.parent.name
-    files = release(rows, tmp_path)
-    assert f"continuing the run that was interrupted (release id {release_id})" in capfd.readouterr().err
-    assert json.loads(files["manifest.json"])["release_id"] == release_id
-    assert not key.exists()
+    assert last.startswith("dpgmm: the job failed and published nothing half-done: ")
+    (tmp_path / "out").unlink()
+    release(rows, tmp_path)
+    assert "continuing the run that was interrupted" in capfd.readouterr().err
+    assert os.listdir(tmp_path / "private" / "runs") == []
 
 
-def test_a_refusal_by_a_worker_is_one_and_leaves_no_key(rows, tmp_path, capfd, monkeypatch):
-    """Room for the rows is looked up before the first is read."""
-    usage = collections.namedtuple("usage", "free")
-    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(1000))
-    said = refused(arguments(rows, tmp_path), capfd)
-    assert "must have room for the prepared rows" in said
-    assert not list((tmp_path / "private").glob("runs/*"))
-
-
-def test_what_was_set_aside_is_the_owners(rows, tmp_path, capfd):
-    table = pq.read_table(rows)
-    labels = table.column("label").to_pylist()
-    labels[:7] = ["zebra"] * 7
-    changed = small.write_rows(tmp_path / "in", table.set_column(0, "label", pa.array(labels)))
-    files = release(changed, tmp_path, *keyed(tmp_path))
-    (report,) = (tmp_path / "private").glob("reports/*.json")
-    assert os.stat(report).st_mode & 0o777 == 0o600
-    assert json.loads(report.read_text())["input"] == [
-        {"rows": 200, "set_aside": {"length": 0, "label": 7, "value": 0}}
-    ]
-    said = capfd.readouterr()
-    assert "zebra" not in said.out + said.err
-    assert b"set_aside" not in pickle.dumps(files)
+def test_a_key_of_its_own_is_gone_after_a_refusal(tmp_path, capsys):
+    """Of a worker, which is the first to see all files."""
+    pq.write_table(small.table(50), tmp_path / "1.parquet")
+    pq.write_table(small.table(50, dimension=8), tmp_path / "2.parquet")
+    sentence = refused(arguments(tmp_path / "*.parquet", tmp_path), capsys)
+    assert "--input=" in sentence
+    assert not list((tmp_path / "private").rglob("noise.key"))
 
 
 @pytest.fixture(scope="module")

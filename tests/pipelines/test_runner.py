@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from dpgmm_beam.errors import ConfigError
 from pipelines import runner
 from tests.pipelines.dashboard import Cluster, served
-from tests.pipelines.processes import listeners
+from tests.pipelines.listening import listeners
 
 REPOSITORY = Path(__file__).parents[2]
 FLINK = "apache_beam.runners.portability.flink_runner.FlinkRunner"
@@ -66,10 +66,10 @@ def test_a_local_job_is_one_process(arguments, said):
 
 
 class Look(beam.DoFn):
-    """What can be seen from inside a job: its process, and the sockets on which that listens."""
+    """What can be seen from inside a job: its process, and its listening sockets."""
 
     def process(self, element):
-        seen.append((element, os.getpid(), listeners(os.getpid())))
+        seen.append((element, os.getpid(), listeners([os.getpid()])))
         yield element
 
 
@@ -80,14 +80,14 @@ def test_a_local_job_runs_here_and_opens_no_port(monkeypatch):
     # Beam's copy of this module's DoFn finds the list by the module's name.
     monkeypatch.setitem(sys.modules, __name__, sys.modules[Look.__module__])
     seen.clear()
-    # Servers of other tests of this process.
-    before = listeners(os.getpid())
+    # Job servers of other tests may still listen here.
+    before = listeners([os.getpid()])
     options = runner.job_options([], verbose=False)
     with beam.Pipeline(options=options) as pipeline:
         pipeline | beam.Create([1, 2]) | beam.Reshuffle() | beam.ParDo(Look())
     assert sorted(element for element, _, _ in seen) == [1, 2]
     assert {pid for _, pid, _ in seen} == {os.getpid()}
-    assert all(found <= before for *_, found in seen)
+    assert all(listening <= before for *_, listening in seen)
 
 
 def test_threads(monkeypatch):

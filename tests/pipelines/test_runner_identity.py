@@ -2,6 +2,7 @@
 
 import random
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,19 +11,32 @@ import threadpoolctl
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.portability import portable_runner
 
-from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.plan import Plan
 from tests import small
 from tests.pipelines.processes import PATIENCE, driver, needs_prism, pool, portable, server
 from transforms import listing
 
 
+def prepared_for(folder, content, **layout):
+    """(rows, key file, the release's bytes by the mathematics alone)."""
+    source = small.write_rows(folder / "in", content, **layout)
+    return source, small.write_key(folder / "key"), small.in_memory(source)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(rows, key file, the release's bytes by the mathematics alone)."""
-    folder = tmp_path_factory.mktemp("identity")
-    source = small.write_rows(folder / "in", small.table())
-    return source, small.write_key(folder / "key"), small.in_memory(source)
+    return prepared_for(tmp_path_factory.mktemp("identity"), small.table())
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Rows for several pieces of the product's own size."""
+    content = small.table(4 * listing.LEAST_PIECE_ROWS)
+    return prepared_for(tmp_path_factory.mktemp("many"), content, row_group=1000)
+
+
+def piece_files(private):
+    return sorted(Path(private).rglob("piece-*.npy"))
 
 
 def test_in_process_equals_the_mathematics_alone(made, tmp_path):
@@ -32,30 +46,37 @@ def test_in_process_equals_the_mathematics_alone(made, tmp_path):
     assert {"mixture/basis.parquet", "mixture/components.parquet", "manifest.json"} <= set(expected)
 
 
+def test_default_options(tmp_path):
+    """As many stages as a release has that nobody configured."""
+    source, key = small.write_rows(tmp_path / "in", small.table()), small.write_key(tmp_path / "key")
+    config = small.default_config()
+    assert len(Plan(config, small.RELEASE_ID).stages) == 22
+    released = small.run(source, tmp_path / "out", key, config=config)
+    assert released == small.in_memory(source, config)
+
+
 @pytest.mark.parametrize(
-    "execution",
-    [{"block_rows": 4096}, {"threads": 2}, {"threads": 3, "block_rows": 7}, {"spread": False, "threads": 2}],
+    ("piece_rows", "pieces", "execution"),
+    [
+        (50, 9, {"block_rows": 1, "threads": 2}),
+        (50, 9, {"block_rows": 64, "threads": 3}),
+        (1, 60, {"block_rows": 4096, "threads": 1}),
+        (1, 600, {"block_rows": 512, "threads": 2, "piece_bytes": 1}),
+    ],
     ids=str,
 )
-@pytest.mark.parametrize("piece_rows", [4096, 50])
-def test_blocks_threads_and_pieces(made, tmp_path, monkeypatch, execution, piece_rows):
+def test_blocks_threads_and_pieces(made, tmp_path, monkeypatch, piece_rows, pieces, execution):
     source, key, expected = made
     monkeypatch.setattr(listing, "LEAST_PIECE_ROWS", piece_rows)
-    private = tmp_path / "private"
-    files = small.run(source, tmp_path / "out", key, private_dir=private, piece_bytes=1, **execution)
-    assert files == expected
-    pieces = [name for name in small.contents(private / "rows") if name.endswith(".npy")]
-    # 600 rows in row groups of 70, of which a piece holds as many as make 50.
-    assert len(pieces) == (1 if piece_rows == 4096 else 9)
+    assert small.run(source, tmp_path / "out", key, private_dir=tmp_path / "p", **execution) == expected
+    assert pieces <= len(piece_files(tmp_path / "p" / "rows")) <= 1.2 * pieces
 
 
-def test_default_options(made, tmp_path):
-    """Twenty-two stages, as whoever names no option has them."""
-    source, key, _ = made
-    config = ReleaseConfig("precomputed", small.CLASSES, 16, 1.0, 1e-5, samples_per_class=40)
-    assert len(Plan(config, "id").stages) == 22
-    files = small.run(source, tmp_path / "out", key, config=config, threads=2, spread=False)
-    assert files == small.in_memory(source, config)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads(many, tmp_path, threads):
+    source, key, expected = many
+    assert small.run(source, tmp_path / "out", key, private_dir=tmp_path / "p", threads=threads) == expected
+    assert len(piece_files(tmp_path / "p" / "rows")) >= 3
 
 
 def test_shuffled_files_and_rows_and_other_row_groups(made, tmp_path):
@@ -94,8 +115,8 @@ def test_another_key_id_or_row_is_another_release(made, tmp_path):
 
 
 @needs_prism
-def test_prism_as_the_runner(made, tmp_path):
-    source, key, expected = made
+def test_prism_as_the_runner(many, tmp_path):
+    source, key, expected = many
     options = ["--runner=PrismRunner", f"--prism_location={small.PRISM}"]
     with driver(source, tmp_path / "out", key, *options) as started:
         assert started.wait(PATIENCE) == 0
@@ -103,8 +124,8 @@ def test_prism_as_the_runner(made, tmp_path):
 
 
 @needs_prism
-def test_prism_as_a_server_with_a_pool(made, tmp_path):
-    source, key, expected = made
+def test_prism_as_a_server_with_a_pool(many, tmp_path):
+    source, key, expected = many
     (job, prism), (worker, workers) = server(), pool(tmp_path)
     with prism, workers:
         assert small.run(source, tmp_path / "out", key, *portable(job, worker)) == expected
@@ -131,9 +152,9 @@ class TwoPools(portable_runner.PortableRunner):
         return super().run_portable_pipeline(pipeline, options)
 
 
-def test_two_pools_on_two_ports(made, tmp_path, monkeypatch):
+def test_two_pools_on_two_ports(many, tmp_path, monkeypatch):
     """On Beam's own portable job server: Prism 2.77 mixes up the metrics of two environments."""
-    source, key, expected = made
+    source, key, expected = many
     (tmp_path / "1").mkdir()
     (tmp_path / "2").mkdir()
     (one, first), (two, second) = pool(tmp_path / "1"), pool(tmp_path / "2")

@@ -89,7 +89,7 @@ def test_another_command_begins_anew(tmp_path, change):
     release_id, *_ = crash(tmp_path)
     with drawn(tmp_path, **change) as run:
         assert run.release_id != release_id
-    assert [name for name, _ in runs.interrupted(str(tmp_path))] == [f"{tmp_path}/runs/{release_id}"]
+    assert runs.runs_with_drawn_keys(str(tmp_path)) == [f"{tmp_path}/runs/{release_id}"]
 
 
 def test_restart_drops_what_was_begun(tmp_path):
@@ -104,10 +104,50 @@ def test_a_run_whose_driver_lives_is_not_taken(tmp_path):
     """Two at once, of the same command: each has its own key."""
     with drawn(tmp_path) as one, drawn(tmp_path) as two:
         assert one.release_id != two.release_id
-        assert runs.interrupted(str(tmp_path)) == []
+        assert len(runs.runs_with_drawn_keys(str(tmp_path))) == 2
         assert runs.clean(str(tmp_path)).runs == ()
         assert set(runs.clean(str(tmp_path)).busy) == {one.name, two.name}
         assert os.path.exists(one.workspace.key_file)
+
+
+def test_two_commands_after_one_crash(tmp_path, capfd):
+    """One goes on; the other neither waits for it nor finds a run that is gone."""
+    release_id, *_ = crash(tmp_path)
+    with drawn(tmp_path) as one:
+        with drawn(tmp_path) as two:
+            assert one.release_id == release_id != two.release_id
+            assert os.path.exists(two.workspace.key_file)
+        assert os.path.exists(one.workspace.key_file)
+    assert capfd.readouterr().err.count("continuing") == 1
+    assert small.contents(tmp_path) == {}
+
+
+def test_a_run_that_ended_just_before_it_was_locked(tmp_path, monkeypatch):
+    gone = tmp_path / "runs" / "gone"
+    monkeypatch.setattr(runs, "runs_with_drawn_keys", lambda _: [str(gone)])
+    with drawn(tmp_path) as run:
+        assert os.path.exists(run.workspace.key_file)
+        assert not gone.exists()
+
+
+def test_the_end_of_a_run_leaves_alone_what_another_driver_is_at(tmp_path):
+    key = small.write_key(tmp_path / "key")
+    with own(tmp_path, key) as run:
+        base = leave_a_state(run)
+        half = f"{tmp_path}/rows/data/.piece-00000.npy-half"
+        os.makedirs(os.path.dirname(half))
+        with open(half, "wb") as file:
+            file.write(b"x")
+        with own(tmp_path, key):
+            pass
+        assert os.path.exists(f"{base}/features/piece-00000.npy")
+        # Another release of the same data shares its rows.
+        with own(tmp_path, key, release_id="r2") as other:
+            leave_a_state(other)
+        assert os.path.exists(half)
+        assert not os.path.exists(f"{other.workspace.base('data')}/features")
+    assert not os.path.exists(f"{base}/features")
+    assert not os.path.exists(half)
 
 
 def test_a_killed_driver_lets_go(tmp_path):

@@ -92,6 +92,32 @@ def test_derived_again(made, copy, tmp_path, capsys):
     assert "derived again, every file is the same" in capsys.readouterr().out
 
 
+def test_states_of_the_release_prove_nothing(tmp_path, capsys):
+    """A wrong one of its run, in the private folder that is given, changes nothing."""
+    source, key = small.write_rows(tmp_path / "in", small.table(200)), small.write_key(tmp_path / "key")
+    private = tmp_path / "p"
+    small.run(source, tmp_path / "release", key, private_dir=private)
+    small.run(source, tmp_path / "other", key, private_dir=tmp_path / "q", release_id="other")
+    states, others = (sorted(folder.glob("runs/*/*/state-*.npz")) for folder in (private, tmp_path / "q"))
+    assert len(states) == len(others) == 7
+    shutil.copy(others[-1], states[-1])
+    # It is believed by the run that it belongs to.
+    wrong = small.run(source, tmp_path / "wrong", key, private_dir=private)
+    assert wrong["mixture/components.parquet"] != small.in_memory(source)["mixture/components.parquet"]
+    made = tmp_path, source, key
+    assert derive(made, tmp_path / "release", tmp_path) == 0
+    assert "derived again, every file is the same" in capsys.readouterr().out
+    assert derive(made, tmp_path / "wrong", tmp_path) == 1
+    assert "comes out different when derived again" in capsys.readouterr().out
+    assert not list(private.glob("verify-*"))
+
+
+def test_nothing_is_left_of_what_was_derived(made, copy, tmp_path):
+    assert derive(made, copy, tmp_path) == 0
+    assert {path.name for path in (tmp_path / "p").iterdir()} == {"rows"}
+    assert (tmp_path / "p").stat().st_mode & 0o777 == 0o700
+
+
 def test_another_key_or_other_data_derive_something_else(made, copy, tmp_path, capsys):
     assert derive(made, copy, tmp_path, key=small.write_key(tmp_path / "other", bytes(32))) == 1
     assert "comes out different when derived again" in capsys.readouterr().out
