@@ -128,33 +128,6 @@ def listens(port: int) -> bool:
     return False
 
 
-def listeners(pid: int) -> set[str]:
-    """Addresses at which a process listens for TCP, as the kernel lists them; none if it is gone."""
-    found = set()
-    with contextlib.suppress(FileNotFoundError, PermissionError, ProcessLookupError):
-        held = set()
-        for link in os.scandir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
-                held.add(os.readlink(link.path))
-        for name in ("tcp", "tcp6"):
-            for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
-                words = line.split()
-                if words[3] == "0A" and f"socket:[{words[9]}]" in held:
-                    found.add(words[1])
-    return found
-
-
-def tree(pid: int) -> list[int]:
-    """A process and all that descend from it."""
-    found = [pid]
-    for parent in found:
-        with contextlib.suppress(OSError):
-            for task in os.listdir(f"/proc/{parent}/task"):
-                children = Path(f"/proc/{parent}/task/{task}/children").read_text()
-                found += map(int, children.split())
-    return found
-
-
 def pool(folder: Path, **options):
     """A worker pool, in a working folder of its own: its port, and the process to enter."""
     port = free_port()
