@@ -36,7 +36,7 @@ import rivals
 import torch
 from problems import Dataset
 
-from dpgmm_beam import fit
+from dpgmm_beam import fit, manifest
 from dpgmm_beam.algebra import one_thread
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.labeller import Labeller
@@ -46,7 +46,7 @@ from dpgmm_beam.noise import KEY_BYTES, NoiseKey
 from dpgmm_beam.plan import Plan
 from dpgmm_beam.stages import Stage
 from dpgmm_beam.state import State
-from dpgmm_beam.synthesis import Parts, draw_part
+from dpgmm_beam.synthesis import draw_part, generator_of_key
 
 ROOT = Path(__file__).resolve().parent.parent
 DELTA = 1e-5
@@ -267,7 +267,7 @@ class Run:
     def final_state(self, dataset: str, epsilon: float, key: int) -> State:
         """The fitted state; kept, for the table of labels wants it again."""
         plan = self.plan(dataset, epsilon)
-        path = self.work / f"{dataset}-{epsilon:g}-{key}-{plan.config_digest[:12]}.npz"
+        path = self.work / f"{dataset}-{epsilon:g}-{key}-{plan.config.digest[:12]}.npz"
         if not path.exists():
             final = fit_in_memory(plan, self.dataset(dataset), self.secret(key))
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -297,7 +297,7 @@ class Run:
     def with_labels(self, dataset: str, epsilon: float, key: int, kind: str) -> float:
         problem = self.dataset(dataset).problem
         if kind == "teacher":
-            labeller = Labeller(self.final_state(dataset, epsilon, key), None)
+            labeller = Labeller.of(self.final_state(dataset, epsilon, key), problems.TEN, None)
             return float((labeller.probabilities(problem.test_x).argmax(axis=1) == problem.test_y).mean())
         embeddings, own, probabilities = self.synthetic(dataset, epsilon, key)
         if kind == "soft":
@@ -337,13 +337,16 @@ def fit_in_memory(plan: Plan, dataset: Dataset, secret: NoiseKey) -> State:
 def read_synthetic(plan: Plan, final: State, secret: NoiseKey) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The synthetic files of a release, made and read in memory."""
     config = plan.config
-    parts = Parts(len(config.classes), config.samples_per_class)
+    parts = manifest.parts_of(config)
     key = fit.release_key(plan, final, secret)
-    sampler, labeller = Sampler(fit.mixture_of(plan, final)), Labeller(final, config.clip_norm)
+    sampler, labeller = (
+        Sampler(fit.mixture_of(plan, final)),
+        Labeller.of(final, config.classes, config.clip_norm),
+    )
     embeddings, own, probabilities = [], [], []
     for part in range(len(parts)):
         with one_thread():
-            data = draw_part(parts, part, config.classes, sampler, labeller, key)
+            data = draw_part(parts, part, sampler, labeller, generator_of_key(key, part))
         table = pq.read_table(io.BytesIO(data))
         embeddings.append(_matrix(table, "embedding"))
         probabilities.append(_matrix(table, "label_probabilities"))

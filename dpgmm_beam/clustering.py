@@ -72,6 +72,9 @@ MIN_RESIDUAL = 0.01
 MIN_VARIANCE = 0.001
 """Least variance of a component, as a share of the pooled one in that direction."""
 
+RELEASED_BITS = 26
+"""Covariances and basis are released in steps of 2**-26."""
+
 RESTARTS, ITERATIONS, TRIALS = 20, 15, 8
 """Of the weighted k-means: starts, steps for each, candidates for each seed."""
 
@@ -106,7 +109,8 @@ def start(
     if components == 1:
         centres = np.zeros((classes, 1, reduced))
         return {**common, "centres": centres, "component_counts": np.ones((classes, 1))}
-    variances = values[:reduced] * (VIEW_UNIT / radius) ** 2
+    # Rounded, as all that is kept of an eigen-decomposition: its last bits are the processor's.
+    variances = np.rint(values[:reduced] * (VIEW_UNIT / radius) ** 2)
     room = cells_of(classes, components, reduced)
     cells = int(np.clip(counts.mean() / (ROWS_PER_NOISE * noise_multiplier), 2 * components, room))
     generator = np.random.default_rng(np.random.SeedSequence([0, 0]))
@@ -114,7 +118,7 @@ def start(
     state = {
         **common,
         "variances": variances,
-        "total_variance": np.array(values.sum()),
+        "total_variance": np.array(values.sum(), np.float32),
         "cells": _round(draws).astype(np.int16),
     }
     return {**state, **_to_full_space(before, state, _round(draws[:, :components]))}
@@ -291,7 +295,7 @@ class CentreRound(Stage):
             **before,
             "component_means": _lattice_means(means).reshape(*shape, -1),
             "component_counts": np.maximum(counts, noise).reshape(shape),
-            "residual_square": np.array(left),
+            "residual_square": np.array(left, np.float32),
         }
 
     def _shrink(
@@ -324,7 +328,7 @@ def _wiener(moves: np.ndarray, free: int, held: np.ndarray, variances: np.ndarra
 def clip_radius(before: State) -> float:
     """Clipping radius of a round, as a share of the norm bound."""
     largest = float(before["residual_radius"])
-    wanted = ROUND_RADIUS * np.sqrt(before["residual_square"])
+    wanted = ROUND_RADIUS * np.sqrt(float(before["residual_square"]))
     return float(np.clip(wanted, MIN_RESIDUAL * largest, largest))
 
 
@@ -346,7 +350,7 @@ def _to_full_space(before: State, state: State, centres: np.ndarray) -> State:
             np.rint(means.reshape(-1, means.shape[2])), lattice.UNIT
         ).reshape(means.shape),
         "component_counts": np.ones(centres.shape[:2]),
-        "residual_square": np.maximum(state["total_variance"] - explained, 0.0),
+        "residual_square": np.array(max(float(state["total_variance"]) - explained, 0.0), np.float32),
     }
 
 
@@ -467,4 +471,9 @@ def within_covariance(
         values = np.maximum(values, MIN_VARIANCE)
         covariance = (vectors * values[:reduced]) @ vectors.T
         scales = np.concatenate([np.ones(reduced), np.sqrt(values[reduced:])])
-    return covariance, basis * scales
+    return _rounded(covariance), _rounded(basis * scales)
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """Without the last bits, which are the processor's, and the sign of what is zero without them."""
+    return np.rint(values * 2.0**RELEASED_BITS) * 2.0**-RELEASED_BITS + 0.0

@@ -6,8 +6,10 @@ to be released; docs/method.md gives the reasons.
 """
 
 import dataclasses
+import hashlib
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpgmm_beam import budget, lattice
@@ -125,6 +127,22 @@ class ReleaseConfig:
         """Plain data, for the manifest and the digest."""
         return {**dataclasses.asdict(self), "classes": list(self.classes), "shares": dict(self.shares)}
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the configuration."""
+        return digest_of(self.to_dict())
+
+    @property
+    def fit_digest(self) -> str:
+        """SHA-256 of all of the configuration on which a sum or its noise depends.
+
+        How many rows are drawn from what was fitted is not in it: rows cost nothing,
+        and more of them must not be another draw of the noise.
+        """
+        return digest_of(
+            {name: value for name, value in self.to_dict().items() if name != "samples_per_class"}
+        )
+
     @staticmethod
     def from_dict(data: dict[str, Any]) -> "ReleaseConfig":
         """The inverse of `to_dict`."""
@@ -134,6 +152,11 @@ class ReleaseConfig:
             "method": Method(**data["method"]),
         }
         return ReleaseConfig(**{**data, **typed})
+
+
+def digest_of(config: Mapping[str, Any]) -> str:
+    """SHA-256 of a configuration, as plain data, in canonical JSON."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def with_shares(changes: Sequence[str]) -> tuple[tuple[str, float], ...]:

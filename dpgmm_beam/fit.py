@@ -31,7 +31,7 @@ def initial_state(plan: Plan, secret: NoiseKey, pieces: int) -> State:
     return {
         "plan": np.frombuffer(json.dumps(plan.to_dict()).encode(), np.uint8),
         "pieces": np.array(pieces, np.int64),
-        "key_commitment": _commitment(secret),
+        "key_commitment": commitment(secret),
     }
 
 
@@ -42,14 +42,15 @@ def plan_of(current: State) -> Plan:
 
 def check_key(current: State, secret: NoiseKey) -> None:
     """Raises RuntimeError unless the key is the one with which the run of this state began."""
-    if not np.array_equal(current["key_commitment"], _commitment(secret)):
+    if not np.array_equal(current["key_commitment"], commitment(secret)):
         raise RuntimeError(
             "the noise key is not the one that this run began with: every worker must see the same"
             " --noise-key-file, and a release id belongs to one key (--restart drops what was begun)"
         )
 
 
-def _commitment(secret: NoiseKey) -> np.ndarray:
+def commitment(secret: NoiseKey) -> np.ndarray:
+    """What tells a key from another and nothing else about it, (32,) uint8."""
     return np.frombuffer(secret.within("key commitment").stream(32), np.uint8)
 
 
@@ -73,8 +74,8 @@ def add_block(stage: Stage, viewed: Rows, before: State, sums: statistics.Sums, 
 def advance(plan: Plan, position: int, before: State, sums: statistics.Sums, secret: NoiseKey) -> State:
     """Adds the stage's noise to its exact sums and computes the next state.
 
-    The noise's key holds the release id, the configuration, the data digest
-    and the stage, so that any change to any of them gives fresh noise in every
+    The noise's key holds the release id, the configuration of the fit, the data
+    digest and the stage, so that any change to any of them gives fresh noise in every
     statistic, also in those of classes that did not change.
     """
     stage = plan.stages[position]
@@ -89,7 +90,7 @@ def advance(plan: Plan, position: int, before: State, sums: statistics.Sums, sec
 
 def release_key(plan: Plan, current: State, secret: NoiseKey) -> NoiseKey:
     """The key of everything drawn after the data digest is known."""
-    return secret.within(plan.release_id, plan.config_digest, current["data_digest"].tobytes())
+    return secret.within(plan.release_id, plan.fit_digest, current["data_digest"].tobytes())
 
 
 def fit(plan: Plan, blocks: Callable[[], Iterable[Rows]], secret: NoiseKey) -> State:

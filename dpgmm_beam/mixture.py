@@ -139,14 +139,14 @@ class Mixture:
                 "class_weight": pa.array(np.repeat(self.class_weights, components), pa.float64()),
                 "component": pa.array(np.tile(np.arange(components), count), pa.int32()),
                 "weight": pa.array(self.weights.ravel(), pa.float64()),
-                "mean": _fixed_size_list(self.means.reshape(-1, self.dimension)),
-                "covariance": _fixed_size_list(packed),
+                "mean": fixed_size_list(self.means.reshape(-1, self.dimension)),
+                "covariance": fixed_size_list(packed),
             }
         )
         about = {"normalized": self.normalized, "clip_norm": self.clip_norm, "classes": list(self.classes)}
         table = table.replace_schema_metadata({"dpgmm.mixture": json.dumps(about)})
-        write(COMPONENTS_FILE, _parquet_bytes(table), len(table))
-        write(BASIS_FILE, _parquet_bytes(pa.table({"row": _fixed_size_list(self.basis)})), self.dimension)
+        write(COMPONENTS_FILE, parquet_bytes(table), len(table))
+        write(BASIS_FILE, parquet_bytes(pa.table({"row": fixed_size_list(self.basis)})), self.dimension)
 
     @staticmethod
     def load(read: Callable[[str], bytes]) -> "Mixture":
@@ -159,14 +159,16 @@ class Mixture:
         about = json.loads(table.schema.metadata[b"dpgmm.mixture"])
         classes = tuple(about["classes"])
         shape = (len(classes), len(table) // len(classes))
-        covariances = np.stack([lattice.unpack_triangle(row) for row in _matrix(table.column("covariance"))])
+        covariances = np.stack(
+            [lattice.unpack_triangle(row) for row in matrix_of(table.column("covariance"))]
+        )
         return Mixture(
             classes=classes,
             class_weights=table.column("class_weight").to_numpy()[:: shape[1]].copy(),
             weights=table.column("weight").to_numpy().reshape(shape).copy(),
-            means=_matrix(table.column("mean")).reshape(*shape, -1),
+            means=matrix_of(table.column("mean")).reshape(*shape, -1),
             covariances=covariances.reshape(*shape, *covariances.shape[1:]),
-            basis=_matrix(pq.read_table(io.BytesIO(read(BASIS_FILE))).column("row")),
+            basis=matrix_of(pq.read_table(io.BytesIO(read(BASIS_FILE))).column("row")),
             normalized=about["normalized"],
             clip_norm=about["clip_norm"],
         )
@@ -186,16 +188,19 @@ def load_mixture(folder: str) -> Mixture:
     return Mixture.load(lambda name: (path / name).read_bytes())
 
 
-def _fixed_size_list(matrix: np.ndarray) -> pa.FixedSizeListArray:
+def fixed_size_list(matrix: np.ndarray) -> pa.FixedSizeListArray:
+    """The rows of a matrix (n, d) as an Arrow array."""
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
 
 
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+def matrix_of(column: pa.ChunkedArray) -> np.ndarray:
+    """The inverse of `fixed_size_list`."""
     values = column.combine_chunks()
     return values.flatten().to_numpy().reshape(len(column), -1)
 
 
-def _parquet_bytes(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as a Parquet file; the same table gives the same bytes."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="none", row_group_size=4096)
     return sink.getvalue()

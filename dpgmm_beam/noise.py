@@ -21,6 +21,10 @@ from scipy.special import ndtri
 
 from dpgmm_beam.errors import ConfigError
 
+SCHEME = 2
+"""Raise it whenever the same data, configuration, key and id give other sums, or the same sums at
+another scale: two releases of one key must never have the same deviates."""
+
 KEY_BYTES = 32
 MAX_STANDARD_DEVIATION = 2.0**40
 
@@ -61,9 +65,8 @@ class NoiseKey:
 
     def stream(self, length: int, purpose: bytes = b"") -> bytes:
         """`length` pseudo-random bytes for this context (SHAKE-256 keyed by prefix)."""
-        return hashlib.shake_256(_encode(b"dpgmm noise 1", self.secret, *self.context, purpose)).digest(
-            length
-        )
+        head = f"dpgmm noise {SCHEME}".encode()
+        return hashlib.shake_256(_encode(head, self.secret, *self.context, purpose)).digest(length)
 
 
 def _as_bytes(item: bytes | str | int) -> bytes:

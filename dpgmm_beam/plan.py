@@ -9,12 +9,12 @@ import dataclasses
 import functools
 from typing import Any
 
-from dpgmm_beam import manifest
+import dpgmm_beam
 from dpgmm_beam.budget import Budget, Mechanism
 from dpgmm_beam.clustering import LATE_WEIGHT, Sketch, centre_rounds
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.noise import MAX_STANDARD_DEVIATION
+from dpgmm_beam.noise import MAX_STANDARD_DEVIATION, SCHEME
 from dpgmm_beam.rows import RowFormat
 from dpgmm_beam.stage import Stage
 from dpgmm_beam.stages import Means, PooledMoment, TeacherStep
@@ -130,6 +130,8 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, with the noise multiplier to the last bit."""
         return {
+            "version": dpgmm_beam.__version__,
+            "scheme": SCHEME,
             "config": self.config.to_dict(),
             "release_id": self.release_id,
             "noise_multiplier": self.budget.noise_multiplier.hex(),
@@ -137,7 +139,17 @@ class Plan:
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> "Plan":
-        """The inverse of `to_dict`: the same plan, with the noise multiplier that it had."""
+        """The inverse of `to_dict`: the same plan, with the noise multiplier that it had.
+
+        Raises:
+          RuntimeError: another version of this package wrote it, whose sums or noise may differ.
+        """
+        found, own = (data.get("version"), data.get("scheme")), (dpgmm_beam.__version__, SCHEME)
+        if found != own:
+            raise RuntimeError(
+                "this run was begun by dpgmm-beam {} (noise scheme {}) and this is {} ({}): driver and"
+                " workers must be of one version; --restart drops what was begun".format(*found, *own)
+            )
         return Plan(
             ReleaseConfig.from_dict(data["config"]),
             data["release_id"],
@@ -163,5 +175,5 @@ class Plan:
         return self.config.row_format
 
     @property
-    def config_digest(self) -> str:
-        return manifest.config_digest(self.config.to_dict())
+    def fit_digest(self) -> str:
+        return self.config.fit_digest

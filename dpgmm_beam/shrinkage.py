@@ -45,11 +45,14 @@ def shrink_moment(moment: np.ndarray, deviation: float, trace: float) -> tuple[n
       trace: what the eigenvalues must sum to.
 
     Returns:
-      Eigenvalues (d,), descending and positive, and eigenvectors (d, d) in columns.
+      Eigenvalues (d,), descending and positive, and eigenvectors (d, d) in columns, each
+      with its largest entry positive.
     """
     dimension = len(moment)
     with one_thread():
         observed, vectors = np.linalg.eigh(moment)
+    # LAPACK leaves the sign to the processor: the largest entry is positive.
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(dimension)])
     variance = dimension * deviation**2 / 2
     offset = 2 * np.sqrt(variance / dimension)
     resolvent = np.empty(dimension)

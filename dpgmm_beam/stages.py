@@ -15,6 +15,7 @@ import numpy as np
 
 from dpgmm_beam import clustering, lattice, shrinkage
 from dpgmm_beam.algebra import one_thread
+from dpgmm_beam.exponential import exponential
 from dpgmm_beam.rows import DIGEST_LIMBS, Rows
 from dpgmm_beam.stage import Multipliers, Stage, sums_by_group
 from dpgmm_beam.state import State
@@ -102,9 +103,10 @@ class PooledMoment(Stage):
     rows have norm at most 1, so the mean squared residual is at most one minus
     the mean squared norm of the class means.
 
-    After it: `basis` (d, d), the square root V diag(sqrt l) of the within-class
-    covariance, int32 in steps of 2**-20, columns by falling l; the matrices of
-    the views `features` and `within`; `theta`, where the teacher starts.
+    After it: `basis` (d, d), a square root of the within-class covariance
+    V diag(l) V^T, int32 in steps of 2**-20: V diag(sqrt l) V^T, or V diag(sqrt l)
+    with columns by falling l where there are components to be found; the matrices
+    of the views `features` and `within`; `theta`, where the teacher starts.
     """
 
     classes: int
@@ -156,36 +158,48 @@ class PooledMoment(Stage):
         damping = self.damping * shrinkage.noise_radius(self.dimension, deviation)
         return {
             **before,
-            "basis": lattice.to_lattice(vectors * np.sqrt(values), BASIS_BITS).astype(np.int32),
+            "basis": lattice.to_lattice(self._basis(values, vectors), BASIS_BITS).astype(np.int32),
             **self._teacher_start(before, values, vectors, damping),
             **clustering.start(before, values, vectors, self.components, self.reduced, multipliers["moment"]),
         }
 
+    def _basis(self, values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """A square root of the within-class covariance: the symmetric one, unless components need axes."""
+        with one_thread():
+            return (
+                vectors * np.sqrt(values) if self.components > 1 else (vectors * np.sqrt(values)) @ vectors.T
+            )
+
     def _teacher_start(self, before: State, values: np.ndarray, vectors: np.ndarray, damping: float) -> State:
         """The feature view and a cautious first teacher.
 
-        Features whiten the total covariance with damping by the noise it came
-        with: diag(1 / sqrt(l + tau)) V^T (x - centre).  The teacher starts from
-        half the linear discriminant of the released means and covariance.
+        Features whiten the total covariance T with damping tau by the noise it came
+        with: (T + tau)^(-1/2) (x - centre).  Of all square roots it is the symmetric
+        one, which eigenvalues that tie, and whatever basis a processor gives them,
+        leave as it is; norms, clipping and gradient steps are the same under all.
+        The teacher starts from half the linear discriminant of the released means
+        and covariance.
         """
         shares = before["counts"] / before["counts"].sum()
         offsets = (before["means"] - before["centre"]) / lattice.UNIT
         spread = offsets * np.sqrt(shares)[:, None]
         with one_thread():
             total_values, axes = np.linalg.eigh((vectors * values) @ vectors.T + spread.T @ spread)
-            total_values, axes = np.maximum(total_values[::-1], 0.0), axes[:, ::-1]
+            total_values = np.maximum(total_values, 0.0)
             damping = max(damping, DAMPING_FLOOR * total_values.mean())
             # The squared norm of a whitened row is on average the effective dimension.
-            norm = np.sqrt((total_values / (total_values + damping)).sum())
+            # In single precision, for its last bits are the processor's.
+            norm = float(np.float32(np.sqrt((total_values / (total_values + damping)).sum())))
             scales = np.sqrt(total_values + damping)
             # With S the within-class covariance, damped more: directions S^-1 (m_c - m).
             damped = values + LDA_DAMPING * damping
             directions = ((offsets @ vectors) / damped) @ vectors.T
-            weights = norm * (directions @ axes) * scales
+            weights = norm * ((directions @ axes) * scales) @ axes.T
             biases = norm * (np.log(shares) - 0.5 * (directions * offsets).sum(axis=1))
+            whitening = (axes / scales) @ axes.T
         theta = LDA_SCALE * np.column_stack([weights, biases])
         return {
-            "features_matrix": pack_projection((axes / scales).T / norm),
+            "features_matrix": pack_projection(whitening / norm),
             "features_norm": np.array(norm),
             "theta": theta.astype(np.float32),
             "velocity": np.zeros(theta.shape, np.float32),
@@ -309,7 +323,8 @@ def logit_weights(current: State, theta: np.ndarray) -> np.ndarray:
 def probabilities(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Softmax of the teacher's logits, (n, d), (C, d + 1) -> (n, C).
 
-    The products and the normalising sum are exact: their order cannot matter.
+    The products and the normalising sum are exact, so their order cannot matter, and
+    every other operation is one that IEEE 754 fixes: the same on any processor.
 
     Args:
       features: integers of a view's row norm.
@@ -318,7 +333,7 @@ def probabilities(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
     logits = features @ weights[:, :-1].T
     logits += weights[:, -1]
     logits -= logits.max(axis=1, keepdims=True)
-    powers = np.exp(logits, out=logits)
+    powers = exponential(logits)
     # Only the sum is rounded: small probabilities are kept, for those who soften them.
     total = np.rint(powers * 2.0**EXP_BITS).sum(axis=1, keepdims=True) * 2.0**-EXP_BITS
     powers /= total

@@ -19,7 +19,7 @@ _DIGEST = "sha256"
 def to_bytes(state: State) -> bytes:
     """A state as a file of numpy's own format (.npz); the same state gives the same bytes."""
     sink = io.BytesIO()
-    entries: dict[str, Any] = {_DIGEST: _digest(state), **dict(sorted(state.items()))}
+    entries: dict[str, Any] = {_DIGEST: np.frombuffer(digest(state), np.uint8), **dict(sorted(state.items()))}
     np.savez(sink, **entries)
     return sink.getvalue()
 
@@ -36,15 +36,15 @@ def from_bytes(data: bytes) -> State:
         stated = state.pop(_DIGEST)
     except Exception as error:
         raise ValueError(f"not a state ({type(error).__name__})") from None
-    if not np.array_equal(stated, _digest(state)):
+    if stated.tobytes() != digest(state):
         raise ValueError("not a state: it does not have the digest that it holds")
     return state
 
 
-def _digest(state: State) -> np.ndarray:
-    """SHA-256 of names, types, shapes and values, (32,) uint8."""
+def digest(state: State) -> bytes:
+    """SHA-256 of names, types, shapes and values."""
     sha = hashlib.sha256()
     for name, array in sorted(state.items()):
         sha.update(f"{name}\0{array.dtype.str}{array.shape}\0".encode())
         sha.update(array.tobytes())
-    return np.frombuffer(sha.digest(), np.uint8)
+    return sha.digest()

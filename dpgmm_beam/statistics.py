@@ -93,9 +93,11 @@ def add_noise(
     """The noisy sums of every channel that is not private.
 
     The noise of a part is a function of the key (whose context holds release
-    id, config digest, data digest and stage), the channel, the part and the
-    digest of the exact part, and of nothing else: drawing it again, in any
-    worker, gives the same bits and spends nothing.
+    id, fit digest, data digest and stage), the channel, its sensitivity and noise
+    multiplier, the part, the digests of its deviations and of the exact part, and of
+    nothing else: drawing it again, in any worker, gives the same bits and spends
+    nothing.  The same deviates never come at two scales, whatever was changed
+    in the code: two such equations would give the exact sum.
 
     Args:
       sums: exact int64 sums by channel.
@@ -107,12 +109,18 @@ def add_noise(
         if channel.private:
             continue
         exact = sums[channel.name]
-        deviations = np.broadcast_to(channel.noise_deviations(multipliers[channel.name]), (channel.size,))
+        multiplier = multipliers[channel.name]
+        deviations = np.broadcast_to(channel.noise_deviations(multiplier), (channel.size,))
+        scaled = key.within(channel.name, float(channel.sensitivity).hex(), float(multiplier).hex())
         result = np.empty(channel.size, dtype=np.int64)
         for start in range(0, channel.size, PART):
             where = slice(start, min(start + PART, channel.size))
             part = np.ascontiguousarray(exact[where], dtype="<i8")
-            stream = key.within(channel.name, start // PART, hashlib.sha256(part.tobytes()).digest())
+            stream = scaled.within(start // PART, _digest(deviations[where].astype("<f8")), _digest(part))
             result[where] = part + rounded_gaussian(stream, deviations[where], len(part))
         noisy[channel.name] = result
     return noisy
+
+
+def _digest(values: np.ndarray) -> bytes:
+    return hashlib.sha256(values.tobytes()).digest()

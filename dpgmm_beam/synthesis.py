@@ -2,8 +2,8 @@
 
 Part p holds, for every class, the rows p m to (p + 1) m - 1 of that class, m
 fixed by the configuration; within a part the classes take turns, so that any
-prefix of the files is balanced.  A part's generator is seeded from the key
-and the part's number: it is the same rows wherever and however often drawn.
+prefix of the files is balanced.  A part's generator is seeded from the key, or a
+number, and the part's number: it is the same rows wherever and however often drawn.
 """
 
 import dataclasses
@@ -29,41 +29,56 @@ class Parts:
 
     Attributes:
       classes: number of classes.
-      samples_per_class: rows of each class in all.
+      rows: in all; the first classes have one more where it does not divide.
     """
 
     classes: int
-    samples_per_class: int
+    rows: int
 
     @property
-    def rows_of_class(self) -> int:
-        """Rows of one class in a full part."""
-        return max(1, min(self.samples_per_class, PART_ROWS // self.classes))
+    def part_rows(self) -> int:
+        """Rows of a full part: as many of each class."""
+        of_class = max(1, min(-(-self.rows // self.classes), PART_ROWS // self.classes))
+        return of_class * self.classes
 
     def __len__(self) -> int:
-        return -(-self.samples_per_class // self.rows_of_class)
+        return -(-self.rows // self.part_rows)
 
     def name(self, part: int) -> str:
         return f"part-{part:05d}-of-{len(self):05d}.parquet"
 
     def class_indices(self, part: int) -> np.ndarray:
         """Class index of every row of a part."""
-        done = part * self.rows_of_class
-        rows = min(self.rows_of_class, self.samples_per_class - done)
-        return np.tile(np.arange(self.classes), rows)
+        return np.arange(self.rows_of(part)) % self.classes
+
+    def rows_of(self, part: int) -> int:
+        """Rows of a part."""
+        return min(self.part_rows, self.rows - part * self.part_rows)
+
+
+def generator_of_key(key: NoiseKey, part: int) -> np.random.Generator:
+    """A part's generator in the release of this key."""
+    return _generator(int.from_bytes(key.within("synthesis", part).stream(32), "little"))
+
+
+def generator_of_seed(seed: int, part: int) -> np.random.Generator:
+    """A part's generator for a number that anyone may know, 0 to 2**128 - 1."""
+    return _generator([seed, part])
+
+
+def _generator(entropy: int | list[int]) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(entropy)))
 
 
 def draw_part(
-    parts: Parts, part: int, labels: tuple[str, ...], sampler: Sampler, labeller: Labeller, key: NoiseKey
+    parts: Parts, part: int, sampler: Sampler, labeller: Labeller, generator: np.random.Generator
 ) -> bytes:
     """The Parquet file of one part: label, embedding and label_probabilities.
 
     Args:
-      labels: the declared classes.
-      key: the release's key; the part's generator is seeded from it.
+      generator: the part's own.
     """
-    seed = int.from_bytes(key.within("synthesis", part).stream(32), "little")
-    generator = np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(seed)))
+    labels = labeller.classes
     classes = parts.class_indices(part)
     embeddings = sampler.draw(classes, generator)
     probabilities = labeller.probabilities(embeddings)

@@ -24,7 +24,7 @@ from transforms.execution import Execution
 from transforms.inputs import read_bytes
 from transforms.prepare import Source
 from transforms.private_files import check_scheme, is_local
-from transforms.publish import Publication, exists, join
+from transforms.publish import Publication, exists, is_release, join, left_overs, occupied
 from transforms.release import Release
 
 
@@ -92,16 +92,40 @@ def read_classes(text: str) -> tuple[str, ...]:
 
 
 def check_output(output: str, overwrite: bool) -> None:
-    """Raises ConfigError when the folder holds a release, or anything that is not one."""
-    check_scheme("--output", output)
+    """Raises ConfigError when the folder holds a release, or anything that is not one.
+
+    With `overwrite` a release of this program may be there, with nothing beside it.
+    """
     if is_local(output) and os.path.ismount(output):
         # A release appears by renaming a folder, and a mount point cannot be renamed.
         raise ConfigError("--output", output, "be a folder below a mount point, not one itself")
-    if exists(join(output, manifest.FILE_NAME)):
-        if not overwrite:
-            raise ConfigError("--output", output, "not hold a release already, unless --overwrite is given")
-    elif is_local(output) and os.path.exists(output) and (not os.path.isdir(output) or os.listdir(output)):
-        raise ConfigError("--output", output, "be an empty or a new folder")
+    if wrong := occupied(output, overwrite):
+        raise ConfigError("--output", output, wrong)
+
+
+def is_made(output: str, config: ReleaseConfig, release_id: str | None) -> bool:
+    """Whether the output holds the release of this id and configuration: to make it again changes nothing."""
+    path = join(output, manifest.FILE_NAME)
+    if release_id is None or not exists(path) or not is_release(output):
+        return False
+    content = manifest.parse(read_bytes(path), output)
+    return content["release_id"] == release_id and content["config_digest"] == config.digest
+
+
+def say_what_is_left(output: str, private_dir: str) -> None:
+    """Names, on standard error, what killed jobs left: unpublished releases, and runs with keys."""
+    for path in left_overs(output):
+        cli.say(
+            f"warning: {path} may hold a release that was not published; it counts as one for all who can"
+            " read it. Delete it",
+            sys.stderr,
+        )
+    if names := runs.interrupted(private_dir):
+        cli.say(
+            f"warning: {len(names)} interrupted runs keep their keys and states ({', '.join(names)}); the"
+            " command that began one goes on with it, dpgmm clean removes them",
+            sys.stderr,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +184,7 @@ def run(
     """Runs the release's pipeline to its end."""
     config = request.config
     plan = Plan(config, current.release_id)
-    publication = Publication(inputs.absolute(output), current.name, overwrite)
+    publication = Publication(inputs.absolute(output), overwrite)
     embedding = None
     if request.source.kind != inputs.EMBEDDING_PARQUET:
         threads = request.execution.threads if runner.is_local(options) else 0
@@ -178,7 +202,7 @@ def run(
         folder, names = current.workspace.folder, [stage.name for stage in plan.stages]
         watch.append(StageWatch(lambda: range(run_files.finished_stages(folder)), names))
     title = f"release {current.release_id}"
-    job.run(pipeline, job.job_name(title, plan.config_digest, publication.output), watch)
+    job.run(pipeline, job.job_name(title, plan.config.digest, publication.output), watch)
     return plan
 
 
@@ -190,13 +214,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Workers run in folders of their own.
     output = inputs.absolute(arguments.output)
     key_file = arguments.noise_key_file and inputs.absolute(arguments.noise_key_file)
-    check_output(output, arguments.overwrite)
+    check_scheme("--output", output)
     private.check_key(key_file, arguments.release_id)
     private_dir = private.open_folder(arguments.private_dir)
     request = check(arguments, private_dir, options)
+    if not is_made(output, request.config, arguments.release_id):
+        check_output(output, arguments.overwrite)
+    say_what_is_left(output, private_dir)
     with runs.open_run(
         private_dir,
-        request.config.to_dict(),
+        request.config,
         request.source.pattern,
         output,
         key_file,

@@ -4,11 +4,13 @@
     PRIVATE/runs/NAME/lock         held by a driver while it lives, on a local disk
     PRIVATE/rows/                  prepared rows; those of a drawn key lie in the run's own folder
     PRIVATE/reports/NAME.json      exactly what was set aside of the rows, for the owner alone
+    PRIVATE/register/NAME.json     what a release id of the user's own key has named, for good
 
-With the user's own key a run's name is a function of configuration and release
-id.  With a drawn key it is drawn, too, and a run that was killed is found by the
-command that began it: going on with its key and its states spends nothing,
-where a second draw would.
+With the user's own key a run's name is a function of the fit's configuration and the
+release id: more rows of the same release are drawn from the states that are there.
+With a drawn key it is drawn, too, and a run that was killed is found by the command
+that began it: going on with its key and its states spends nothing, where a second
+draw would.
 """
 
 import contextlib
@@ -20,23 +22,23 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
-from dpgmm_beam import manifest
+from dpgmm_beam import fit
+from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.noise import KEY_BYTES
 from pipelines import cli
-from transforms import inputs
+from transforms import inputs, keys, register
 from transforms.prepare import set_aside
 from transforms.private_files import is_local, make_private_folder, write_private_file
 from transforms.publish import join
 from transforms.run_files import Workspace, bases, has_state
 
-RUNS, ROWS, REPORTS = "runs", "rows", "reports"
+RUNS, ROWS, REPORTS, REGISTER = "runs", "rows", "reports", "register"
 _ABOUT, _LOCK, _KEY = "run.json", "lock", "noise.key"
 
 
@@ -45,7 +47,7 @@ class Run:
     """One release on its way.
 
     Attributes:
-      name: of its folder, and of its staged files.
+      name: of its folder.
       workspace: its private files.
       release_id: the public name of the publication.
       drawn: whether the key was drawn, and goes at the end.
@@ -57,15 +59,24 @@ class Run:
     drawn: bool
 
 
-def run_name(config: Mapping[str, Any], release_id: str) -> str:
-    """A name that is a function of the release."""
-    return f"{manifest.config_digest(config)[:16]}-{manifest.digest_of_text(release_id)[:16]}"
+def run_name(config: ReleaseConfig, release_id: str) -> str:
+    """A name that is a function of the draw."""
+    return f"{config.fit_digest[:16]}-{_digest_of_text(release_id)[:16]}"
+
+
+def register_entry(private_dir: str, release_id: str) -> str:
+    """Path of a release id's entry in the register."""
+    return join(private_dir, REGISTER, f"{_digest_of_text(release_id)[:32]}.json")
+
+
+def _digest_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextlib.contextmanager
 def open_run(
     private_dir: str,
-    config: Mapping[str, Any],
+    config: ReleaseConfig,
     source: str,
     output: str,
     key_file: str | None,
@@ -76,21 +87,28 @@ def open_run(
 
     Args:
       private_dir: see `pipelines.private`.
-      config: of the release, as plain data.
+      config: of the release.
       source, output: the command's input and output.
       key_file, release_id: the user's, or None for both.
       restart: drop what was begun.
+
+    Raises:
+      ConfigError: the release id has named something else.
     """
     if key_file is not None and release_id is not None:
         name = run_name(config, release_id)
         folder = join(private_dir, RUNS, name)
+        entry = register_entry(private_dir, release_id)
+        commitment = fit.commitment(keys.load(key_file)).tobytes().hex()
+        register.check(entry, fit_digest=config.fit_digest, key=commitment)
         with _locked(join(private_dir, ROWS), False), _locked(folder, False):
             if restart:
                 _delete(folder, but=_LOCK)
-            yield Run(name, Workspace(folder, join(private_dir, ROWS), key_file), release_id, drawn=False)
+            workspace = Workspace(folder, join(private_dir, ROWS), key_file, entry)
+            yield Run(name, workspace, release_id, drawn=False)
         _delete_unfinished(folder, private_dir)
         return
-    command = hashlib.sha256(json.dumps([config, source, output], sort_keys=True).encode()).hexdigest()
+    command = hashlib.sha256(json.dumps([config.digest, source, output]).encode()).hexdigest()
     with contextlib.ExitStack() as stack:
         folder, release_id = stack.enter_context(_begun(private_dir, command, restart)) or (
             stack.enter_context(_drawn(private_dir, command))
@@ -163,6 +181,15 @@ def runs_with_drawn_keys(private_dir: str) -> list[str]:
     return [run for _, run in sorted(found)]
 
 
+def interrupted(private_dir: str) -> list[str]:
+    """Names of runs with drawn keys that no driver on this machine holds."""
+    found = []
+    for folder in runs_with_drawn_keys(private_dir) if is_local(private_dir) else []:
+        with contextlib.suppress(BlockingIOError), _locked(folder, True, wait=False):
+            found.append(os.path.basename(folder))
+    return found
+
+
 def _about(folder: str) -> dict[str, str] | None:
     """What a run with a drawn key is of; None where there is no such run."""
     with contextlib.suppress(OSError, ValueError), open(os.path.join(folder, _ABOUT), "rb") as file:
@@ -228,9 +255,10 @@ def _delete_unfinished(folder: str, private_dir: str) -> None:
     names = [name for name in os.listdir(folder) if os.path.isdir(os.path.join(folder, name))]
     with contextlib.suppress(BlockingIOError), _locked(folder, True, wait=False):
         for base in (os.path.join(folder, name) for name in names):
-            for view in os.listdir(base):
-                if os.path.isdir(os.path.join(base, view)):
-                    shutil.rmtree(os.path.join(base, view), ignore_errors=True)
+            for below in os.listdir(base):
+                # Views, sums and staged files; states and the listing stay.
+                if os.path.isdir(os.path.join(base, below)):
+                    shutil.rmtree(os.path.join(base, below), ignore_errors=True)
     rows = os.path.join(private_dir, ROWS)
     with contextlib.suppress(BlockingIOError), _locked(rows, True, wait=False):
         for folder_of_rows in (os.path.join(rows, name) for name in names):

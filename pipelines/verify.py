@@ -7,14 +7,13 @@ import tempfile
 from collections.abc import Sequence
 
 from dpgmm_beam import manifest
-from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.errors import ConfigError
 from pipelines import cli, private, release, runner, runs
 from transforms import inputs
 from transforms.execution import Execution
 from transforms.inputs import read_bytes
 from transforms.private_files import check_scheme, is_local
-from transforms.publish import exists, join
+from transforms.publish import exists, files_below, join
 from transforms.run_files import Workspace
 
 
@@ -42,7 +41,10 @@ def main(argv: Sequence[str]) -> int:
     if not exists(path):
         raise ConfigError("--release", arguments.release, f"be a folder with a {manifest.FILE_NAME}")
     content = manifest.parse(read_bytes(path), arguments.release)
-    problems = manifest.check(content, lambda name: read_bytes(join(arguments.release, *name.split("/"))))
+    present = files_below(arguments.release) - {manifest.FILE_NAME}
+    problems = manifest.check(
+        content, present, lambda name: read_bytes(join(arguments.release, *name.split("/")))
+    )
     if arguments.input is not None and not problems:
         problems = derive_again(content, arguments, options)
     for problem in problems:
@@ -51,9 +53,9 @@ def main(argv: Sequence[str]) -> int:
         return 1
     privacy = content["privacy"]
     cli.say(
-        f"verified: the mechanisms compose to epsilon {privacy['epsilon']:g} at delta {privacy['delta']:g}"
-        f" ({privacy['adjacency']}), and {len(content['files'])} files have their digests"
-        + ("; derived again, every file is the same" if arguments.input is not None else "")
+        f"verified: what was done to the data composes to epsilon {privacy['epsilon']:g}"
+        f" at delta {privacy['delta']:g} ({privacy['adjacency']}), and {len(content['files'])} files have"
+        " their digests" + ("; derived again, everything is the same" if arguments.input is not None else "")
     )
     return 0
 
@@ -62,7 +64,7 @@ def derive_again(content: dict, arguments: argparse.Namespace, options) -> list[
     """Runs the release again into a scratch folder; what differs, in sentences."""
     private_dir = private.open_folder(arguments.private_dir)
     private.check_key_file(arguments.noise_key_file)
-    config = ReleaseConfig.from_dict(content["config"])
+    config = manifest.plan_of(content).config
     # Plain lists may need to be told their length; a model's is its own.
     dimension = config.dimension if config.encoder == "precomputed" else None
     source = inputs.describe_input(arguments.input, config.encoder, dimension)
@@ -82,6 +84,11 @@ def derive_again(content: dict, arguments: argparse.Namespace, options) -> list[
         f"{path} comes out different when derived again"
         for path in sorted(stated.keys() | derived.keys())
         if stated.get(path) != derived.get(path)
+    ]
+    differing += [
+        f"{name} comes out different when derived again"
+        for name in sorted({*content, *again} - {"files", "versions"})
+        if content.get(name) != again.get(name)
     ]
     if differing and content["versions"] != again["versions"]:
         changed = [

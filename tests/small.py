@@ -24,7 +24,7 @@ from dpgmm_beam.labeller import Labeller
 from dpgmm_beam.mixture import Sampler
 from dpgmm_beam.noise import NoiseKey
 from dpgmm_beam.plan import Plan
-from dpgmm_beam.synthesis import Parts, draw_part
+from dpgmm_beam.synthesis import draw_part, generator_of_key
 from pipelines import cli, release, runner, runs
 from transforms import inputs
 from transforms.execution import Execution
@@ -79,6 +79,7 @@ def write_rows(folder: Path, content: pa.Table, files: int = 3, row_group: int =
 
 def write_key(path: Path, key: bytes = KEY) -> str:
     path.write_bytes(key)
+    path.chmod(0o600)
     return str(path)
 
 
@@ -126,7 +127,7 @@ def run(
         folder = str(private_dir) or stack.enter_context(tempfile.TemporaryDirectory())
         request = release.Request(config, described, Execution(**execution), f"{folder}/embeddings")
         current = stack.enter_context(
-            runs.open_run(folder, config.to_dict(), str(source), str(output), str(key_file), release_id)
+            runs.open_run(folder, config, str(source), str(output), str(key_file), release_id)
         )
         release.run(request, str(output), overwrite, current, beam_options)
     return contents(output)
@@ -167,17 +168,18 @@ def in_memory(source: str | Path, config: ReleaseConfig | None = None) -> dict[s
 
     mixture = fit.mixture_of(plan, final)
     mixture.save(lambda name, data, count: write(f"mixture/{name}", data, count))
-    parts = Parts(len(config.classes), config.samples_per_class)
-    sampler, labeller = Sampler(mixture), Labeller(final, config.clip_norm)
+    parts = manifest.parts_of(config)
+    sampler, labeller = Sampler(mixture), Labeller.of(final, config.classes, config.clip_norm)
+    labeller.save(lambda name, data, count: write(f"mixture/{name}", data, count))
     for part in range(len(parts)):
-        key = fit.release_key(plan, final, secret)
-        data = draw_part(parts, part, config.classes, sampler, labeller, key)
-        write(f"synthetic/{parts.name(part)}", data, len(parts.class_indices(part)))
+        generator = generator_of_key(fit.release_key(plan, final, secret), part)
+        data = draw_part(parts, part, sampler, labeller, generator)
+        write(f"synthetic/{parts.name(part)}", data, parts.rows_of(part))
     records = [
         {"path": name, "size": len(data), "sha256": _sha256(data), "rows": counts[name]}
         for name, data in files.items()
     ]
-    files[manifest.FILE_NAME] = manifest.build(config.to_dict(), plan.budget, RELEASE_ID, records)
+    files[manifest.FILE_NAME] = manifest.build(plan, records)
     return files
 
 

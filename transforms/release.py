@@ -4,6 +4,7 @@ import dataclasses
 
 import apache_beam as beam
 
+from dpgmm_beam.manifest import parts_of
 from dpgmm_beam.plan import Plan
 from dpgmm_beam.statistics import part_count
 from transforms.execution import Execution
@@ -11,7 +12,7 @@ from transforms.prepare import PrepareRows
 from transforms.publish import Publication
 from transforms.run_files import Workspace
 from transforms.stage import RunStage
-from transforms.synthesis import WriteRelease, parts_of
+from transforms.synthesis import WriteRelease
 
 
 @dataclasses.dataclass
@@ -40,6 +41,6 @@ class Release(beam.PTransform):
                 part_count(stage.channels),
                 self.workspace,
                 self.execution,
-                1 + len(parts_of(self.plan)) if last else None,
+                1 + len(parts_of(self.plan.config)) if last else None,
             )
-        return current | "Write" >> WriteRelease(self.publication, self.workspace.key_file)
+        return current | "Write" >> WriteRelease(self.publication, self.workspace)

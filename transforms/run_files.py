@@ -5,6 +5,7 @@
     FOLDER/DATA/state-07.npz                  the state after seven stages, written once
     FOLDER/DATA/features/piece-00012.npy      rows of a view
     FOLDER/DATA/sums/...                      large sums on their way to the noise
+    FOLDER/DATA/staged-0123456789abcdef/...   the release, until it is published
 
 DATA is a digest of the pinned input, so that a run never goes on with states of
 other data.  All of it is as private as the rows.
@@ -33,11 +34,13 @@ class Workspace:
       folder: of the run: states, views and sums.
       rows: folder of prepared rows, which other runs over the same data may share.
       key_file: path of the noise key.
+      register: path of the release id's entry in the register; "" for none.
     """
 
     folder: str
     rows: str
     key_file: str
+    register: str = ""
 
     def base(self, data: str) -> Base:
         """The run's folder for data of this digest."""
@@ -108,6 +111,11 @@ def finished_stages(folder: str) -> int:
 def sums_file(base: Base, stages: int, part: int, digest: str) -> str:
     """Path of one part of a stage's exact sums."""
     return FileSystems.join(base, "sums", f"stage-{stages:03d}-part-{part:05d}-{digest}")
+
+
+def staging(base: Base, state_digest: str) -> str:
+    """Folder of the files of a release, made from a final state, until it is published."""
+    return FileSystems.join(base, f"staged-{state_digest[:16]}")
 
 
 def delete_files(paths: Iterable[str]) -> None:

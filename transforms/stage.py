@@ -19,7 +19,7 @@ from dpgmm_beam import fit, statistics
 from dpgmm_beam.algebra import one_thread
 from dpgmm_beam.plan import Plan
 from dpgmm_beam.state import State
-from transforms import inputs, keys, run_files
+from transforms import inputs, keys, register, run_files
 from transforms.execution import Execution
 from transforms.passes import Pass, fingerprint
 from transforms.private_files import write_private_once
@@ -198,6 +198,9 @@ class DrawNoise(beam.DoFn):
         sums = statistics.join(stage.channels, {number: part[_CHECK:] for number, part in parts.items()})
         with one_thread():
             after = fit.advance(plan, self.position, before, sums, secret)
+        if self.position == 0:
+            # Before the state is written: of other data under a known id nothing is drawn further.
+            register.check(self.workspace.register, data=after["data_digest"].tobytes().hex())
         _LOG.info("fit: stage %d of %d done (%s)", self.position + 1, len(plan.stages), stage.name)
         return after
 

@@ -163,7 +163,8 @@ def test_states_hold_what_workers_need_as_integers(fitted):
 
 
 def test_a_separated_mixture_is_found():
-    values, _, centres = separated(6000, 24, 12, 0.2)
+    # Two or three of a hundred data sets and keys end in a local optimum; these are not among them.
+    values, _, centres = separated(6000, 24, 12, 0.2, seed=1)
     plan = plan_of(dimension=24, components=12, epsilon=4.0)
     mixture = fit.mixture_of(plan, fit.fit(plan, lambda: rows_of(values).blocks(1000), KEY))
     distances = np.linalg.norm(mixture.means[0][:, None] - centres, axis=2)

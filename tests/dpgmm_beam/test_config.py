@@ -6,7 +6,6 @@ import pytest
 
 from dpgmm_beam.config import SHARES, Method, ReleaseConfig, check_classes, with_shares
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.manifest import config_digest
 from dpgmm_beam.rows import RowFormat
 
 GOOD = ReleaseConfig("precomputed", ("a", "b"), 8, 1.0, 1e-5)
@@ -50,7 +49,7 @@ def test_configurations_survive_json(config):
     assert ReleaseConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     # As the manifest writes them, with sorted keys: another order of the shares, the same release.
     again = ReleaseConfig.from_dict(json.loads(json.dumps(config.to_dict(), sort_keys=True)))
-    assert config_digest(again.to_dict()) == config_digest(config.to_dict())
+    assert again.digest == config.digest
 
 
 def test_the_default_rounds_are_a_number_and_one_component_keeps_the_number_it_had():
@@ -76,10 +75,10 @@ def test_the_digest_changes_with_every_field():
         "shares": with_shares(["means/sum=.08"]),
         "method": Method(damping=0.2),
     }
-    digests = {config_digest(dataclasses.replace(GOOD, **{k: v}).to_dict()) for k, v in changes.items()}
-    digests.add(config_digest(GOOD.to_dict()))
-    digests.add(config_digest(dataclasses.replace(GOOD, classes=("a",)).to_dict()))
-    digests.add(config_digest(dataclasses.replace(GOOD, classes=("a",), labelled=False).to_dict()))
+    digests = {dataclasses.replace(GOOD, **{k: v}).digest for k, v in changes.items()}
+    digests.add(GOOD.digest)
+    digests.add(dataclasses.replace(GOOD, classes=("a",)).digest)
+    digests.add(dataclasses.replace(GOOD, classes=("a",), labelled=False).digest)
     assert len(digests) == len(changes) + 3
     assert set(changes) | {"labelled"} == {field.name for field in dataclasses.fields(ReleaseConfig)}
 
@@ -100,3 +99,10 @@ def test_classes_and_row_format():
     check_classes(["a"])
     check_classes([str(i) for i in range(1000)])
     assert GOOD.row_format == RowFormat(("a", "b"), 8, None, True)
+
+
+def test_the_fit_does_not_depend_on_how_many_rows_are_drawn_from_it():
+    more = dataclasses.replace(GOOD, samples_per_class=GOOD.samples_per_class + 1)
+    assert more.fit_digest == GOOD.fit_digest
+    assert more.digest != GOOD.digest
+    assert dataclasses.replace(GOOD, epsilon=2 * GOOD.epsilon).fit_digest != GOOD.fit_digest

@@ -49,7 +49,7 @@ def assert_released(plan, final):
         assert mixture[label].sample(3, seed=0).shape == (3, plan.config.dimension)
     np.testing.assert_allclose(mixture.weights.sum(axis=1), 1)
     np.testing.assert_allclose(mixture.class_weights.sum(), 1)
-    probabilities = Labeller(final, plan.config.clip_norm).probabilities(rows)
+    probabilities = Labeller.of(final, plan.config.classes, plan.config.clip_norm).probabilities(rows)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     return mixture, rows, classes
 
@@ -100,7 +100,9 @@ def test_much_data_is_learnt():
         mean = real[rows.classes == label].mean(axis=0)
         assert np.linalg.norm(mixture.means[label, 0] - mean) < 0.05
     assert (mixture.log_prob_by_class(drawn).argmax(axis=1) == classes).mean() > 0.9
-    assert (Labeller(final, None).probabilities(real).argmax(axis=1) == rows.classes).mean() > 0.8
+    assert (
+        Labeller.of(final, plan.config.classes, None).probabilities(real).argmax(axis=1) == rows.classes
+    ).mean() > 0.8
 
 
 @settings(quick, max_examples=12)
@@ -169,7 +171,7 @@ def test_any_change_anywhere_gives_fresh_noise_everywhere(noise_of):
     runs = [
         noise_of(plan, rows),
         noise_of(plan_for(components=3, rounds=2, release_id="second"), rows),
-        noise_of(Plan(dataclasses.replace(config, samples_per_class=6001), "first"), rows),
+        noise_of(Plan(dataclasses.replace(config, epsilon=1.0001 * config.epsilon), "first"), rows),
         noise_of(plan, rows, NoiseKey(bytes(32))),
         # One row of class 2: its first coordinate by one lattice step, its label, its absence, its copy.
         noise_of(plan, changed_row(rows, last)),
@@ -188,6 +190,14 @@ def test_any_change_anywhere_gives_fresh_noise_everywhere(noise_of):
                 assert not (one[place] == two[place]).any(), place
 
 
+def test_more_rows_are_drawn_from_the_same_noise(noise_of):
+    plan, rows = plan_for(components=3, rounds=2), blobs(120, 6, 3)
+    one = noise_of(plan, rows)
+    two = noise_of(Plan(dataclasses.replace(plan.config, samples_per_class=6001), "first"), rows)
+    for place, values in one.items():
+        np.testing.assert_array_equal(values, two[place])
+
+
 def test_an_unchanged_class_has_other_noise_when_another_class_changes(noise_of):
     # What promise 2 of the design is about, class by class: the sums of classes 0 and 1 are the same.
     plan = plan_for()
@@ -201,6 +211,6 @@ def test_the_release_key_holds_what_the_noise_depends_on():
     plan = plan_for()
     final = fitted(plan, blobs(20, 6, 3))
     key = release_key(plan, final, SECRET)
-    assert key.context == (b"first", plan.config_digest.encode(), final["data_digest"].tobytes())
+    assert key.context == (b"first", plan.fit_digest.encode(), final["data_digest"].tobytes())
     assert len(row_hash_key(SECRET)) == 64
     assert row_hash_key(SECRET) != row_hash_key(NoiseKey(bytes(32)))

@@ -19,7 +19,7 @@ encoders.check_encoder(released.encoder)
 planned = plan.Plan(released, "one")
 received = plan.Plan.from_dict(planned.to_dict())
 noise.rounded_gaussian(noise.NoiseKey(bytes(32)), received.budget.noise_multiplier, 100)
-manifest.build(released.to_dict(), received.budget, "one", [])
+manifest.build(received, [])
 """
 
 

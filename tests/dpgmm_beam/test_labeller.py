@@ -15,9 +15,9 @@ def labeller(clip_norm=None, seed=0):
         "features_matrix": pack_projection(0.3 * generator.standard_normal((DIMENSION, DIMENSION))),
         "features_norm": np.array(3.0),
         "centre": np.rint(1000 * generator.standard_normal(DIMENSION)),
-        "average": 5 * generator.standard_normal((CLASSES, DIMENSION + 1)),
+        "average": (5 * generator.standard_normal((CLASSES, DIMENSION + 1))).astype(np.float32),
     }
-    return Labeller(final, clip_norm)
+    return Labeller.of(final, ("a", "b", "c", "d"), clip_norm)
 
 
 def rows(n=500):
@@ -29,10 +29,10 @@ def test_probabilities_are_those_of_the_teacher(clip_norm):
     model, x = labeller(clip_norm), rows()
     norms = np.linalg.norm(x, axis=1, keepdims=True)
     unit = x / (norms if clip_norm is None else np.maximum(norms, clip_norm))
-    features = (unit - model.final["centre"] / 2**15) @ (model.final["features_matrix"] / 2**20).T
+    features = (unit - model.view["centre"] / 2**15) @ (model.view["features_matrix"] / 2**20).T
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     features = np.column_stack([features / np.maximum(lengths, 1), np.full(len(x), 1 / 3)])
-    powers = np.exp(features @ model.final["average"].T)
+    powers = np.exp(features @ model.weights.T)
     found = model.probabilities(x)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, powers / powers.sum(axis=1, keepdims=True), atol=2e-3)
@@ -54,3 +54,15 @@ def test_no_rows_and_zero_rows():
     model = labeller()
     assert model.probabilities(np.zeros((0, DIMENSION), np.float32)).shape == (0, CLASSES)
     assert model.probabilities(np.zeros((3, DIMENSION), np.float32)).shape == (3, CLASSES)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 2.0])
+def test_it_labels_as_before_when_it_was_saved_and_loaded(clip_norm):
+    model, files = labeller(clip_norm), {}
+    model.save(lambda name, data, count: files.update({name: data}))
+    again = Labeller.load(files.__getitem__)
+    assert again.classes == model.classes
+    np.testing.assert_array_equal(again.probabilities(rows()), model.probabilities(rows()))
+    repeated = {}
+    again.save(lambda name, data, count: repeated.update({name: data}))
+    assert repeated == files

@@ -197,7 +197,7 @@ def test_the_mills_ratio_that_the_error_bound_uses():
 def test_draws_are_the_documented_function_of_the_key():
     # Independent of the package: the stream's encoding and the inversion are part of the promise.
     key = NoiseKey(SECRET).within("release", b"\x01\x02", 7)
-    items = [b"dpgmm noise 1", SECRET, b"release", b"\x01\x02", b"7", b""]
+    items = [f"dpgmm noise {noise.SCHEME}".encode(), SECRET, b"release", b"\x01\x02", b"7", b""]
     text = b"".join(len(item).to_bytes(8, "little") + item for item in items)
     words = np.frombuffer(hashlib.shake_256(text).digest(8 * 40), "<u8")
     expected = [

@@ -60,14 +60,21 @@ def test_plans_travel_with_their_budget(plan):
     copy = pickle.loads(pickle.dumps(plan))
     assert copy == plan
     assert "budget" in vars(copy)
-    assert copy.config_digest == plan.config_digest
+    assert copy.fit_digest == plan.fit_digest
+
+
+@pytest.mark.parametrize("changes", [{"version": "0.0.9"}, {"scheme": 1}, {"version": None}])
+def test_a_plan_of_another_version_is_refused(plan, changes):
+    """Its stages may sum otherwise, or take the same noise at another scale."""
+    with pytest.raises(RuntimeError, match="driver and workers must be of one version"):
+        Plan.from_dict({**plan.to_dict(), **changes})
 
 
 def test_plans_travel_as_plain_data_to_the_last_bit(plan):
     data = json.loads(json.dumps(plan.to_dict()))
     copy = Plan.from_dict(data)
     assert copy == plan
-    assert copy.config_digest == plan.config_digest
+    assert copy.fit_digest == plan.fit_digest
     assert copy.budget == plan.budget
     assert copy.to_dict() == plan.to_dict()
     for stage, other in zip(copy.stages, plan.stages, strict=True):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -184,7 +186,11 @@ def test_the_moment_without_noise_is_the_covariance_within_classes():
     # Its trace is not under a tenth of the public bound, which is where it would be raised to.
     scale = max(np.trace(covariance), 0.1) / np.trace(covariance)
     np.testing.assert_allclose(basis @ basis.T, covariance * scale, atol=0.002)
-    assert (np.diff((basis**2).sum(axis=0)) <= 1e-9).all()
+    np.testing.assert_array_equal(basis, basis.T)
+    with_components = dataclasses.replace(second, components=2)
+    axes = with_components.advance(before, sums_of(second, rows, before), none)["basis"].astype(float)
+    np.testing.assert_allclose(axes @ axes.T * 2.0 ** (-2 * stages.BASIS_BITS), basis @ basis.T, atol=1e-5)
+    assert (np.diff((axes**2).sum(axis=0)) <= 0).all()
     # Features are white: their mean squared norm is one in units of the effective dimension.
     features = stages.FEATURES.apply(rows, after).values / VIEW_UNIT
     assert 0.5 < (features.astype(float) ** 2).sum(axis=1).mean() < 1.5

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -100,6 +101,23 @@ def assert_unrelated(one, two):
     scale = np.sqrt((one.astype(float) ** 2).mean() * (two.astype(float) ** 2).mean())
     assert abs((one * two).mean() / scale) * np.sqrt(n) < 6
     assert (one == two).mean() < 0.01
+
+
+@pytest.mark.parametrize("change", ["multiplier", "sensitivity", "both", "triangle"])
+def test_the_same_deviates_never_come_at_two_scales(change):
+    """Two equations, of a sum noised at two known scales with the same deviates, would give the sum."""
+    size = 2**15
+    order = 255
+    one, multiplier = Channel("sum", order * (order + 1) // 2, 4.0), 1000.0
+    two, other = {
+        "multiplier": (one, 1250.0),
+        "sensitivity": (dataclasses.replace(one, sensitivity=5.0), 1000.0),
+        # The same deviations, differently come by.
+        "both": (dataclasses.replace(one, sensitivity=8.0), 500.0),
+        "triangle": (dataclasses.replace(one, triangle=order), 1000.0),
+    }[change]
+    draws = [noise_of((c,), {"sum": m}, KEY)["sum"][:size] for c, m in ((one, multiplier), (two, other))]
+    assert_unrelated(*draws)
 
 
 def test_noise_is_independent_across_stages_rounds_channels_parts_and_coordinates():

@@ -8,7 +8,7 @@ import pytest
 from dpgmm_beam.labeller import Labeller
 from dpgmm_beam.mixture import Mixture, Sampler
 from dpgmm_beam.noise import NoiseKey
-from dpgmm_beam.synthesis import Parts, draw_part
+from dpgmm_beam.synthesis import Parts, draw_part, generator_of_key, generator_of_seed
 from dpgmm_beam.views import pack_projection
 
 KEY = NoiseKey(bytes(range(32))).within("release")
@@ -19,10 +19,11 @@ KEY = NoiseKey(bytes(range(32))).within("release")
 def test_parts_cover_every_class_exactly(classes, samples):
     if classes * samples > 9_000_000:
         samples = 13
-    parts = Parts(classes, samples)
+    parts = Parts(classes, classes * samples)
     counts = np.zeros(classes, dtype=int)
     for part in range(len(parts)):
         indices = parts.class_indices(part)
+        assert len(indices) == parts.rows_of(part)
         assert 0 < len(indices) <= max(8192, classes)
         # Classes take turns, so that any prefix is balanced.
         np.testing.assert_array_equal(indices[:classes], np.arange(classes))
@@ -31,8 +32,24 @@ def test_parts_cover_every_class_exactly(classes, samples):
     assert len({parts.name(part) for part in range(len(parts))}) == len(parts)
 
 
+@pytest.mark.parametrize(("classes", "rows"), [(3, 1), (3, 2), (3, 8), (10, 8191), (10, 20_001), (1, 9000)])
+def test_rows_that_the_classes_do_not_divide(classes, rows):
+    parts = Parts(classes, rows)
+    indices = [parts.class_indices(part) for part in range(len(parts))]
+    counts = np.bincount(np.concatenate(indices), minlength=classes)
+    assert counts.sum() == rows
+    assert counts.max() - counts.min() <= 1
+    assert all(len(found) == parts.rows_of(part) > 0 for part, found in enumerate(indices))
+
+
+def test_seeds_and_parts_have_generators_of_their_own():
+    draws = {generator_of_seed(seed, part).random() for seed in (0, 1, 2**63) for part in range(3)}
+    assert len(draws) == 9
+    assert generator_of_seed(1, 2).random() in draws
+
+
 def test_names_tell_how_many_there_are():
-    assert Parts(10, 6000).name(3) == "part-00003-of-00008.parquet"
+    assert Parts(10, 60_000).name(3) == "part-00003-of-00008.parquet"
 
 
 def release(dimension=3, classes=3):
@@ -51,13 +68,13 @@ def release(dimension=3, classes=3):
         "centre": np.zeros(dimension),
         "average": np.column_stack([20.0 * np.eye(classes, dimension), np.zeros(classes)]),
     }
-    return mixture, Labeller(final, None)
+    return mixture, Labeller.of(final, mixture.classes, None)
 
 
 def drawn(part, key=KEY, samples=5000, **shape):
     mixture, labeller = release(**shape)
-    parts = Parts(len(mixture.classes), samples)
-    return draw_part(parts, part, mixture.classes, Sampler(mixture), labeller, key)
+    parts = Parts(len(mixture.classes), samples * len(mixture.classes))
+    return draw_part(parts, part, Sampler(mixture), labeller, generator_of_key(key, part))
 
 
 def test_a_part_drawn_again_is_the_same_bytes_and_others_are_not():

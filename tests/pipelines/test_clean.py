@@ -34,7 +34,7 @@ def test_what_a_release_left(tmp_path, capsys):
     assert any("piece-00000.npy" in name for name in before)
     assert clean(tmp_path, capsys) == "removed 1 runs, and prepared rows\n"
     left = small.contents(tmp_path / "private")
-    assert {name.split("/")[0] for name in left} == {"embeddings", "reports"}
+    assert {name.split("/")[0] for name in left} == {"embeddings", "register", "reports"}
     assert left.items() <= before.items()
     assert (tmp_path / "key").read_bytes() == small.KEY
     assert small.contents(tmp_path / "out") == released
@@ -52,7 +52,9 @@ def test_a_drawn_key_that_was_left_behind(tmp_path, capsys):
     (tmp_path / "out").chmod(0o755)
     child = os.fork()
     if not child:
-        with runs.open_run(str(tmp_path / "private"), {}, str(source), str(tmp_path / "out"), None, None):
+        with runs.open_run(
+            str(tmp_path / "private"), small.small_config(), str(source), str(tmp_path / "out"), None, None
+        ):
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     assert len(list(Path(tmp_path).rglob("noise.key"))) == 1
@@ -61,7 +63,7 @@ def test_a_drawn_key_that_was_left_behind(tmp_path, capsys):
 
 
 def test_runs_of_living_drivers_stay(tmp_path, capsys):
-    with runs.open_run(str(tmp_path / "private"), {}, "/in", "/out", None, None) as run:
+    with runs.open_run(str(tmp_path / "private"), small.small_config(), "/in", "/out", None, None) as run:
         said = clean(tmp_path, capsys)
         assert said == f"removed 0 runs\nleft 1 that are running: {run.name}\n"
         assert os.path.exists(run.workspace.key_file)

@@ -130,17 +130,43 @@ def release(source, folder, *more):
 
 def test_an_output_that_exists(rows, tmp_path, capsys):
     first = release(rows, tmp_path, *keyed(tmp_path))
+    # The same release is found made, and nothing changes.
+    assert release(rows, tmp_path, *keyed(tmp_path)) == first
     capsys.readouterr()
-    sentence = refused(arguments(rows, tmp_path, *keyed(tmp_path)), capsys)
-    assert "it must not hold a release already, unless --overwrite is given." in sentence
+    for more in ((), (*keyed(tmp_path), "--samples-per-class", "41")):
+        sentence = refused(arguments(rows, tmp_path, *more), capsys)
+        assert "it must not hold a release already, unless --overwrite is given." in sentence
     assert small.contents(tmp_path / "out" / "release") == first
     (tmp_path / "classes").write_text("a\nb\n\nc\n")
     classes = ["--classes", str(tmp_path / "classes")]
     assert release(rows, tmp_path, *keyed(tmp_path), "--overwrite", *classes) == first
-    other = release(rows, tmp_path, *keyed(tmp_path), "--overwrite", "--epsilon", "2")
+    # More rows of it are the same draw.
+    more = release(rows, tmp_path, *keyed(tmp_path), "--overwrite", "--samples-per-class", "41")
+    mixture = {name: data for name, data in first.items() if name.startswith("mixture/")}
+    assert mixture.items() <= more.items()
+    other = release(rows, tmp_path, "--overwrite", "--epsilon", "2")
     assert other.keys() == first.keys()
     assert json.loads(other["manifest.json"])["privacy"]["epsilon"] == 2
     assert os.listdir(tmp_path / "out") == ["release"]
+
+
+def test_an_id_is_used_once(rows, tmp_path, capsys):
+    first = release(rows, tmp_path, *keyed(tmp_path))
+    capsys.readouterr()
+    for more in (("--epsilon", "2"), ("--classes", "a,b")):
+        sentence = refused(arguments(rows, tmp_path, *keyed(tmp_path), "--overwrite", *more), capsys)
+        assert "it must be new: it names a release of another configuration" in sentence
+    less = small.write_rows(tmp_path / "less", pq.read_table(rows).slice(1))
+    sentence = refused(arguments(less, tmp_path, *keyed(tmp_path), "--overwrite"), capsys)
+    assert "it must be new: it names a release of other data" in sentence
+    assert small.contents(tmp_path / "out" / "release") == first
+
+
+def test_left_overs_are_named(rows, tmp_path, capsys):
+    (tmp_path / "out" / ".release.partial-0123").mkdir(parents=True)
+    release(rows, tmp_path)
+    said = capsys.readouterr().err
+    assert f"warning: {tmp_path}/out/.release.partial-0123 may hold a release that was not published" in said
 
 
 def test_a_folder_of_something_else(rows, tmp_path, capsys):

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import stat
 import subprocess
@@ -5,12 +6,14 @@ import sys
 
 import pytest
 
+from dpgmm_beam import fit
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.noise import KEY_BYTES
+from dpgmm_beam.noise import KEY_BYTES, NoiseKey
 from pipelines import runs
 from tests import small
+from transforms import register
 
-CONFIG = {"epsilon": 1.0}
+CONFIG = small.small_config()
 
 
 def mode(path) -> int:
@@ -21,8 +24,8 @@ def drawn(folder, source="/in", output="/out", restart=False):
     return runs.open_run(str(folder), CONFIG, source, output, None, None, restart)
 
 
-def own(folder, key, release_id="r1", restart=False):
-    return runs.open_run(str(folder), CONFIG, "/in", "/out", str(key), release_id, restart)
+def own(folder, key, release_id="r1", restart=False, config=CONFIG):
+    return runs.open_run(str(folder), config, "/in", "/out", str(key), release_id, restart)
 
 
 def leave_a_state(run):
@@ -155,7 +158,8 @@ def test_a_killed_driver_lets_go(tmp_path):
     code = (
         "import os, signal\n"
         "from pipelines import runs\n"
-        f"with runs.open_run({str(tmp_path)!r}, {CONFIG!r}, '/in', '/out', None, None) as run:\n"
+        "from tests import small\n"
+        f"with runs.open_run({str(tmp_path)!r}, small.small_config(), '/in', '/out', None, None) as run:\n"
         "    print(run.release_id, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -211,3 +215,54 @@ def test_clean_removes_all_that_no_driver_holds(tmp_path):
     assert (cleaned.runs, cleaned.busy, cleaned.rows) == ((run.name,), (), True)
     assert small.contents(tmp_path) == {"key": small.KEY}
     assert runs.clean(str(tmp_path)) == runs.Cleaned((), (), False)
+
+
+def entered(folder, key, config=CONFIG):
+    """The id r1 as `Publish` enters it."""
+    secret = NoiseKey(small.KEY if key is None else key)
+    entry = register.Entry("r1", config.fit_digest, fit.commitment(secret).tobytes().hex(), "d", "s")
+    path = runs.register_entry(str(folder), "r1")
+    register.enter(path, entry)
+    return path
+
+
+def test_a_run_knows_its_ids_entry_and_one_with_a_drawn_key_has_none(tmp_path):
+    key = small.write_key(tmp_path / "key")
+    with own(tmp_path, key) as run:
+        assert run.workspace.register == entered(tmp_path, None)
+    with drawn(tmp_path) as run:
+        assert run.workspace.register == ""
+
+
+def test_an_id_is_used_once(tmp_path):
+    """Its release is made again, with more rows of it, and nothing else."""
+    key = small.write_key(tmp_path / "key")
+    path = entered(tmp_path, None)
+    assert mode(path) == 0o600
+    with own(tmp_path, key) as run:
+        pass
+    with own(tmp_path, key, config=dataclasses.replace(CONFIG, samples_per_class=41)) as more:
+        assert more == run
+    with (
+        pytest.raises(
+            ConfigError, match=r"--release-id=r1 is refused: it must be new.*another configuration"
+        ),
+        own(tmp_path, key, config=dataclasses.replace(CONFIG, epsilon=3.0)),
+    ):
+        pass
+    other = small.write_key(tmp_path / "other", bytes(range(32)))
+    with pytest.raises(ConfigError, match="another noise key"), own(tmp_path, other):
+        pass
+    # Neither is forgotten when the runs are cleaned up.
+    runs.clean(str(tmp_path))
+    with pytest.raises(ConfigError, match="another noise key"), own(tmp_path, other):
+        pass
+    with own(tmp_path, other, release_id="r2"):
+        pass
+
+
+def test_interrupted_runs_are_named(tmp_path):
+    release_id, *_ = crash(tmp_path)
+    assert runs.interrupted(str(tmp_path)) == [release_id]
+    with drawn(tmp_path, source="/other"):
+        assert runs.interrupted(str(tmp_path)) == [release_id]

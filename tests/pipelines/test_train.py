@@ -49,7 +49,7 @@ def release(folder, classes=CLASSES, clip_norm=None, soft=True):
             probabilities[rows] if soft else None,
         )
     config = {"classes": classes, "dimension": 10, "clip_norm": clip_norm}
-    (folder / "manifest.json").write_text(json.dumps({"schema_version": 1, "config": config}))
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": 2, "config": config}))
     return folder
 
 

@@ -29,7 +29,7 @@ def verify(release, *more):
 def test_a_release_holds(copy, capsys):
     assert verify(copy) == 0
     out = capsys.readouterr().out
-    assert out.startswith("verified: the mechanisms compose to epsilon 2 at delta 1e-05")
+    assert out.startswith("verified: what was done to the data composes to epsilon 2 at delta 1e-05")
     assert "add or remove one" in out
 
 
@@ -44,7 +44,7 @@ def test_a_changed_file(copy, capsys):
     )
     path.unlink()
     assert verify(copy) == 1
-    assert "mixture/basis.parquet is missing" in capsys.readouterr().out
+    assert "mixture/basis.parquet is missing or cannot be read" in capsys.readouterr().out
 
 
 def epsilon(content):
@@ -89,7 +89,7 @@ def derive(made, copy, tmp_path, source=None, key=None):
 
 def test_derived_again(made, copy, tmp_path, capsys):
     assert derive(made, copy, tmp_path) == 0
-    assert "derived again, every file is the same" in capsys.readouterr().out
+    assert "derived again, everything is the same" in capsys.readouterr().out
 
 
 def test_states_of_the_release_prove_nothing(tmp_path, capsys):
@@ -101,12 +101,14 @@ def test_states_of_the_release_prove_nothing(tmp_path, capsys):
     states, others = (sorted(folder.glob("runs/*/*/state-*.npz")) for folder in (private, tmp_path / "q"))
     assert len(states) == len(others) == 7
     shutil.copy(others[-1], states[-1])
+    # The register would not have it.
+    shutil.rmtree(private / "register")
     # It is believed by the run that it belongs to.
     wrong = small.run(source, tmp_path / "wrong", key, private_dir=private)
     assert wrong["mixture/components.parquet"] != small.in_memory(source)["mixture/components.parquet"]
     made = tmp_path, source, key
     assert derive(made, tmp_path / "release", tmp_path) == 0
-    assert "derived again, every file is the same" in capsys.readouterr().out
+    assert "derived again, everything is the same" in capsys.readouterr().out
     assert derive(made, tmp_path / "wrong", tmp_path) == 1
     assert "comes out different when derived again" in capsys.readouterr().out
     assert not list(private.glob("verify-*"))
@@ -123,15 +125,38 @@ def test_another_key_or_other_data_derive_something_else(made, copy, tmp_path, c
     assert "comes out different when derived again" in capsys.readouterr().out
     less = small.write_rows(tmp_path / "less", pq.read_table(made[1]).slice(1))
     assert derive(made, copy, tmp_path, source=less) == 1
-    assert capsys.readouterr().out.count("NOT VERIFIED") == 3
+    assert capsys.readouterr().out.count("NOT VERIFIED") == 5
 
 
 def test_a_file_that_the_manifest_leaves_out(made, copy, tmp_path, capsys):
     content = json.loads((copy / "manifest.json").read_text())
     content["files"] = content["files"][1:]
     (copy / "manifest.json").write_text(json.dumps(content))
-    assert derive(made, copy, tmp_path) == 1
-    assert "comes out different when derived again" in capsys.readouterr().out
+    assert verify(copy) == 1
+    assert capsys.readouterr().out == "NOT VERIFIED: mixture/basis.parquet is not in the manifest\n"
+
+
+def test_files_that_are_not_of_the_release(copy, capsys):
+    """`train` would read one; 15 rows became 765 so."""
+    shutil.copy(copy / "mixture" / "basis.parquet", copy / "synthetic" / "part-zzz.parquet")
+    (copy / "notes.txt").write_text("mine")
+    assert verify(copy) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"NOT VERIFIED: {name} is there and not of the release"
+        for name in ("notes.txt", "synthetic/part-zzz.parquet")
+    ]
+
+
+@pytest.mark.parametrize("name", ["adjacency", "privacy_unit", "neighboring_relation", "mechanisms"])
+def test_another_statement_is_found_without_the_data(copy, capsys, name):
+    content = json.loads((copy / "manifest.json").read_text())
+    content["privacy"][name] = "\x1b[2Jreplace one"
+    (copy / "manifest.json").write_text(json.dumps(content))
+    assert verify(copy) == 1
+    said = capsys.readouterr().out
+    assert (
+        said == f"NOT VERIFIED: {name} of the privacy statement is not what follows from the configuration\n"
+    )
 
 
 def test_refusals(made, copy, tmp_path, capsys):

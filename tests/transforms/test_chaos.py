@@ -2,6 +2,7 @@ import collections
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import random
 import shutil
@@ -143,7 +144,9 @@ class Job:
         if self.overwrite:
             (self.output / "synthetic").mkdir(parents=True)
             (self.output / "synthetic" / "old.parquet").write_bytes(b"old")
-            (self.output / "manifest.json").write_bytes(b"{}")
+            stated = {"schema_version": 1, "release_id": "old", "config_digest": "", "privacy": {}}
+            old = {**stated, "files": [{"path": "synthetic/old.parquet"}]}
+            (self.output / "manifest.json").write_text(json.dumps(old))
 
     def run(self, schedule: Schedule, **hooks) -> None:
         with self.sized():
@@ -176,7 +179,7 @@ def jobs(rows, tmp_path_factory):
         where = tmp_path_factory.mktemp("job")
         output = where / "out" / "release"
         job = Job(output, small.workspace(where / "private", key), sizes, overwrite=number == 1)
-        publication = Publication(str(output), "run", job.overwrite)
+        publication = Publication(str(output), job.overwrite)
         with job.sized():
             job.pipeline = graph(
                 lambda pipeline: pipeline | beam.Create([Source(str(source))]),
@@ -334,7 +337,7 @@ def image_graph(images):
     pipeline = graph(
         lambda pipeline: pipeline | EmbedImages(described, "blocks", str(cache), shard_rows=5, threads=1),
         config,
-        Publication(str(output), "run"),
+        Publication(str(output)),
         small.workspace(images / "private", small.write_key(images / "key")),
         Execution(block_rows=5),
     )

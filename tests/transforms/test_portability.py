@@ -24,6 +24,7 @@ from PIL import Image
 
 from dpgmm_beam import statistics
 from dpgmm_beam.config import Method, ReleaseConfig
+from dpgmm_beam.manifest import files_of
 from dpgmm_beam.plan import Plan
 from pipelines import runner
 from tests import small
@@ -37,7 +38,6 @@ from transforms.publish import FileRecord, Publication
 from transforms.release import Release
 from transforms.run_files import Workspace
 from transforms.stage import DrawNoise, StorePart, SumPieces
-from transforms.synthesis import MIXTURE_FILES, parts_of
 
 # Leaves of the graph that both runners take:
 # - Flink: beam/runners/flink/src/main/java/org/apache/beam/runners/flink/
@@ -93,7 +93,7 @@ def job_pipeline(
     else:
         start = pipeline | beam.Create([Source(source)])
     workspace = Workspace("/private/runs/run", "/private/rows", str(key_file))
-    publication = Publication("/out/release", "run")
+    publication = Publication("/out/release")
     start | "Release" >> Release(Plan(config, "id"), publication, workspace, Execution())
     return pipeline
 
@@ -451,11 +451,7 @@ def test_no_element_before_or_after_the_fit_is_large(sized):
     base = pieces[0][0]
     for step in ("Prepare/List", "Prepare/Spread", "Prepare/Prepare"):
         assert len(coder_of(pipeline, f"Release/{step}").encode((base, 10**6))) < 1000
-    names = [
-        *MIXTURE_FILES,
-        *(f"synthetic/{parts_of(plan).name(part)}" for part in range(len(parts_of(plan)))),
-    ]
-    records = [FileRecord(name, 10**9, "0" * 64, 10**6) for name in names]
+    records = [FileRecord(name, 10**9, "0" * 64, 10**6, "0" * 64) for name in files_of(plan.config)]
     one = coder_of(pipeline, "Release/Write/Write files")
     assert max(len(one.encode((base, record))) for record in records) < 1000
     assert len(coder_of(pipeline, "Release/Write/All files").encode((base, records))) < ELEMENT_BYTES

@@ -35,7 +35,7 @@ def small_pieces(monkeypatch):
 
 def release(source, workspace, output, overwrite=False, config=None, **execution):
     plan = Plan(config or small.small_config(), small.RELEASE_ID)
-    publication = Publication(str(output), "run", overwrite)
+    publication = Publication(str(output), overwrite)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         rows = pipeline | beam.Create([Source(str(source))])
         rows | Release(plan, publication, workspace, Execution(**execution))

@@ -348,7 +348,7 @@ def finished(begun, tmp_path_factory):
 def test_the_final_state_is_that_of_the_fit_in_memory(finished):
     plan, _, base, expected = finished
     found, found_plan = final_state(base)
-    assert (found_plan.config_digest, found_plan.release_id) == (plan.config_digest, plan.release_id)
+    assert (found_plan.fit_digest, found_plan.release_id) == (plan.fit_digest, plan.release_id)
     assert found.keys() == expected.keys() | {"plan", "pieces", "key_commitment"}
     assert all(np.array_equal(found[name], array) for name, array in expected.items())
 

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import os
 
@@ -5,11 +6,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from dpgmm_beam import synthesis
+from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.manifest import parts_of
 from tests import small
 from tests.transforms import steps
-from transforms import run_files
+from transforms import publish, register, run_files
 from transforms.publish import Publication
-from transforms.synthesis import MIXTURE_FILES, Publish, WriteFile, parts_of
+from transforms.synthesis import Publish, WriteFile
 
 
 @pytest.fixture(scope="module")
@@ -30,70 +33,101 @@ def several(monkeypatch):
     monkeypatch.setattr(synthesis, "PART_ROWS", 30)
 
 
-def written(finished, publication, numbers):
-    writer = WriteFile(publication, finished[1].key_file)
+MIXTURE_FILES = [f"mixture/{name}.parquet" for name in ("components", "basis", "teacher", "features")]
+
+
+def written(finished, numbers):
+    writer = WriteFile(finished[1].key_file)
     writer.setup()
     return [record for number in numbers for _, record in writer.process((finished[2], number))]
 
 
+def published(finished, output, records, **workspace):
+    step = Publish(Publication(str(output)), dataclasses.replace(finished[1], **workspace))
+    return list(step.process((finished[2], iter(records))))
+
+
 def test_parts_mixture_and_manifest(finished, tmp_path):
     plan, _, base, expected = finished
-    publication = Publication(str(tmp_path / "out"), "run")
-    count = 1 + len(parts_of(plan))
-    records = written(finished, publication, range(count))
+    count = 1 + len(parts_of(plan.config))
+    records = written(finished, range(count))
     # Written again, by another worker, in another order.
-    again = written(finished, publication, reversed(range(count)))
+    again = written(finished, reversed(range(count)))
     assert sorted(again, key=lambda record: record.path) == sorted(records, key=lambda record: record.path)
     assert {record.path: record.rows for record in records} == {
-        MIXTURE_FILES[0]: 6,
-        MIXTURE_FILES[1]: 16,
+        **dict(zip(MIXTURE_FILES, (6, 16, 3, 16), strict=True)),
         "synthetic/part-00000-of-00001.parquet": 120,
     }
     assert not (tmp_path / "out").exists()
     # Records come twice from a bundle that ran twice.
-    assert list(Publish(publication).process((base, iter(records + again)))) == []
+    assert published(finished, tmp_path / "out", records + again) == []
     assert small.contents(tmp_path / "out") == expected
+    assert not [name for name in os.listdir(base) if name.startswith("staged")]
 
 
-def test_every_number_is_a_file_of_its_own(finished, several, tmp_path):
-    publication = Publication(str(tmp_path / "out"), "run")
-    assert len(parts_of(finished[0])) == 4
-    names = [[record.path for record in written(finished, publication, [number])] for number in range(5)]
+def test_every_number_is_a_file_of_its_own(finished, several):
+    assert len(parts_of(finished[0].config)) == 4
+    names = [[record.path for record in written(finished, [number])] for number in range(5)]
     assert names == [
-        list(MIXTURE_FILES),
+        MIXTURE_FILES,
         *([f"synthetic/part-0000{part}-of-00004.parquet"] for part in range(4)),
     ]
 
 
 @pytest.mark.parametrize("lost", [0, 1, 4])
 def test_a_release_that_is_not_whole_is_not_published(finished, several, tmp_path, lost):
-    publication = Publication(str(tmp_path / "out"), "run")
-    records = written(finished, publication, [number for number in range(5) if number != lost])
+    records = written(finished, [number for number in range(5) if number != lost])
     with pytest.raises(RuntimeError, match="files of the release are missing: run the same command again"):
-        list(Publish(publication).process((finished[2], records)))
-    assert not (tmp_path / "out").exists()
-    extra = written(finished, publication, range(5))
-    extra.append(publication.stage("synthetic/part-00009-of-00004.parquet", b"of no release", 1))
+        published(finished, tmp_path / "out", records)
+    extra = written(finished, range(5))
+    folder = run_files.staging(finished[2], extra[0].state)
+    extra.append(
+        publish.stage(folder, "synthetic/part-00009-of-00004.parquet", b"of no release", 1, extra[0].state)
+    )
     with pytest.raises(RuntimeError, match="files of the release are missing"):
-        list(Publish(publication).process((finished[2], extra)))
+        published(finished, tmp_path / "out", extra)
     assert not (tmp_path / "out").exists()
+
+
+def test_files_of_two_draws_never_meet(finished, tmp_path):
+    records = written(finished, [0, 1])
+    records[-1] = dataclasses.replace(records[-1], state="0" * 64)
+    with pytest.raises(RuntimeError, match="come from different states"):
+        published(finished, tmp_path / "out", records)
+    records = [dataclasses.replace(record, state="0" * 64) for record in records]
+    with pytest.raises(RuntimeError, match="come from different states"):
+        published(finished, tmp_path / "out", records)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_register_is_written_before_the_release_and_keeps_others_out(finished, tmp_path):
+    path = str(tmp_path / "register" / "id.json")
+    published(finished, tmp_path / "out", written(finished, [0, 1]), register=path)
+    entry = register.read(path)
+    assert (entry.release_id, entry.fit_digest) == (small.RELEASE_ID, finished[0].fit_digest)
+    # Made again, elsewhere, it is the same release.
+    published(finished, tmp_path / "again", written(finished, [0, 1]), register=path)
+    assert small.contents(tmp_path / "again") == small.contents(tmp_path / "out")
+    os.unlink(path)
+    register.enter(path, dataclasses.replace(entry, data="0" * 128))
+    with pytest.raises(ConfigError, match=r"--release-id=small is refused: it must be new: .* of other data"):
+        published(finished, tmp_path / "third", written(finished, [0, 1]), register=path)
+    assert not (tmp_path / "third").exists()
 
 
 def test_another_key_writes_nothing(finished, tmp_path):
-    publication = Publication(str(tmp_path / "out"), "run")
-    writer = WriteFile(publication, small.write_key(tmp_path / "key", bytes(32)))
+    writer = WriteFile(small.write_key(tmp_path / "key", bytes(32)))
     writer.setup()
     with pytest.raises(RuntimeError, match="not the one that this run began with"):
         list(writer.process((finished[2], 1)))
     assert small.contents(tmp_path).keys() == {"key"}
 
 
-def test_the_final_state_is_loaded_once_a_process(finished, several, tmp_path, monkeypatch):
+def test_the_final_state_is_loaded_once_a_process(finished, several, monkeypatch):
     loads = []
     load = run_files.load_state
     monkeypatch.setattr(run_files, "load_state", lambda *args: loads.append(args) or load(*args))
-    publication = Publication(str(tmp_path / "out"), "run")
-    writer = WriteFile(publication, finished[1].key_file)
+    writer = WriteFile(finished[1].key_file)
     for number in range(5):
         list(writer.process((finished[2], number)))
     stages = [stages for _, stages in loads]

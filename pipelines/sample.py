@@ -1,0 +1,137 @@
+"""dpgmm sample: more labelled rows of a release, at no cost in privacy."""
+
+import argparse
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from dpgmm_beam import manifest
+from dpgmm_beam.algebra import one_thread
+from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.labeller import FEATURES_FILE, TEACHER_FILE, Labeller
+from dpgmm_beam.mixture import BASIS_FILE, COMPONENTS_FILE, Mixture, Sampler
+from dpgmm_beam.synthesis import Parts, draw_part, generator_of_seed
+from pipelines import cli, cores
+from pipelines.progress import Progress
+from transforms import inputs
+from transforms.inputs import read_bytes
+from transforms.private_files import check_scheme, is_local
+from transforms.publish import exists, files_below, join, write_whole
+
+ABOUT_FILE = "_sample.json"
+"""Says what the rows were drawn from; readers of Parquet folders skip the name.  It comes last."""
+
+MAX_ROWS, MAX_SEED = 2**31, 2**64
+
+
+def parser() -> argparse.ArgumentParser:
+    result = cli.Parser(
+        prog="dpgmm sample",
+        description="Draws labelled synthetic rows from the mixture of a release. The data is not looked at"
+        " again: this costs nothing in privacy, however often and for however many rows.",
+    )
+    result.add_argument("--release", required=True, help="folder of the release")
+    result.add_argument("--rows", type=int, required=True, help="in all; the classes take turns")
+    result.add_argument("--output", required=True, help="new folder of Parquet files")
+    result.add_argument("--seed", type=int, help="the same seed gives the same rows (default: drawn)")
+    result.add_argument("--threads", type=int, default=0, help="0: as many as cores")
+    return result
+
+
+def load(release: str) -> tuple[dict, Sampler, Labeller]:
+    """A release's manifest, and what draws and labels rows as it does.
+
+    Raises:
+      ConfigError: it is not a release, or its mixture is not as its manifest says.
+    """
+    check_scheme("--release", release)
+    path = join(release, manifest.FILE_NAME)
+    if not exists(path):
+        raise ConfigError("--release", release, f"be a folder with a {manifest.FILE_NAME}")
+    content = manifest.parse(read_bytes(path), release)
+    digests = {file["path"]: file["sha256"] for file in content["files"]}
+
+    def read(name: str) -> bytes:
+        name = f"{manifest.MIXTURE}/{name}"
+        try:
+            data = read_bytes(join(release, *name.split("/")))
+        except OSError:
+            data = b""
+        if hashlib.sha256(data).hexdigest() != digests.get(name):
+            raise ConfigError(
+                "--release", release, f"hold {name} as its manifest says; dpgmm verify tells more"
+            )
+        return data
+
+    for name in (COMPONENTS_FILE, BASIS_FILE, TEACHER_FILE, FEATURES_FILE):
+        read(name)
+    return content, Sampler(Mixture.load(read)), Labeller.load(read)
+
+
+def check_output(output: str) -> None:
+    """Raises ConfigError unless the folder is new or empty."""
+    check_scheme("--output", output)
+    if not is_local(output):
+        if files_below(output):
+            raise ConfigError("--output", output, "be an empty or a new folder")
+    elif os.path.lexists(output) and (not os.path.isdir(output) or os.listdir(output)):
+        raise ConfigError("--output", output, "be an empty or a new folder")
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = parser().parse_args(argv)
+    for name, least, bound in (("rows", 1, MAX_ROWS + 1), ("seed", 0, MAX_SEED), ("threads", 0, 257)):
+        value = getattr(arguments, name)
+        if value is not None and not least <= value < bound:
+            raise ConfigError(f"--{name}", value, f"be a whole number from {least} to {bound - 1}")
+    output = inputs.absolute(arguments.output)
+    check_output(output)
+    content, sampler, labeller = load(inputs.absolute(arguments.release))
+    seed = secrets.randbelow(MAX_SEED) if arguments.seed is None else arguments.seed
+    parts = Parts(len(labeller.classes), arguments.rows)
+    about = {"release_id": content["release_id"], "seed": seed, "rows": arguments.rows}
+    write(output, parts, sampler, labeller, about, arguments.threads or cores.usable_cores())
+    cli.say(f"{arguments.rows} rows are in {output} (seed {seed})")
+    return 0
+
+
+def write(output: str, parts: Parts, sampler: Sampler, labeller: Labeller, about: dict, threads: int) -> None:
+    """Writes all parts and then what they are; a local folder appears whole."""
+    place = output
+    if is_local(output):
+        parent, name = os.path.split(output)
+        place = os.path.join(parent, f".{name}.sampling-{uuid.uuid4().hex[:8]}")
+
+    def draw(part: int) -> None:
+        data = draw_part(parts, part, sampler, labeller, generator_of_seed(about["seed"], part))
+        write_whole(join(place, parts.name(part)), data)
+
+    done: list[int] = []
+    try:
+        with (
+            Progress("rows", len(parts), lambda: len(done)),
+            one_thread(),
+            ThreadPoolExecutor(threads) as workers,
+        ):
+            try:
+                for future in as_completed([workers.submit(draw, part) for part in range(len(parts))]):
+                    future.result()
+                    done.append(1)
+            finally:
+                workers.shutdown(cancel_futures=True)
+        write_whole(join(place, ABOUT_FILE), (json.dumps(about, indent=2) + "\n").encode())
+        if place != output:
+            os.rename(place, output)
+    finally:
+        if place != output:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

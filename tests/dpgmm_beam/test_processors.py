@@ -1,0 +1,90 @@
+"""The same release on other processors: OpenBLAS's kernels and numpy's instruction sets are switched."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# With fewer dimensions nothing ties, and every setting agrees whatever is done.
+PROGRAM = """
+import hashlib, json, sys
+import numpy as np
+from dpgmm_beam import fit, lattice, state
+from dpgmm_beam.algebra import one_thread
+from dpgmm_beam.config import Method, ReleaseConfig
+from dpgmm_beam.labeller import Labeller
+from dpgmm_beam.manifest import parts_of
+from dpgmm_beam.mixture import Sampler
+from dpgmm_beam.noise import NoiseKey
+from dpgmm_beam.plan import Plan
+from dpgmm_beam.rows import Rows
+from dpgmm_beam.synthesis import draw_part, generator_of_key
+
+components = int(sys.argv[1])
+d, count = (512, 4000)
+classes = tuple("abcdefghij")
+generator = np.random.default_rng(5)
+labels = generator.integers(0, len(classes), count).astype(np.int32)
+values = generator.integers(-600, 600, (count, d)) + generator.integers(-500, 500, (len(classes), d))[labels]
+rows = Rows(lattice.clip_rows(values.astype(float), lattice.UNIT).astype(np.int16), labels)
+config = ReleaseConfig("precomputed", classes, d, 1.0, 1e-5, samples_per_class=5, components=components,
+    rounds=2, method=Method(teacher_steps=4))
+plan, secret = Plan(config, "one"), NoiseKey(bytes(range(32)))
+with one_thread():
+    final = fit.fit(plan, lambda: rows.blocks(512), secret)
+    key = fit.release_key(plan, final, secret)
+    labeller = Labeller.of(final, classes, None)
+    mixture = fit.mixture_of(plan, final)
+    data = draw_part(parts_of(config), 0, Sampler(mixture), labeller, generator_of_key(key, 0))
+files = {name: array.tobytes() for name, array in sorted(final.items())}
+files["rows"] = data
+for each in (mixture, labeller):
+    each.save(lambda name, data, count: files.update({name: data}))
+for name, data in files.items():
+    print(name, hashlib.sha256(data).hexdigest()[:16])
+"""
+
+DISPATCHED = " ".join(np._core._multiarray_umath.__cpu_dispatch__)
+SETTINGS = {
+    "Haswell": {"OPENBLAS_CORETYPE": "Haswell"},
+    "Zen": {"OPENBLAS_CORETYPE": "Zen"},
+    "SkylakeX": {"OPENBLAS_CORETYPE": "SkylakeX"},
+    "Prescott": {"OPENBLAS_CORETYPE": "Prescott"},
+    "numpy baseline": {"NPY_DISABLE_CPU_FEATURES": DISPATCHED},
+}
+
+
+def digests(components: int, setting: dict[str, str]) -> dict[str, str]:
+    """Of every entry of the final state and every file of the release, by name."""
+    own = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "NPY_DISABLE_CPU_FEATURES")
+    environment = {name: value for name, value in os.environ.items() if name not in own}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, str(components)],
+        cwd=Path(__file__).parents[2],
+        env={**environment, **setting},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+def can_run(setting: dict[str, str]) -> bool:
+    """OpenBLAS takes its kernels for AVX512 only where the processor has it."""
+    if setting.get("OPENBLAS_CORETYPE") != "SkylakeX":
+        return True
+    return " avx512f " in Path("/proc/cpuinfo").read_text()
+
+
+@pytest.mark.parametrize("components", [1, 8])
+def test_every_processor_gives_the_same_state_and_rows(components):
+    settings = {name: setting for name, setting in SETTINGS.items() if can_run(setting)}
+    expected = digests(components, {})
+    for name, setting in settings.items():
+        found = digests(components, setting)
+        assert found.keys() >= {"rows", "component_counts", "components.parquet", "teacher.parquet"}
+        assert {key for key in found if found[key] != expected[key]} == set(), name
+    assert len(settings) >= 4
