@@ -296,7 +296,8 @@ class _Remote:
         if self._flink is not None:
             return self._flink.may_go_on()
         where = self._page() or self._options.view_as(PortableOptions).job_endpoint or ""
-        return f"job {self._id()} could not be cancelled and may go on{where and f': {where}'}"
+        name = " ".join(filter(None, ("job", self._id())))
+        return f"{name} could not be cancelled and may go on{where and f': {where}'}"
 
 
 def _check(state: str) -> None:

@@ -230,8 +230,24 @@ def interruption():
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_an_interrupted_job_is_cancelled(gate, server, interruption):
-    with beside(interrupt_when, gate.reached.is_set, interruption), pytest.raises(Interrupted) as raised:
+@pytest.fixture
+def waiting(monkeypatch):
+    """Set when the driver has submitted its job and waits for the end."""
+    event, wait = threading.Event(), job._Remote._wait
+
+    def watched(remote):
+        event.set()
+        wait(remote)
+
+    monkeypatch.setattr(job._Remote, "_wait", watched)
+    return event
+
+
+def test_an_interrupted_job_is_cancelled(gate, server, interruption, waiting):
+    def running():
+        return gate.reached.is_set() and waiting.is_set()
+
+    with beside(interrupt_when, running, interruption), pytest.raises(Interrupted) as raised:
         job.run(remote(server, PORTABLE), "name")
     assert str(raised.value) == "interrupted; nothing half-done was published"
 
