@@ -231,22 +231,19 @@ def interruption():
 
 
 @pytest.fixture
-def waiting(monkeypatch):
-    """Set when the driver has submitted its job and waits for the end."""
-    event, wait = threading.Event(), job._Remote._wait
+def running(gate, monkeypatch):
+    """Whether the job runs, and its driver knows that and waits for the end."""
+    waiting, wait = threading.Event(), job._Remote._wait
 
     def watched(remote):
-        event.set()
+        waiting.set()
         wait(remote)
 
     monkeypatch.setattr(job._Remote, "_wait", watched)
-    return event
+    return lambda: gate.reached.is_set() and waiting.is_set()
 
 
-def test_an_interrupted_job_is_cancelled(gate, server, interruption, waiting):
-    def running():
-        return gate.reached.is_set() and waiting.is_set()
-
+def test_an_interrupted_job_is_cancelled(server, interruption, running):
     with beside(interrupt_when, running, interruption), pytest.raises(Interrupted) as raised:
         job.run(remote(server, PORTABLE), "name")
     assert str(raised.value) == "interrupted; nothing half-done was published"
@@ -262,12 +259,12 @@ class Stubborn(local_job_service.LocalJobServicer):
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "no")
 
 
-def test_an_interrupted_job_that_cannot_be_cancelled(gate, interruption, monkeypatch):
+def test_an_interrupted_job_that_cannot_be_cancelled(running, interruption, monkeypatch):
     monkeypatch.setattr(job, "CANCEL_SECONDS", 0.5)
     address, pool = worker_pool_main.BeamFnExternalWorkerPoolServicer.start(use_process=False)
     environment = ["--environment_type=EXTERNAL", f"--environment_config={address}"]
     with serving(Stubborn()) as server, contextlib.closing(Stopping(pool)):
-        with beside(interrupt_when, gate.reached.is_set, interruption), pytest.raises(Interrupted) as raised:
+        with beside(interrupt_when, running, interruption), pytest.raises(Interrupted) as raised:
             job.run(remote(server, PORTABLE, environment=environment), "name")
         assert str(raised.value).startswith("interrupted; job job-")
         assert str(raised.value).endswith(f" could not be cancelled and may go on: {server}")
