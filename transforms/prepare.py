@@ -188,7 +188,7 @@ def write_pieces(
         def blocks(rows: int = piece.rows, left_out: list[SetAside] = left_out) -> Iterator[Rows]:
             taken = batches.take(rows)
             for block, aside in ordered_map(
-                workers, lambda batch: accept(batch, row_format), taken, threads + 1
+                lambda batch: workers.submit(accept, batch, row_format), taken, threads + 1
             ):
                 left_out[0] += aside
                 yield block
