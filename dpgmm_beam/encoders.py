@@ -48,11 +48,14 @@ class Encoder(abc.ABC):
     def prepare(self, images: "Sequence[Image.Image]") -> np.ndarray:
         """Resizes and crops.
 
+        A job hands over one image at a time, so that decoded ones do not pile
+        up.  What is raised sets that image aside, and nothing else.
+
         Args:
           images: n loaded images of mode "L" or "RGB", of any size.
 
         Returns:
-          uint8, (n, height, width, 3).
+          uint8, (n, height, width, 3), of the same height and width for all images.
         """
 
     @abc.abstractmethod

@@ -35,6 +35,9 @@ _TEXT_PARTS = ("text", "transformer", "token_embedding", "ln_final", "text_decod
 
 _SCHEMES = ("hf-hub:", "local-dir:")
 
+# A resized picture is as long as its aspect ratio says before it is cropped: 256 MB.
+_MAX_RESIZED_PIXELS = 2**26
+
 
 class OpenClipEncoder(Encoder):
     """The image side of an open_clip model, ready to run.
@@ -75,6 +78,8 @@ class OpenClipEncoder(Encoder):
     def prepare(self, images: Sequence[Image.Image]) -> np.ndarray:
         prepared = np.empty((len(images), *self._shape), np.uint8)
         for row, image in enumerate(images):
+            if max(self._shape) ** 2 * max(image.size) > _MAX_RESIZED_PIXELS * min(image.size):
+                raise ValueError("an image is too long for its width to be resized")
             for step in self._geometry:
                 image = step(image)
             # Grayscale is resized as one channel and only then made three.

@@ -17,7 +17,12 @@ from dpgmm_beam import lattice
 
 LABEL, EMBEDDING = "label", "embedding"
 
+MAX_LABEL_BYTES = 2**12
+"""No label that is longer can be declared."""
+
 _QUANTISED_ROWS = 256
+
+_SPARE_VALUES = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +102,9 @@ def label_indices(labels: pa.Array | pa.ChunkedArray, classes: tuple[str, ...]) 
     if isinstance(labels, pa.ChunkedArray):
         labels = labels.combine_chunks()
     if pa.types.is_dictionary(labels.type):
-        labels = labels.dictionary_decode()
+        # A long label that many rows share is looked up once, and never repeated in memory.
+        distinct = np.append(label_indices(labels.dictionary, classes), np.int32(-1))
+        return distinct[pc.fill_null(labels.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)]
     if not (pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type)):
         # Cast without checks: bytes that are not UTF-8 must not fail a job.
         labels = labels.cast(pa.string(), safe=False)
@@ -113,7 +120,8 @@ def embedding_matrix(column: pa.Array | pa.ChunkedArray, dimension: int) -> tupl
     """Embeddings of the right length as a matrix, and which rows have it.
 
     Args:
-      column: list, large_list or fixed_size_list of floats, nulls allowed.
+      column: list, large_list or fixed_size_list of floats, nulls allowed; or
+        all nulls, of type null or a list of it.
 
     Returns:
       (m, dimension) float array and a mask (n,) of its m rows.  A null inside
@@ -121,6 +129,8 @@ def embedding_matrix(column: pa.Array | pa.ChunkedArray, dimension: int) -> tupl
     """
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
+    if pa.types.is_null(column.type):
+        return np.zeros((0, dimension), np.float32), np.zeros(len(column), bool)
     valid = column.is_valid().to_numpy(zero_copy_only=False)
     lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False)
     keep = valid & (lengths == dimension)
@@ -128,6 +138,8 @@ def embedding_matrix(column: pa.Array | pa.ChunkedArray, dimension: int) -> tupl
         column = column.filter(pa.array(keep))
     # flatten() honours offsets and skips the values under nulls.
     values = column.flatten()
+    if pa.types.is_null(values.type):
+        values = values.cast(pa.float32())
     if values.null_count:
         values = pc.fill_null(values, float("nan"))
     matrix = values.to_numpy(zero_copy_only=False).reshape(-1, dimension)
@@ -157,8 +169,29 @@ def rows_of_batch(batch: pa.RecordBatch | pa.Table, row_format: RowFormat) -> Ro
     return accept(batch, row_format)[0]
 
 
+def without_long_lists(batch: pa.RecordBatch, row_format: RowFormat) -> pa.RecordBatch:
+    """The batch, without the values of embeddings that are too long, where these are many.
+
+    Such rows are set aside all the same, but batches wait for each other, and
+    one list may be as long as a million others.
+    """
+    column = batch.column(EMBEDDING)
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        return batch
+    values = pc.sum(pc.list_value_length(column)).as_py() or 0
+    if values <= len(batch) * row_format.dimension + _SPARE_VALUES:
+        return batch
+    right = pc.equal(pc.list_value_length(column), row_format.dimension)
+    kept = pc.if_else(right, column, pa.scalar(None, column.type))
+    return batch.set_column(batch.schema.get_field_index(EMBEDDING), EMBEDDING, kept)
+
+
+@np.errstate(all="ignore")
 def accept(batch: pa.RecordBatch | pa.Table, row_format: RowFormat) -> tuple[Rows, SetAside]:
-    """The accepted rows of a record batch, and how many were not."""
+    """The accepted rows of a record batch, and how many were not.
+
+    What numpy would warn of, a signalling NaN say, is a fact about a row.
+    """
     matrix, keep = embedding_matrix(batch.column(EMBEDDING), row_format.dimension)
     if row_format.labelled:
         classes = label_indices(batch.column(LABEL), row_format.classes)[keep]

@@ -83,9 +83,9 @@ def run(step: EmbedImages, options, verbose: bool = False) -> None:
 def progress(step: EmbedImages, verbose: bool = False) -> Progress:
     """Shows how many of the job's cache files are finished."""
     names = {shard.name for shard in plan_shards(step.input, step.encoder, step.shard_rows)}
-    return Progress(
-        "embedding", len(names), lambda: len(names & finished_shards(step.cache_dir)), verbose=verbose
-    )
+    # An input without images has its line, too: whether there is one is no public fact.
+    total = max(len(names), 1)
+    return Progress("embedding", total, lambda: len(names & finished_shards(step.cache_dir)), verbose=verbose)
 
 
 def claim_output(step: EmbedImages) -> None:

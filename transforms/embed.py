@@ -10,9 +10,10 @@ import dataclasses
 import hashlib
 import json
 import os
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import apache_beam as beam
@@ -24,6 +25,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam import encoders, images
 from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.rows import MAX_LABEL_BYTES
 from transforms import inputs
 from transforms.inputs import InputDescription
 from transforms.ordered_map import ordered_map
@@ -44,8 +46,12 @@ MAX_SHARD_ROWS = 8192
 # Embeddings of one row group of a cache file: 5 MB at 1,280 dimensions.
 ROW_GROUP_ROWS = 1024
 
+# Encoded images, in bytes: of one batch, and of all that are read ahead (or of
+# a single one that is larger).
+PART_BYTES, AHEAD_BYTES = 2**25, 2**28
+
 # Enters every file name: raise it when the same input gives other files.
-_FORMAT = 1
+_FORMAT = 2
 
 # Far file systems answer slowly, but many at once.
 _FAR_READERS, _NEAR_READERS = 16, 2
@@ -58,7 +64,7 @@ class Shard:
     Attributes:
       name: of the cache file; a digest of all that the file depends on.
       path: the folder of images, or the Parquet file.
-      labels, files: of each image, relative to the folder.
+      labels, files, sizes: of each image; the file is relative to the folder.
       row_groups: of the Parquet file.
       labelled: whether the cache file has labels.
     """
@@ -68,7 +74,25 @@ class Shard:
     labelled: bool
     labels: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
     row_groups: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedImage:
+    """An image as the input has it.
+
+    Attributes:
+      source: names it to the owner.
+      label: text as bytes, for it need not be UTF-8; None if there is none.
+      size: in bytes; of what can't or shall not be read, inputs.NO_FILE.
+      data: None before a file is read.
+    """
+
+    source: str
+    label: bytes | None
+    size: int
+    data: bytes | None = None
 
 
 @dataclasses.dataclass
@@ -189,13 +213,19 @@ class EmbedShards(beam.DoFn):
         readers = ThreadPoolExecutor(_NEAR_READERS if is_local(shard.path) else _FAR_READERS)
         rejected: list[str] = []
 
+        use = Preparation(encoder)
+        schema = cache_schema(self.encoder, encoder.dimension, shard.labelled)
+
+        def start(part: list[EncodedImage]) -> Future:
+            loaded = readers.submit(_load, shard, part)
+            return self._workers.submit(lambda: _embed_part(use, loaded.result(), schema))
+
         def write(file):
-            chunks = _read(shard, encoder.batch_size, readers)
-            # One chunk more than there are threads is decoded ahead, so none waits.
-            embedded = ordered_map(
-                self._workers, lambda chunk: _embed_chunk(encoder, chunk), chunks, self._threads + 1
-            )
-            _write(file, cache_schema(self.encoder, encoder.dimension, shard.labelled), embedded, rejected)
+            # Two parts a reader are read ahead, and one more than there are threads is embedded.
+            ahead = 2 * (_NEAR_READERS if is_local(shard.path) else _FAR_READERS) + self._threads + 1
+            parts = _parts(_listed(shard, encoder.batch_size), encoder.batch_size)
+            embedded = ordered_map(start, parts, ahead, _size_of, AHEAD_BYTES)
+            _write(file, schema, embedded, rejected)
 
         with readers:
             write_private_file(path, write)
@@ -229,6 +259,7 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
                 labelled=True,
                 labels=tuple(file.label for file in files),
                 files=tuple(file.path[len(folder) + 1 :] for file in files),
+                sizes=tuple(file.size for file in files),
             )
         return
     listed = {file.path: file for file in inputs.list_parquet(description.pattern)}
@@ -246,6 +277,9 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
 
 def finished_shards(cache_dir: str) -> set[str]:
     """Names of the finished cache files in a folder, of this input or another."""
+    if is_local(cache_dir):
+        names = os.listdir(cache_dir) if os.path.isdir(cache_dir) else []
+        return {name for name in names if name.startswith(SHARD_PREFIX) and name.endswith(SHARD_SUFFIX)}
     pattern = FileSystems.join(inputs.literal(cache_dir), f"{SHARD_PREFIX}*{SHARD_SUFFIX}")
     (match,) = FileSystems.match([pattern])
     return {os.path.basename(file.path) for file in match.metadata_list}
@@ -315,31 +349,74 @@ def _is_finished(path: str) -> bool:
         return False
 
 
-def _read(shard: Shard, rows: int, readers: Executor) -> Iterator[pa.Table]:
-    """The shard's images in tables (image, source[, label]) of `rows` rows, read ahead."""
+def _listed(shard: Shard, rows: int) -> Iterator[EncodedImage]:
+    """The shard's images in their order; those of a folder are not read yet."""
     if shard.row_groups:
-        yield from _rechunk(_read_row_groups(shard, rows), rows)
-        return
-
-    def read(start: int) -> pa.Table:
-        part = slice(start, start + rows)
-        paths = [f"{shard.path}/{name}" for name in shard.files[part]]
-        columns = {
-            inputs.IMAGE: pa.array([_read_image(path) for path in paths], pa.large_binary()),
-            inputs.SOURCE: pa.array([_printable(path) for path in paths], pa.string()),
-            inputs.LABEL: pa.array([_printable(label) for label in shard.labels[part]], pa.string()),
-        }
-        return pa.table(columns)
-
-    yield from ordered_map(readers, read, range(0, len(shard.files), rows), 2 * _workers_of(readers))
+        yield from _read_row_groups(shard, rows)
+    for name, label, size in zip(shard.files, shard.labels, shard.sizes, strict=True):
+        size = size if size <= images.MAX_BYTES else inputs.NO_FILE
+        yield EncodedImage(f"{shard.path}/{name}", _printable(label).encode(), size)
 
 
-def _workers_of(readers: Executor) -> int:
-    return getattr(readers, "_max_workers", _NEAR_READERS)
+def _read_row_groups(shard: Shard, rows: int) -> Iterator[EncodedImage]:
+    columns = [inputs.IMAGE, inputs.LABEL] if shard.labelled else [inputs.IMAGE]
+    with inputs.reading(shard.path), inputs.open_rows(shard.path) as file:
+        for row_group in shard.row_groups:
+            start = 0
+            # Of images of some megabytes, few are read at a time.
+            found = file.metadata.row_group(row_group)
+            at_once = max(1, min(rows, PART_BYTES * found.num_rows // max(found.total_byte_size, 1)))
+            for batch in file.iter_batches(at_once, row_groups=[row_group], columns=columns):
+                labels = _labels(batch.column(inputs.LABEL)) if shard.labelled else [None] * len(batch)
+                for row, (image, label) in enumerate(zip(batch.column(inputs.IMAGE), labels, strict=True)):
+                    size = len(image.as_buffer()) if image.is_valid else inputs.NO_FILE
+                    size = size if size <= images.MAX_BYTES else inputs.NO_FILE
+                    data = None if size == inputs.NO_FILE else image.as_py()
+                    yield EncodedImage(f"{shard.path}#{row_group}:{start + row}", label, size, data)
+                start += len(batch)
+
+
+def _labels(labels: pa.Array) -> list[bytes | None]:
+    """Labels as text; one that no class can have is as good as none, and may be too long to repeat."""
+    if pa.types.is_dictionary(labels.type):
+        long = pc.greater(pc.binary_length(labels.dictionary), MAX_LABEL_BYTES)
+        labels = labels.dictionary.take(pc.if_else(long.take(labels.indices), None, labels.indices))
+    # Unchecked: a label that is not UTF-8 is undeclared, and must not fail a job.
+    return labels.cast(pa.string(), safe=False).cast(pa.binary()).to_pylist()
+
+
+def _parts(found: Iterable[EncodedImage], rows: int) -> Iterator[list[EncodedImage]]:
+    """As many images as the network takes at once, or fewer where they are large."""
+    part: list[EncodedImage] = []
+    size = 0
+    for image in found:
+        if part and (len(part) == rows or size + image.size > PART_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(image)
+        size += max(image.size, 0)
+    if part:
+        yield part
+
+
+def _size_of(part: list[EncodedImage]) -> int:
+    return sum(max(image.size, 0) for image in part)
+
+
+def _load(shard: Shard, part: list[EncodedImage]) -> list[EncodedImage]:
+    """The images with their bytes; those that can't or shall not be read have none."""
+    if shard.row_groups:
+        return part
+    return [
+        image if image.size == inputs.NO_FILE else dataclasses.replace(image, data=_read_image(image.source))
+        for image in part
+    ]
 
 
 def _read_image(path: str) -> bytes:
     try:
+        if is_local(path) and not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError("it was a file")
         return inputs.read_bytes(path)
     except OSError as error:
         # To leave it out would make the result depend on luck.  The path is not
@@ -355,52 +432,51 @@ def _printable(text: str) -> str:
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _read_row_groups(shard: Shard, rows: int) -> Iterator[pa.Table]:
-    columns = [inputs.IMAGE, inputs.LABEL] if shard.labelled else [inputs.IMAGE]
-    with inputs.open_parquet(shard.path) as file:
-        for row_group in shard.row_groups:
-            start = 0
-            for batch in file.iter_batches(batch_size=rows, row_groups=[row_group], columns=columns):
-                sources = [f"{shard.path}#{row_group}:{start + row}" for row in range(len(batch))]
-                start += len(batch)
-                table = {
-                    inputs.IMAGE: batch.column(inputs.IMAGE).cast(pa.large_binary()),
-                    inputs.SOURCE: pa.array(sources, pa.string()),
-                }
-                if shard.labelled:
-                    table[inputs.LABEL] = _plain_labels(batch.column(inputs.LABEL))
-                yield pa.table(table)
+class Preparation:
+    """What is made of each picture: an array of the encoder's own shape.
+
+    Raises:
+      Exception: at construction, whatever the encoder raises for a plain picture.
+    """
+
+    def __init__(self, encoder: encoders.Encoder):
+        from PIL import Image
+
+        self.encoder = encoder
+        plain = encoder.prepare([Image.new("RGB", (64, 64))])
+        self._form = plain.shape, plain.dtype
+
+    def __call__(self, picture: Any) -> np.ndarray:
+        prepared = self.encoder.prepare([picture])
+        if (prepared.shape, prepared.dtype) != self._form:
+            raise ValueError("an image was prepared in another form than others are")
+        return prepared
 
 
-def _plain_labels(labels: pa.Array) -> pa.Array:
-    if pa.types.is_dictionary(labels.type):
-        labels = labels.dictionary_decode()
-    # Unchecked: a label that is not UTF-8 is undeclared, and must not fail a job.
-    return labels.cast(pa.string(), safe=False)
+@np.errstate(all="ignore")
+def _embed_part(use: Preparation, part: list[EncodedImage], schema: pa.Schema) -> tuple[pa.Table, list[str]]:
+    """The part's cache rows, and the sources of its bad images.
 
-
-def _rechunk(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    pending = None
-    for table in tables:
-        pending = table if pending is None else pa.concat_tables([pending, table])
-        while len(pending) >= rows:
-            yield pending.slice(0, rows)
-            pending = pending.slice(rows)
-    if pending is not None and len(pending):
-        yield pending
-
-
-def _embed_chunk(encoder: encoders.Encoder, chunk: pa.Table) -> tuple[pa.Table, list[str]]:
-    """The chunk's cache rows (embedding, source[, label]), and the sources of its bad images."""
-    decoded = [images.decode_image(data.as_py()) for data in chunk.column(inputs.IMAGE)]
-    good = pa.array([image is not None for image in decoded], pa.bool_())
-    prepared = encoder.prepare([image for image in decoded if image is not None])
-    embeddings = encoder.embed(prepared)
-    values = pa.array(np.ascontiguousarray(embeddings, np.float32).reshape(-1))
-    rows = chunk.drop_columns([inputs.IMAGE]).filter(good)
-    rows = rows.append_column(inputs.EMBEDDING, pa.FixedSizeListArray.from_arrays(values, encoder.dimension))
-    bad = chunk.column(inputs.SOURCE).filter(pc.invert(good)).to_pylist()
-    return rows, bad
+    Pictures are decoded and prepared one by one: many large ones would not fit
+    into memory.  What numpy would warn of is a fact about an image.
+    """
+    prepared, good, bad = [], [], []
+    for image in part:
+        pixels = images.use_image(image.data, use)
+        if pixels is None:
+            bad.append(_printable(image.source))
+        else:
+            prepared.append(pixels)
+            good.append(image)
+    dimension = use.encoder.dimension
+    vectors = use.encoder.embed(np.concatenate(prepared)) if good else np.zeros((0, dimension))
+    values = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
+    columns = {
+        inputs.EMBEDDING: pa.FixedSizeListArray.from_arrays(values, dimension),
+        inputs.SOURCE: pa.array([_printable(image.source) for image in good], pa.string()),
+        inputs.LABEL: pa.array([image.label for image in good], pa.binary()).cast(pa.string(), safe=False),
+    }
+    return pa.table([columns[name] for name in schema.names], schema=schema), bad
 
 
 def _write(file: Any, schema: pa.Schema, chunks: Iterable[tuple[pa.Table, list[str]]], rejected: list[str]):
@@ -416,7 +492,7 @@ def _write(file: Any, schema: pa.Schema, chunks: Iterable[tuple[pa.Table, list[s
         count = 0
         for rows, bad in chunks:
             rejected.extend(bad)
-            pending.append(rows.select(schema.names).cast(schema))
+            pending.append(rows)
             count += len(rows)
             if count >= ROW_GROUP_ROWS:
                 writer.write_table(pa.concat_tables(pending))

@@ -5,6 +5,7 @@ This is the only place that knows input formats.  What it hands on is pairs
 """
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam import fit
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.plan import Plan
-from dpgmm_beam.rows import RowFormat, Rows, SetAside, accept, columns_of
+from dpgmm_beam.rows import RowFormat, Rows, SetAside, accept, columns_of, without_long_lists
 from transforms import inputs, keys, listing, prepared, run_files
 from transforms.execution import Execution
 from transforms.listing import Listing, Piece, Stretch
@@ -89,7 +90,7 @@ class ListUnits(beam.DoFn):
         if FileSystems.exists(run_files.input_file(base)):
             found = Listing.from_json(inputs.read_bytes(run_files.input_file(base)))
         else:
-            files = inputs.read_footers(source.pattern, pins, config.encoder)
+            files = inputs.read_footers(source.pattern, pins, config.encoder, config.dimension)
             found = listing.cut(files, config.dimension, self.execution.piece_bytes)
         check_room(self.plan, found, self.workspace, base)
         write_private_once(run_files.input_file(base), found.to_json())
@@ -187,7 +188,7 @@ def write_pieces(
         def blocks(rows: int = piece.rows, left_out: list[SetAside] = left_out) -> Iterator[Rows]:
             taken = batches.take(rows)
             for block, aside in ordered_map(
-                workers, lambda batch: accept(batch, row_format), taken, threads + 1
+                lambda batch: workers.submit(accept, batch, row_format), taken, threads + 1
             ):
                 left_out[0] += aside
                 yield block
@@ -227,15 +228,13 @@ class _Batches:
 def _read_unit(unit: Iterable[Stretch], row_format: RowFormat) -> Iterator[pa.RecordBatch]:
     slice_rows = max(1, min(SLICE_ROWS, SLICE_BYTES // (8 * row_format.dimension)))
     columns = columns_of(row_format)
+    # Mapped, so that no name keeps a batch with a long list while the next one is read.
+    shorten = functools.partial(without_long_lists, row_format=row_format)
     for stretch in unit:
-        try:
-            with inputs.open_rows(stretch.path) as file:
-                yield from file.iter_batches(slice_rows, row_groups=list(stretch.row_groups), columns=columns)
-        except OSError:
-            raise
-        except Exception as error:
-            # A library's message may quote a value of the data; its type does not.
-            raise RuntimeError(f"{stretch.path} could not be read ({type(error).__name__})") from None
+        with inputs.reading(stretch.path), inputs.open_rows(stretch.path) as file:
+            for groups in inputs.streams(file.metadata, stretch.row_groups, row_format.dimension):
+                batches = file.iter_batches(slice_rows, row_groups=groups, columns=columns)
+                yield from map(shorten, batches)
 
 
 def _check_pins(unit: Iterable[Stretch]) -> None:

@@ -92,6 +92,18 @@ def test_nor_on_threads(lite0, prepared):
     assert all(np.array_equal(result, expected) for result in results)
 
 
+def test_a_picture_that_would_be_resized_beyond_measure(lite0):
+    with pytest.raises(ValueError, match="too long for its width"):
+        lite0.prepare([Image.new("L", (1, 2**15))])
+    assert lite0.prepare([Image.new("L", (1, 256))]).shape == (1, 64, 64, 3)
+
+
+def test_pictures_prepared_one_by_one(lite0, prepared):
+    """As a job does it: the same pixels."""
+    one_by_one = [lite0.prepare([image]) for image in pictures(40)]
+    assert np.array_equal(np.concatenate(one_by_one), prepared)
+
+
 def test_the_first_call_gives_the_same_bits(lite0, prepared):
     fresh = encoders.load_encoder("efficientnet_lite0:64")
     assert np.array_equal(fresh.embed(prepared), lite0.embed(prepared))

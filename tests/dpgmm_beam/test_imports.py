@@ -46,6 +46,6 @@ def test_what_is_heavy_is_seen_where_it_is_used():
 from dpgmm_beam import budget, images
 spent = budget.Budget(1.0, 1e-5, (budget.Mechanism("all", 1.0),))
 budget.epsilon_by_pld(budget.event_from_json(spent.event()), 1e-5)
-images.decode_image(b"no image")
+images.use_image(b"no image", print)
 """
     assert {"dp_accounting", "scipy.stats", "PIL"} <= loaded_after(checking)

@@ -1,4 +1,5 @@
 import hashlib
+import warnings
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +43,32 @@ def test_labels_of_other_kinds_and_none_at_all():
     assert label_indices(pa.array(["x", "a", "b"])[1:], ("a", "b")).tolist() == [0, 1]
 
 
+def test_labels_as_a_dictionary():
+    """Its values are looked up once each, wherever they are and whatever they are."""
+    values = pa.array(["b", "zebra", "a", None, "b"])
+    places = pa.array([0, 1, 2, 3, 4, None, 2], pa.int8())
+    labels = pa.DictionaryArray.from_arrays(places, values)
+    for column in (labels, pa.chunked_array([labels[:3], labels[3:]])):
+        assert label_indices(column, ("a", "b")).tolist() == [1, -1, 0, -1, 1, -1, 0]
+    assert label_indices(labels[5:6], ("a",)).tolist() == [-1]
+    assert label_indices(labels[:0], ("a",)).tolist() == []
+    none = pa.DictionaryArray.from_arrays(pa.array([None, None], pa.int32()), pa.array([], pa.string()))
+    assert label_indices(none, ("a",)).tolist() == [-1, -1]
+
+
+def test_a_long_label_is_not_repeated():
+    """A thousand rows of a label of 16 MiB: no more is allocated than one of it."""
+    long = pa.DictionaryArray.from_arrays(pa.array([0, 1] * 500), pa.array(["x" * 2**24, "a"]))
+    before = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(before)
+    pa.set_memory_pool(pool)
+    try:
+        assert label_indices(long, ("a",)).tolist() == [-1, 0] * 500
+    finally:
+        pa.set_memory_pool(before)
+    assert pool.max_memory() < 2**25
+
+
 def list_types(kind):
     return [pa.list_(kind), pa.large_list(kind), pa.list_(kind, 3)]
 
@@ -73,6 +100,22 @@ def test_wrong_lengths_are_set_aside(form):
     assert matrix.shape == (0, 5)
     assert not keep.any()
     assert embedding_matrix(pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2)), 3)[0].shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.nulls(3),
+        pa.array([None, [], [None, None]]),
+        pa.array([None, [], [None, None]], pa.large_list(pa.null())),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_embeddings_that_are_all_null(column):
+    table = pa.table({"label": pa.nulls(3), "embedding": column})
+    found, left_out = rows.accept(table, GOOD)
+    assert found.values.shape == (0, 2)
+    assert left_out.length + left_out.label + left_out.value == 3
 
 
 TABLE = pa.table(
@@ -119,6 +162,39 @@ def test_reasons_are_counted():
     assert left_out == rows.SetAside(length=1, label=2, value=5)
     assert len(found) + 1 + 2 + 5 == len(TABLE)
     assert left_out + left_out == rows.SetAside(2, 4, 10)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.uint64])
+def test_a_signalling_nan_is_set_aside_without_a_word(kind):
+    bits = 8 * np.dtype(kind).itemsize
+    mantissa = {16: 10, 32: 23, 64: 52}[bits]
+    signalling = (kind(2 ** (bits - 1) - 2**mantissa) + kind(1)).astype(kind)
+    values = np.array([signalling, 0, 0, 0], kind).view(f"f{bits // 8}")
+    values[2:] = 1
+    table = pa.table({"embedding": pa.FixedSizeListArray.from_arrays(pa.array(values), 2)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found, left_out = rows.accept(table, RowFormat(("all",), 2, None, labelled=False))
+    assert (len(found), left_out.value) == (1, 1)
+
+
+@quick
+@given(
+    st.lists(st.one_of(st.none(), st.lists(st.floats(-5, 5, width=32), max_size=6)), max_size=12),
+    st.booleans(),
+)
+def test_long_lists_can_be_dropped_before_their_turn(lists, large):
+    kind = pa.large_list(pa.float32()) if large else pa.list_(pa.float32())
+    labels = pa.array(["a", "b", None] * 4)[: len(lists)]
+    batch = pa.RecordBatch.from_pydict({"label": labels, "embedding": pa.array(lists, kind)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "_SPARE_VALUES", 0)
+        shorter = rows.without_long_lists(batch, GOOD)
+    assert len(shorter.column("embedding").flatten()) <= 2 * len(batch)
+    (found, left_out), (expected, also) = rows.accept(shorter, GOOD), rows.accept(batch, GOOD)
+    np.testing.assert_array_equal(found.records(), expected.records())
+    assert left_out == also
+    assert rows.without_long_lists(batch, GOOD) is batch
 
 
 @quick

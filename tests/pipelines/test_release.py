@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from dpgmm_beam.config import Method, ReleaseConfig
 from pipelines import cli
@@ -318,3 +319,27 @@ def test_images_bad_images_and_the_embed_cache_give_one_release(images, tmp_path
     assert "fit: stage 1" in said
     for word in ("empty.png", "broken", "zebra", "reject"):
         assert word not in err
+
+
+def test_nothing_is_released_like_one_image(tmp_path, capfd):
+    """An empty folder and one with an image: the same files, the same words."""
+    said = []
+    for count in (0, 1):
+        folder = tmp_path / str(count)
+        (folder / "in" / "a").mkdir(parents=True)
+        if count:
+            Image.new("RGB", (8, 8), (200, 30, 60)).save(folder / "in" / "a" / "1.png")
+        argv = arguments(folder / "in", folder, "--encoder", "blocks", *keyed(folder))
+        assert cli.main(argv) == 0
+        said.append([re.sub(r"\d+ s", "", text.replace(str(folder), "")) for text in capfd.readouterr()])
+        files = small.contents(folder / "out" / "release")
+        assert len(files) > 3
+        assert {name: len(data) for name, data in files.items() if name.startswith("synthetic")}
+        assert report(folder)["rows"] == count
+    assert said[0] == said[1]
+
+
+def test_an_empty_folder_of_embeddings(tmp_path):
+    (tmp_path / "in").mkdir()
+    assert release(tmp_path / "in", tmp_path, "--dimension", "16", *keyed(tmp_path))
+    assert report(tmp_path) == {"rows": 0, "set_aside": {"length": 0, "label": 0, "value": 0}}

@@ -2,8 +2,10 @@ import io
 import json
 import os
 import pickle
+import socket
 import stat
 import tempfile
+import warnings
 from pathlib import Path
 
 import apache_beam as beam
@@ -14,8 +16,9 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
-from dpgmm_beam import encoders
+from dpgmm_beam import encoders, images
 from dpgmm_beam.errors import ConfigError
+from tests import small
 from tests.transforms.crate import plain
 from transforms import embed, inputs, private_files
 from transforms.inputs import RowGroups, describe_input
@@ -77,7 +80,7 @@ def rows(row_groups):
         with inputs.open_parquet(groups.path) as file:
             table = file.read()
         assert len(table) == sum(groups.rows)
-        embeddings = np.array(table["embedding"].to_pylist(), np.float32).reshape(len(table), -1)
+        embeddings = np.array(table["embedding"].to_pylist(), np.float32).reshape(len(table), 1280)
         labels = table["label"].to_pylist() if "label" in table.column_names else [None] * len(table)
         for source, label, embedding in zip(table["source"].to_pylist(), labels, embeddings, strict=True):
             assert source not in found
@@ -148,6 +151,156 @@ def test_bad_images_are_left_out(folder, tmp_path):
         "b/text.jpg",
         "c/cut.png",
     ]
+
+
+def rejected(cache):
+    """Names of the images that are privately listed as set aside."""
+    return sorted(
+        os.path.basename(json.loads(line)["source"])
+        for path in Path(cache, "_rejected").iterdir()
+        for line in path.read_text().splitlines()
+    )
+
+
+def test_pictures_whose_resizing_would_be_enormous_are_left_out(folder, tmp_path):
+    """A kilobyte each; a worker that resized them needed 6 GB, or died."""
+    before = rows(run(folder, tmp_path / "before"))
+    for label, size in (("a", (1, 2**19)), ("a", (2**19, 1)), ("b", (1, 2**22))):
+        name = f"long-{size[0]}.png"
+        (folder / label / name).write_bytes(encoded(Image.new("L", size)))
+    after = rows(run(folder, tmp_path / "cache"))
+    assert rejected(tmp_path / "cache") == ["long-1.png", "long-1.png", "long-524288.png"]
+    assert after.keys() == before.keys()
+    assert all(np.array_equal(after[source][1], before[source][1]) for source in before)
+
+
+def test_what_is_no_file_is_never_opened(folder, tmp_path):
+    """A fifo with an image's name would be waited for until somebody writes to it."""
+    good = {str(path) for path in folder.rglob("*.png")}
+    os.mkfifo(folder / "a" / "fifo.png")
+    os.symlink("/dev/zero", folder / "a" / "device.png")
+    os.symlink(folder / "nowhere", folder / "b" / "dangling.png")
+    os.symlink("loop.png", folder / "b" / "loop.png")
+    (folder / "b" / "folder.png").mkdir()
+    here = os.getcwd()
+    os.chdir(folder / "b")
+    try:
+        # By a short name: a socket's may have a hundred bytes.
+        socket.socket(socket.AF_UNIX).bind("socket.png")
+    finally:
+        os.chdir(here)
+    assert rows(run(folder, tmp_path / "cache")).keys() == good
+    assert rejected(tmp_path / "cache") == [
+        "dangling.png",
+        "device.png",
+        "fifo.png",
+        "loop.png",
+        "socket.png",
+    ]
+
+
+def test_files_beyond_the_bound_are_not_read(folder, tmp_path, monkeypatch):
+    large = folder / "a" / "large.png"
+    large.write_bytes(encoded(picture(1)) + bytes(2**16))
+    monkeypatch.setattr(images, "MAX_BYTES", 2**16)
+    read_bytes = inputs.read_bytes
+    opened = []
+    monkeypatch.setattr(inputs, "read_bytes", lambda path: opened.append(path) or read_bytes(path))
+    found = rows(run(folder, tmp_path / "cache"))
+    assert len(found) == 40
+    assert rejected(tmp_path / "cache") == ["large.png"]
+    assert str(large) not in opened
+    assert len(opened) > 40
+
+
+def test_a_file_that_becomes_a_fifo_is_not_waited_for(folder, tmp_path):
+    shard, *_ = embed.plan_shards(describe_input(str(folder), ENCODER), ENCODER, 16)
+    path = folder / shard.files[0]
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(RuntimeError, match="could not be read"):
+        embed_shard(shard, tmp_path / "cache")
+
+
+def embed_shard(shard, cache, encoder=ENCODER):
+    step = embed.EmbedShards(encoder, str(cache), 0, 2)
+    step.setup()
+    try:
+        return next(step.process(("names", shard)))
+    finally:
+        step.teardown()
+
+
+class Odd(small.Blocks):
+    """Fails for pictures that are 31 wide, has another form for 32, and wants one picture at a time."""
+
+    def prepare(self, images):
+        (image,) = images
+        if image.width == 31:
+            raise MemoryError
+        return super().prepare(images)[:, : 1 if image.width == 32 else 2]
+
+
+@pytest.fixture
+def odd(monkeypatch):
+    monkeypatch.setattr(encoders, "_REGISTRY", dict(encoders._REGISTRY))
+    encoders.register_encoder("odd", lambda argument, batch_size: Odd())
+    yield "odd"
+    encoders._loaded.clear()
+
+
+def test_a_picture_that_cannot_be_prepared_is_its_own_trouble(folder, tmp_path, odd):
+    for number in range(3):
+        (folder / "a" / f"31-{number}.png").write_bytes(encoded(Image.new("L", (31, 9))))
+    (folder / "b" / "32.png").write_bytes(encoded(Image.new("L", (32, 9))))
+    for shard in embed.plan_shards(describe_input(str(folder), odd), odd, 1024):
+        embed_shard(shard, tmp_path / "cache", odd)
+    tables = [pq.read_table(path) for path in (tmp_path / "cache").glob("*.parquet")]
+    assert sum(map(len, tables)) == 40
+    assert rejected(tmp_path / "cache") == ["31-0.png", "31-1.png", "31-2.png", "32.png"]
+
+
+def test_an_encoder_that_prepares_nothing_fails_the_job(folder, tmp_path, odd, monkeypatch):
+    """Not row by row, in silence: that would be a release of noise."""
+    monkeypatch.setattr(Odd, "prepare", lambda self, images: 1 // 0)
+    shard, *_ = embed.plan_shards(describe_input(str(folder), odd), odd, 1024)
+    with pytest.raises(ZeroDivisionError):
+        embed_shard(shard, tmp_path / "cache", odd)
+
+
+def test_what_numpy_would_warn_of_is_not_said(folder, tmp_path, odd, monkeypatch, capfd):
+    def embed_badly(self, prepared):
+        return np.log(np.zeros((len(prepared), 6))) * 0
+
+    monkeypatch.setattr(Odd, "embed", embed_badly)
+    shard, *_ = embed.plan_shards(describe_input(str(folder), odd), odd, 1024)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        embed_shard(shard, tmp_path / "cache", odd)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("sizes", "parts"),
+    [
+        ([1] * 10, [4, 4, 2]),
+        ([inputs.NO_FILE] * 5, [4, 1]),
+        ([2**23] * 9, [4, 4, 1]),
+        ([2**24] * 5, [2, 2, 1]),
+        ([2**28, 1, 1, 2**28], [1, 2, 1]),
+    ],
+)
+def test_few_large_images_are_together(sizes, parts):
+    found = [embed.EncodedImage(str(number), None, size) for number, size in enumerate(sizes)]
+    cut = list(embed._parts(iter(found), 4))
+    assert [len(part) for part in cut] == parts
+    assert [image for part in cut for image in part] == found
+
+
+def test_an_empty_folder_is_embedded(tmp_path):
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    (source,) = embedded(tmp_path / "images", tmp_path / "cache")
+    assert source.files() == []
 
 
 def test_a_shard_without_good_rows_is_a_valid_file(tmp_path):
@@ -290,6 +443,39 @@ def test_a_label_that_is_not_text_does_not_fail_the_job(tmp_path):
     (groups,) = run(tmp_path / "in.parquet", tmp_path / "cache")
     assert groups.rows == (2,)
     assert pq.read_table(groups.path)["label"][1].as_py() == "ok"
+
+
+def test_a_long_label_is_not_repeated(tmp_path):
+    """No class can have it: such a row is set aside as one without a label, and costs no gigabytes."""
+    labels = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0, 0] * 10), pa.array(["x" * 2**20, "ok"]))
+    images = pa.array([encoded(picture(0))] * 40)
+    table = pa.table({"image": images, "label": labels})
+    pq.write_table(table, tmp_path / "in.parquet", compression="zstd", dictionary_pagesize_limit=2**22)
+    (groups,) = run(tmp_path / "in.parquet", tmp_path / "cache")
+    assert pq.read_table(groups.path)["label"].to_pylist() == [None, "ok", None, None] * 10
+    assert os.path.getsize(groups.path) < 2**19
+
+
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_columns_of_nulls(tmp_path, column):
+    table = {"image": pa.array([encoded(picture(0))] * 3), "label": pa.array(["a"] * 3)}
+    pq.write_table(pa.table({**table, column: pa.nulls(3)}), tmp_path / "in.parquet")
+    (groups,) = run(tmp_path / "in.parquet", tmp_path / "cache")
+    assert groups.rows == ((0,) if column == "image" else (3,)) or sum(groups.rows) == 0
+    assert pq.read_schema(groups.path).field("label").type == pa.string()
+
+
+def test_a_page_that_cannot_be_decoded_fails_without_its_bytes(tmp_path):
+    path = tmp_path / "in.parquet"
+    table = pa.table({"image": pa.array([encoded(picture(i)) for i in range(9)])})
+    pq.write_table(table, path)
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + b"\xff" * 400 + data[404:])
+    (shard,) = embed.plan_shards(describe_input(str(path), ENCODER), ENCODER, 16)
+    with pytest.raises(RuntimeError) as caught:
+        embed_shard(shard, tmp_path / "cache")
+    assert str(caught.value).startswith(f"{path} could not be read (")
+    assert len(str(caught.value)) < len(str(path)) + 50
 
 
 def test_row_groups_of_a_shard_stay_bounded(tmp_path, monkeypatch):
