@@ -587,7 +587,7 @@ def _outputs() -> Iterator[Case]:
 
 def _private_folders() -> Iterator[Case]:
     yield from _places("release", "--private-dir")
-    yield from _values("release", "--private-dir", ("{at}/in", "{at}/in/private", "{at}/out/release/x"))
+    yield from _values("release", "--private-dir", ("{at}/in", "{at}/in/private"))
     private = ("--private-dir={at}/odd",)
     for mode in (0o755, 0o750, 0o777, 0o1777, 0o701, 0o770):
         yield Case(

@@ -34,6 +34,17 @@ from benchmarks.bad_cases import Case
 SECONDS, MEMORY = 20.0, 6 * 2**30
 # `python -m pipelines.cli` did nothing once.
 COMMAND = (sys.executable, "-c", "import sys; from pipelines.cli import main; sys.exit(main())")
+# As somebody else, who need not be able to read this interpreter's files: they are read first.
+AS_USER = """
+import os, sys
+from pipelines import cli, release, runner
+runner.job_options([], False)
+user = int(sys.argv.pop(1))
+os.setgroups([])
+os.setgid(user)
+os.setuid(user)
+sys.exit(cli.main())
+"""
 WELL = "refused well"
 LOOKS_PER_SECOND = 20
 
@@ -93,17 +104,15 @@ def watched(case: Case, at: Path, checkout: Path, out, err) -> int | str:
             environment.pop(name, None)
         else:
             environment[name] = value.replace("{at}", str(at))
+    command = COMMAND if case.user is None else (sys.executable, "-c", AS_USER, str(case.user))
     process = subprocess.Popen(
-        [*COMMAND, *case.arguments(at)],
+        [*command, *case.arguments(at)],
         stdin=subprocess.DEVNULL,
         stdout=out,
         stderr=err,
         cwd=at,
         env=environment,
         start_new_session=True,
-        user=case.user,
-        group=case.user,
-        extra_groups=None if case.user is None else [],
     )
     end, largest = time.monotonic() + SECONDS, 0
     try:
