@@ -43,9 +43,12 @@ def main(argv: Sequence[str]) -> int:
     work = check_work(arguments.work)
     source = fashion_mnist.find(arguments.data, work)
     images = {split: os.path.join(work, "images", f"{split}.parquet") for split in fashion_mnist.SPLITS}
-    for split, path in images.items():
+    missing = {split: path for split, path in images.items() if not os.path.exists(path)}
+    # All of the data before anything is written.
+    data = {split: fashion_mnist.read(source, split) for split in missing}
+    for split, path in missing.items():
         _say(f"{split} images")
-        fashion_mnist.write_parquet(source, split, path)
+        fashion_mnist.write_parquet(*data.pop(split), path)
     embeddings = {split: os.path.join(work, "private", f"{split}-embeddings") for split in images}
     for split, path in images.items():
         _say(f"embeddings of {split} images")

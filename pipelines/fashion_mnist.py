@@ -123,11 +123,8 @@ def _idx(folder: str, name: str, *shape: int) -> np.ndarray:
         ) from None
 
 
-def write_parquet(folder: str, split: str, path: str) -> None:
-    """Writes a split as Parquet with columns label (string) and image (PNG); once."""
-    if os.path.exists(path):
-        return
-    images, labels = read(folder, split)
+def write_parquet(images: np.ndarray, labels: np.ndarray, path: str) -> None:
+    """Writes a split as Parquet with columns label (string) and image (PNG)."""
     encoded = []
     for image in images:
         sink = io.BytesIO()

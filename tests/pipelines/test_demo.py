@@ -1,10 +1,13 @@
 """What the demo refuses, before it embeds anything; `make demo` is its test otherwise."""
 
 import gzip
+import io
 import os
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from dpgmm_beam.errors import ConfigError
 from pipelines import cli, demo, fashion_mnist
@@ -100,8 +103,17 @@ def test_refusals(data, tmp_path, monkeypatch, capsys, change, sentence):
     assert not (tmp_path / "work").exists()
 
 
-def test_both_splits_are_read_before_anything_is_embedded(data, tmp_path, monkeypatch, capsys):
+def test_both_splits_are_read_before_anything_is_written(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo.embed, "main", None)
     (data / "t10k-images-idx3-ubyte.gz").write_bytes(b"no gzip")
     assert cli.run(demo.main, ["--work", str(tmp_path / "work"), "--data", str(data)]) == 2
     assert f"dpgmm: --data={data} is refused" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
+def test_images_as_a_user_would_have_them(data, tmp_path):
+    fashion_mnist.write_parquet(*fashion_mnist.read(str(data), "train"), str(tmp_path / "new" / "x.parquet"))
+    table = pq.read_table(tmp_path / "new" / "x.parquet")
+    assert table["label"].to_pylist() == ["t-shirt", "ankle-boot", "dress", "dress"]
+    pixels = np.asarray(Image.open(io.BytesIO(table["image"][1].as_py())))
+    np.testing.assert_array_equal(pixels, FILES[IMAGES][1])

@@ -152,7 +152,7 @@ def test_refusals(rows, tmp_path, capsys, change, sentence):
             ["--output", "AT/rows/out"],
             "--output=AT/rows/out is refused: it must lie apart from --input=AT/rows,",
         ),
-        (["--output", "AT"], "--output=AT is refused: it must be an empty or a new folder."),
+        (["--output", "AT"], "--output=AT is refused: it must lie apart from --input=AT/rows,"),
         (
             ["--input", "AT/out/release/rows", "--overwrite"],
             "--output=AT/out/release is refused: it must lie apart",
