@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpgmm_beam import budget, lattice
-from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.errors import ConfigError, printable
 from dpgmm_beam.rows import RowFormat
 
 SHARES = (
@@ -29,6 +29,26 @@ SHARES = (
 
 ROUNDS, UNUSED_ROUNDS = 8, 4
 """Default rounds of a release of several components, and of one, which does none."""
+
+# Beyond these a job takes many GiB in one place, or many minutes before it reads the first row.
+MAX_CLASSES = 2**13
+"""A file of synthetic rows has a row of each class, and each row a probability of each class."""
+
+MAX_LABEL = 1024
+"""Characters of a label."""
+
+MAX_COMPONENTS, MAX_ROUNDS = 2**12, 200
+
+MAX_GAUSSIANS = 2**14
+"""Components of all classes together: each has a covariance of 64 x 64."""
+
+MAX_VALUES = 2**24
+"""Values in all means together: what a stage sums, many times in memory."""
+
+MAX_SAMPLES = 2**28
+"""Synthetic rows of all classes together: some 30,000 files, each of which the manifest names."""
+
+MIN_SHARE, MAX_SHARE = 1e-6, 1e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,22 +117,38 @@ class ReleaseConfig:
         budget.check_privacy_parameters(self.epsilon, self.delta)
         check_classes(self.classes)
         lattice.check_dimension(self.dimension)
-        if self.clip_norm is not None and not (
-            math.isfinite(self.clip_norm) and lattice.MIN_NORM < self.clip_norm < lattice.MAX_NORM
-        ):
-            raise ConfigError("--clip-norm", self.clip_norm, "be a finite number above 0")
+        check_clip_norm(self.clip_norm)
         if not self.labelled and len(self.classes) != 1:
             raise ConfigError("--classes", ",".join(self.classes), "be one class, for the data has no labels")
         if self.rounds is None:
             # Resolved here, so that the digest of a release holds a number.
             object.__setattr__(self, "rounds", ROUNDS if self.components > 1 else UNUSED_ROUNDS)
-        for name, least in (("samples_per_class", 1), ("components", 1), ("rounds", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"--{name.replace('_', '-')}", getattr(self, name), f"be at least {least}")
-
+        classes = len(self.classes)
+        if classes * self.dimension > MAX_VALUES:
+            raise ConfigError(
+                "--classes",
+                f"{classes} classes",
+                f"be at most {MAX_VALUES // self.dimension} classes of embeddings of length {self.dimension}",
+            )
+        gaussians = min(MAX_GAUSSIANS, MAX_VALUES // self.dimension)
+        for name, most, reason in (
+            ("samples_per_class", MAX_SAMPLES // classes, f" with {classes} classes"),
+            ("components", MAX_COMPONENTS, ""),
+            (
+                "components",
+                max(1, gaussians // classes),
+                f" with {classes} classes of embeddings of length {self.dimension}",
+            ),
+            ("rounds", MAX_ROUNDS, ""),
+        ):
+            if not 1 <= getattr(self, name) <= most:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')}",
+                    getattr(self, name),
+                    f"be a whole number from 1 to {most}{reason}",
+                )
         for mechanism, share in self.shares:
-            if not (math.isfinite(share) and share > 0):
-                raise ConfigError("--share", f"{mechanism}={share}", "be a finite number above 0")
+            check_share(mechanism, share)
 
     @property
     def clustering_stages(self) -> int:
@@ -172,20 +208,47 @@ def with_shares(changes: Sequence[str]) -> tuple[tuple[str, float], ...]:
             number = float(value)
         except ValueError:
             number = math.nan
-        if name not in shares or not math.isfinite(number):
+        if name not in shares or math.isnan(number):
             raise ConfigError("--share", text, f"be NAME=NUMBER with NAME one of {', '.join(shares)}")
+        check_share(name, number)
         shares[name] = number
     return tuple(shares.items())
 
 
+def check_share(mechanism: str, share: float) -> None:
+    """Raises ConfigError unless the share is from 1e-6 to 1e6."""
+    if not MIN_SHARE <= share <= MAX_SHARE:
+        raise ConfigError(
+            "--share", f"{mechanism}={share}", f"be a number from {MIN_SHARE:g} to {MAX_SHARE:,.0f}"
+        )
+
+
+def check_clip_norm(clip_norm: float | None) -> None:
+    """Raises ConfigError unless the norm is above 1e-18 and below 1e18, or None."""
+    if clip_norm is not None and not lattice.MIN_NORM < clip_norm < lattice.MAX_NORM:
+        raise ConfigError(
+            "--clip-norm", clip_norm, f"be a number above {lattice.MIN_NORM:g} and below {lattice.MAX_NORM:g}"
+        )
+
+
 def check_classes(classes: Sequence[str]) -> None:
-    """Raises ConfigError unless there is at least one class and all are distinct and not empty."""
+    """Raises ConfigError unless there are 1 to 8192 classes, all distinct, of 1 to 1024 characters."""
     if not classes:
         raise ConfigError("--classes", "''", "name at least one class")
+    if len(classes) > MAX_CLASSES:
+        raise ConfigError("--classes", f"{len(classes)} classes", f"be at most {MAX_CLASSES} classes")
     seen = set()
     for label in classes:
         if not label:
             raise ConfigError("--classes", ",".join(classes), "hold no empty label")
+        if len(label) > MAX_LABEL:
+            raise ConfigError("--classes", label, f"hold labels of at most {MAX_LABEL} characters")
+        try:
+            label.encode()
+        except UnicodeEncodeError:
+            raise ConfigError("--classes", label, "be text in UTF-8") from None
         if label in seen:
-            raise ConfigError("--classes", ",".join(classes), f"be distinct, and '{label}' is there twice")
+            raise ConfigError(
+                "--classes", ",".join(classes), f"be distinct, and '{printable(label)}' is there twice"
+            )
         seen.add(label)

@@ -8,6 +8,7 @@ import abc
 import contextlib
 import dataclasses
 import importlib.metadata
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -114,6 +115,10 @@ def check_encoder(spec: str) -> None:
     Raises:
       ConfigError: the name is unknown, or its argument is malformed.
     """
+    try:
+        spec.encode()
+    except UnicodeEncodeError:
+        raise ConfigError("--encoder", spec, "be text in UTF-8") from None
     registration, argument = _find(spec)
     complaint = registration.complaint(argument)
     if complaint:
@@ -194,7 +199,7 @@ def _load_efficientnet_lite0(argument: str, batch_size: int) -> Encoder:
 
 def _efficientnet_lite0_complaint(argument: str) -> str | None:
     # The network has a stride of 32.
-    if argument and not (argument.isascii() and argument.isdigit() and 32 <= int(argument) <= 1024):
+    if argument and not (re.fullmatch("[0-9]{1,5}", argument) and 32 <= int(argument) <= 1024):
         return "be efficientnet_lite0 or efficientnet_lite0:SIZE with SIZE from 32 to 1024 pixels"
     return None
 

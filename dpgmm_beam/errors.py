@@ -1,11 +1,13 @@
 """The one exception that a user's mistake raises."""
 
+_VALUE_CHARACTERS, _SENTENCE_CHARACTERS = 200, 1000
+
 
 class ConfigError(ValueError):
     """A configuration that is refused before any data is read.
 
-    The message is one sentence that names the argument, its value and what is
-    allowed.  The command line prints it and exits 2 without a traceback.
+    The message is one line: a sentence that names the argument, its value and
+    what is allowed.  The command line prints it and exits 2 without a traceback.
 
     Args:
       argument: the option as a user writes it, e.g. ``--epsilon``.
@@ -23,7 +25,30 @@ class ConfigError(ValueError):
         self.argument = argument
         self.value = value
         self.allowed = allowed
-        super().__init__(f"{argument}={value} is refused: it must {allowed}.")
+        super().__init__(
+            f"{printable(argument)}={printable(value)} is refused:"
+            f" it must {printable(allowed, _SENTENCE_CHARACTERS)}."
+        )
 
     def __reduce__(self):
         return ConfigError, (self.argument, self.value, self.allowed)
+
+
+def printable(value: object, most: int | None = _VALUE_CHARACTERS) -> str:
+    r"""A value's text in one line that a terminal can't take for a command.
+
+    Args:
+      value: anything; its `str` is shown.
+      most: characters; longer texts are cut.  None: they are not.
+
+    >>> print(printable("a\n\x1b[31mb\udcff"))
+    a\n\x1b[31mb\udcff
+    >>> printable("x" * 300, 5)
+    'xxxxx...'
+    """
+    text = str(value)
+    shown = text[:most]
+    rest = "..." if len(shown) < len(text) else ""
+    if not shown.isprintable():
+        shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in shown)
+    return shown + rest

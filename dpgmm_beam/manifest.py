@@ -24,6 +24,9 @@ FILE_NAME = "manifest.json"
 MIXTURE, SYNTHETIC = "mixture", "synthetic"
 """Folders of a release."""
 
+MAX_BYTES = 2**26
+"""Of a manifest that is read; that of the largest release takes some MB."""
+
 SCHEMA_VERSION = 2
 _PACKAGES = ("apache-beam", "dp-accounting", "numpy", "open_clip_torch", "pyarrow", "scipy", "timm", "torch")
 

@@ -21,6 +21,15 @@ MODEL_FILE = "model.pt"
 
 _ROWS_AT_ONCE = 4096
 
+RANGES: dict[str, tuple[float, float]] = {
+    "hidden": (1, 16384),
+    "epochs": (1, 10000),
+    "batch_size": (1, 65536),
+    "learning_rate": (1e-9, 10.0),
+    "label_temperature": (0.2, 1000.0),
+}
+"""What `TrainConfig` takes: beyond, memory or single precision ends."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -49,13 +58,14 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("hidden", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')}", getattr(self, name), "be at least 1")
-        for name in ("learning_rate", "label_temperature"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"--{name.replace('_', '-')}", value, "be a finite number above 0")
+        for name, (least, most) in RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                kind = "a number" if isinstance(least, float) else "a whole number"
+                raise ConfigError(
+                    f"--{name.replace('_', '-')}",
+                    getattr(self, name),
+                    f"be {kind} from {least:.6g} to {most:.6g}",
+                )
         if not 0 <= self.seed < 2**63:
             raise ConfigError("--seed", self.seed, "be from 0 to 2**63 - 1")
 

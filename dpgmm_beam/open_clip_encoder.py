@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from dpgmm_beam.encoders import Encoder
+from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.torchvision_operators import import_torchvision
 
 import_torchvision()
@@ -176,6 +177,13 @@ def _fold_children(parent: torch.nn.Module) -> int:
 
 def complaint(argument: str) -> str | None:
     """What is wrong with MODEL/PRETRAINED-or-path, or None; loads no weights."""
+    if argument in _SCHEMES:
+        return f"be open_clip:{argument}NAME"
+    if argument.startswith("local-dir:"):
+        config = os.path.join(argument.removeprefix("local-dir:"), "open_clip_config.json")
+        if not os.path.isfile(config):
+            return "be open_clip:local-dir:FOLDER with an open_clip_config.json in FOLDER"
+        return None
     if argument.startswith(_SCHEMES):
         return None
     model, _, pretrained = argument.partition("/")
@@ -206,13 +214,29 @@ def _file_digest(path: str, size: int, modified: int) -> str:
 
 
 def load_open_clip(argument: str, batch_size: int = 0) -> OpenClipEncoder:
-    """Loads `MODEL/PRETRAINED`, `MODEL/path`, `hf-hub:ORG/MODEL` or `local-dir:DIR`."""
-    with _quiet():
-        if argument.startswith(_SCHEMES):
-            model = open_clip.create_model(argument, require_pretrained=True)
-        else:
-            name, _, pretrained = argument.partition("/")
-            model = open_clip.create_model(name, pretrained, require_pretrained=True)
+    """Loads `MODEL/PRETRAINED`, `MODEL/path`, `hf-hub:ORG/MODEL` or `local-dir:DIR`.
+
+    Raises:
+      ConfigError: weights on this machine can't be read, or are another model's.
+    """
+    name, _, pretrained = argument.partition("/")
+    try:
+        with _quiet():
+            if argument.startswith(_SCHEMES):
+                model = open_clip.create_model(argument, require_pretrained=True)
+            else:
+                model = open_clip.create_model(name, pretrained, require_pretrained=True)
+    except Exception as error:
+        # What is downloaded may be there on another day.
+        if isinstance(error, MemoryError) or not (
+            argument.startswith("local-dir:") or os.path.isfile(pretrained)
+        ):
+            raise
+        raise ConfigError(
+            "--encoder",
+            f"open_clip:{argument}",
+            f"name weights of that model that can be read ({type(error).__name__})",
+        ) from None
     return OpenClipEncoder(f"open_clip:{argument}", model, batch_size)
 
 

@@ -22,10 +22,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
-    path = arguments.private_dir or private.default_folder()
-    if not is_local(path):
+    path = arguments.private_dir
+    if path is not None and not is_local(path):
         raise ConfigError("--private-dir", path, "be a local folder; elsewhere delete its runs/ and rows/")
-    cleaned = runs.clean(private.open_folder(path))
+    cleaned = runs.clean(private.check_folder(path))
     rows = ", and prepared rows" if cleaned.rows else ""
     cli.say(f"removed {len(cleaned.runs)} runs{rows}")
     if cleaned.busy:

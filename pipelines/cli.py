@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 from dpgmm_beam import __version__
-from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.errors import ConfigError, printable
 from pipelines import signals
+from transforms.core_dumps import forbid_core_dumps
 
 VERBS = {
     "embed": "images -> a private cache of embeddings",
@@ -47,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(VERBOSE, action="store_true", help="say more, and show tracebacks")
 
     def error(self, message):
-        sys.stderr.write(f"{self.prog}: {message}\n")
+        say(f"{self.prog}: {printable(message, 500)}", sys.stderr)
         raise SystemExit(2)
 
 
@@ -55,12 +56,14 @@ def say(text: str, stream: TextIO | None = None) -> None:
     """Prints a line, on standard output unless told otherwise, and never fails.
 
     A stream that is closed, full or broken is no reason to call a job failed
-    whose release stands; characters that a stream can't write are escaped.
+    whose release stands; characters that a stream can't write are escaped, and
+    so are those by which what came from a file could steer a terminal.
     """
     stream = sys.stdout if stream is None else stream
     try:
         encoding = getattr(stream, "encoding", None) or "utf-8"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        line = printable(text, most=None)
+        stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         stream.flush()
     except (AttributeError, OSError, ValueError):
         _abandon(stream)
@@ -113,6 +116,7 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
       this does not return: the process ends with 128 plus its number.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    forbid_core_dumps()
     configure_logging(VERBOSE in arguments)
     try:
         with signals.handled(), _threads(VERBOSE in arguments):
@@ -208,17 +212,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         say(f"dpgmm {__version__}")
         return 0
-    usage = "usage: dpgmm VERB [options]; dpgmm VERB --help tells more\n" + "".join(
-        f"\n  {verb:<9}{text}" for verb, text in VERBS.items()
-    )
+    usage = [
+        "usage: dpgmm VERB [options]; dpgmm VERB --help tells more",
+        "",
+        *(f"  {verb:<9}{text}" for verb, text in VERBS.items()),
+    ]
     wanted_help = arguments in (["--help"], ["-h"], [])
     if not wanted_help:
         near = difflib.get_close_matches(arguments[0], [*VERBS, "--help", "--version"], 1)
         say(
-            f"dpgmm: there is no verb {arguments[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+            f"dpgmm: there is no verb '{printable(arguments[0])}'"
+            + (f"; did you mean {near[0]!r}?" if near else ""),
             sys.stderr,
         )
-    say(usage, sys.stdout if wanted_help else sys.stderr)
+    for line in usage:
+        say(line, sys.stdout if wanted_help else sys.stderr)
     return 0 if wanted_help and arguments else 2
 
 

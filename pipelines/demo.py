@@ -9,13 +9,15 @@ import sys
 import time
 from collections.abc import Sequence
 
+from dpgmm_beam.budget import check_privacy_parameters
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.noise import KEY_BYTES
-from pipelines import cli, embed, fashion_mnist, release, train
-from transforms.private_files import write_private_file
+from pipelines import cli, embed, fashion_mnist, paths, release, runner, train
+from transforms.private_files import is_local, write_private_file
 
 ENCODER = "efficientnet_lite0"
 DELTA = 1e-5
+MAX_KEYS = 100
 
 
 def parser() -> cli.Parser:
@@ -34,18 +36,23 @@ def parser() -> cli.Parser:
 def main(argv: Sequence[str]) -> int:
     arguments, beam_arguments = parser().parse_known_args(argv)
     epsilons = [_epsilon(text) for text in arguments.epsilons.split(",")]
-    if arguments.keys < 1:
-        raise ConfigError("--keys", arguments.keys, "be at least 1")
-    work = os.path.abspath(arguments.work)
-    os.makedirs(work, exist_ok=True)
+    if not 1 <= arguments.keys <= MAX_KEYS:
+        raise ConfigError("--keys", arguments.keys, f"be a whole number from 1 to {MAX_KEYS}")
+    # Whatever else would be refused after minutes of embedding.
+    runner.job_options(beam_arguments, arguments.verbose)
+    work = check_work(arguments.work)
     source = fashion_mnist.find(arguments.data, work)
-    embeddings = {}
-    for split in fashion_mnist.SPLITS:
-        images = os.path.join(work, "images", f"{split}.parquet")
+    images = {split: os.path.join(work, "images", f"{split}.parquet") for split in fashion_mnist.SPLITS}
+    missing = {split: path for split, path in images.items() if not os.path.exists(path)}
+    # All of the data before anything is written.
+    data = {split: fashion_mnist.read(source, split) for split in missing}
+    for split, path in missing.items():
         _say(f"{split} images")
-        fashion_mnist.write_parquet(source, split, images)
-        embeddings[split] = os.path.join(work, "private", f"{split}-embeddings")
-        embed.main(["--input", images, "--encoder", ENCODER, "--output", embeddings[split], *beam_arguments])
+        fashion_mnist.write_parquet(*data.pop(split), path)
+    embeddings = {split: os.path.join(work, "private", f"{split}-embeddings") for split in images}
+    for split, path in images.items():
+        _say(f"embeddings of {split} images")
+        embed.main(["--input", path, "--encoder", ENCODER, "--output", embeddings[split], *beam_arguments])
     _say("network on the real embeddings")
     real = _train(embeddings["train"], embeddings["test"], os.path.join(work, "networks", "real"))
     rows = []
@@ -59,9 +66,28 @@ def main(argv: Sequence[str]) -> int:
 
 def _epsilon(text: str) -> float:
     try:
-        return float(text)
+        epsilon = float(text)
     except ValueError:
         raise ConfigError("--epsilons", text, "be numbers with commas between") from None
+    try:
+        check_privacy_parameters(epsilon, DELTA)
+    except ConfigError as error:
+        raise ConfigError("--epsilons", text, error.allowed) from None
+    return epsilon
+
+
+def check_work(work: str) -> str:
+    """The folder as an absolute path; it need not exist, and is not made.
+
+    Raises:
+      ConfigError: it can't be made or written, or what is to be private in it is not.
+    """
+    paths.check_path("--work", work)
+    if not is_local(work) or (os.path.lexists(work) and not os.path.isdir(work)):
+        raise ConfigError("--work", work, "be a local folder, or a new one")
+    work = os.path.abspath(work)
+    paths.check_writable_folder("--work", os.path.join(work, "private"))
+    return work
 
 
 def _say(text: str) -> None:

@@ -1,23 +1,38 @@
 """`dpgmm embed`: images -> a private folder of embeddings."""
 
 import json
+import os
 from collections.abc import Sequence
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam import encoders
-from dpgmm_beam.errors import ConfigError
-from pipelines import cli, job
+from dpgmm_beam.errors import ConfigError, printable
+from pipelines import cli, job, paths
 from pipelines.progress import Progress
 from pipelines.runner import is_local, job_options, threads_for
-from transforms import inputs
-from transforms.embed import EmbedImages, finished_shards, plan_shards
+from transforms import inputs, private_files
+from transforms.embed import (
+    NAMES_PREFIX,
+    REJECTED_FOLDER,
+    SHARD_PREFIX,
+    EmbedImages,
+    finished_shards,
+    plan_shards,
+)
+from transforms.execution import MAX_THREADS
 from transforms.inputs import describe_input
 from transforms.private_files import make_private_folder, write_private_file
+from transforms.small_files import read_small
 
 # Says what a folder was made from.  Readers of Parquet folders skip its name.
 MARKER = "_dpgmm_embed.json"
+_MARKER_BYTES = 2**16
+
+# What may be in such a folder, half-written files among it.
+_NAMES = (MARKER, SHARD_PREFIX, NAMES_PREFIX, REJECTED_FOLDER)
+_OWN_NAMES = (*_NAMES, *(f".{name}" for name in _NAMES))
 
 
 def parser() -> cli.Parser:
@@ -50,6 +65,11 @@ def main(argv: Sequence[str]) -> int:
     encoders.check_encoder(known.encoder)
     if known.encoder == "precomputed":
         raise ConfigError("--encoder", known.encoder, "name a model")
+    if not 0 <= known.threads <= MAX_THREADS:
+        raise ConfigError("--threads", known.threads, f"be a whole number from 0 to {MAX_THREADS}")
+    paths.check_path("--input", known.input)
+    check_output(known.output)
+    paths.check_apart({"--input": known.input, "--output": known.output})
     description = describe_input(known.input, known.encoder)
     if description.kind == inputs.EMBEDDING_PARQUET:
         raise ConfigError("--input", known.input, "hold images; these are embeddings already")
@@ -88,6 +108,24 @@ def progress(step: EmbedImages, verbose: bool = False) -> Progress:
     return Progress("embedding", total, lambda: len(names & finished_shards(step.cache_dir)), verbose=verbose)
 
 
+def check_output(output: str) -> None:
+    """Checks a folder for embeddings, which need not exist; nothing is made.
+
+    Raises:
+      ConfigError: it can't be written or isn't private, or holds something else than embeddings.
+    """
+    paths.check_writable_folder("--output", output)
+    if not private_files.is_local(output) or not os.path.isdir(output):
+        return
+    for name in os.listdir(output):
+        if not name.startswith(_OWN_NAMES):
+            raise ConfigError(
+                "--output",
+                output,
+                f"be new, empty or a folder of embeddings only; it holds {printable(name)}",
+            )
+
+
 def claim_output(step: EmbedImages) -> None:
     """Marks the output folder as this input's and encoder's.
 
@@ -99,7 +137,7 @@ def claim_output(step: EmbedImages) -> None:
     marker = FileSystems.join(step.cache_dir, MARKER)
     try:
         if FileSystems.exists(marker):
-            if json.loads(inputs.read_bytes(marker)) != claim:
+            if _claim(step.cache_dir, marker) != claim:
                 raise ConfigError(
                     "--output", step.cache_dir, "be new, or hold embeddings of the same --input and --encoder"
                 )
@@ -109,7 +147,17 @@ def claim_output(step: EmbedImages) -> None:
         make_private_folder(step.cache_dir)
         write_private_file(marker, lambda file: file.write(json.dumps(claim).encode()))
     except OSError as error:
-        raise ConfigError("--output", step.cache_dir, f"be a folder of yours to write ({error})") from None
+        raise ConfigError(
+            "--output", step.cache_dir, f"be a folder that can be written ({error.strerror})"
+        ) from None
+
+
+def _claim(folder: str, marker: str) -> object:
+    try:
+        return json.loads(read_small("--output", marker, _MARKER_BYTES))
+    except (ValueError, RecursionError) as error:
+        reason = error.allowed if isinstance(error, ConfigError) else "which it does not"
+        raise ConfigError("--output", folder, f"have a {MARKER} that says what is in it ({reason})") from None
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dpgmm_beam.errors import ConfigError
+from transforms.small_files import read_small
 
 PACKAGE = "dataset-fashion-mnist"
 INSTALLED = "/usr/share/datasets/fashion-mnist"
@@ -32,6 +34,8 @@ CLASSES = (
 
 SPLITS = {"train": "train", "test": "t10k"}
 _ROW_GROUP_ROWS = 2048
+# 60,000 images of 28 x 28 take 47 MB.
+_MOST_BYTES = 2**26
 
 
 def find(folder: str | None, work: str) -> str:
@@ -53,7 +57,7 @@ def find(folder: str | None, work: str) -> str:
             return candidate
     try:
         _download(unpacked)
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, ValueError, subprocess.CalledProcessError):
         raise ConfigError(
             "--data",
             "",
@@ -81,6 +85,7 @@ def _download(target: str) -> None:
             stderr=subprocess.DEVNULL,
         )
         (package,) = os.listdir(scratch)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
         partial = f"{target}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         subprocess.run(["dpkg-deb", "-x", os.path.join(scratch, package), partial], check=True)
@@ -88,20 +93,38 @@ def _download(target: str) -> None:
 
 
 def read(folder: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, 28, 28) uint8 and label indices (n,) uint8 of "train" or "test"."""
-    stem = os.path.join(folder, SPLITS[split])
-    with gzip.open(f"{stem}-images-idx3-ubyte.gz") as file:
-        images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
-    with gzip.open(f"{stem}-labels-idx1-ubyte.gz") as file:
-        labels = np.frombuffer(file.read(), np.uint8, offset=8)
+    """Images (n, 28, 28) uint8 and label indices (n,) uint8 of "train" or "test".
+
+    Raises:
+      ConfigError: a file is not what the data set has.
+    """
+    stem = SPLITS[split]
+    images = _idx(folder, f"{stem}-images-idx3-ubyte.gz", 28, 28)
+    labels = _idx(folder, f"{stem}-labels-idx1-ubyte.gz")
+    if len(images) != len(labels) or (labels >= len(CLASSES)).any():
+        raise ConfigError("--data", folder, f"hold labels that fit the images of {stem}")
     return images, labels
 
 
-def write_parquet(folder: str, split: str, path: str) -> None:
-    """Writes a split as Parquet with columns label (string) and image (PNG); once."""
-    if os.path.exists(path):
-        return
-    images, labels = read(folder, split)
+def _idx(folder: str, name: str, *shape: int) -> np.ndarray:
+    """An array (n, *shape) uint8 from a file in the format IDX."""
+    data = read_small("--data", os.path.join(folder, name), _MOST_BYTES)
+    try:
+        with gzip.open(io.BytesIO(data)) as file:
+            data = file.read(_MOST_BYTES + 1)
+        count = int.from_bytes(data[4:8], "big")
+        header = b"".join(number.to_bytes(4, "big") for number in (0x800 + 1 + len(shape), count, *shape))
+        if len(data) > _MOST_BYTES or not data.startswith(header):
+            raise ValueError
+        return np.frombuffer(data, np.uint8, offset=len(header)).reshape(count, *shape)
+    except (EOFError, OSError, ValueError, zlib.error):
+        raise ConfigError(
+            "--data", folder, f"hold Fashion-MNIST's own files, and {name} is another"
+        ) from None
+
+
+def write_parquet(images: np.ndarray, labels: np.ndarray, path: str) -> None:
+    """Writes a split as Parquet with columns label (string) and image (PNG)."""
     encoded = []
     for image in images:
         sink = io.BytesIO()

@@ -74,6 +74,8 @@ def beam_pipeline_options(arguments: Sequence[str]) -> beam_options.PipelineOpti
             for action in scratch._actions:
                 if not set(action.option_strings) & set(parser._option_string_actions):
                     parser._add_action(action)
+    # Before Beam reads the runner's name from them, for it would print its usage.
+    unknown = _parse(parser, arguments)
     asks = asks_job_server(beam_options.PipelineOptions(list(arguments)))
     if asks:
         for name in JOB_SERVER_FLAGS:
@@ -82,17 +84,22 @@ def beam_pipeline_options(arguments: Sequence[str]) -> beam_options.PipelineOpti
             parser.add_argument(f"--{name}", type=int)
         for name in JOB_SERVER_WORDS:
             parser.add_argument(f"--{name}")
+        unknown = _parse(parser, arguments)
+    if unknown:
+        _refuse(unknown, asks)
+    return beam_options.PipelineOptions(list(arguments))
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """The arguments that the parser does not know; a bad value of one that it knows is a ConfigError."""
     try:
-        _, unknown = parser.parse_known_args(list(arguments))
+        return parser.parse_known_args(list(arguments))[1]
     except argparse.ArgumentError as error:
         # Beam has hundreds of options: its complaint alone, without the list of them.
         names = (error.argument_name or "").split("/")
         raise ConfigError(
             names[0], _given(arguments, names), f"be as Apache Beam takes it ({error.message})"
         ) from None
-    if unknown:
-        _refuse(unknown, asks)
-    return beam_options.PipelineOptions(list(arguments))
 
 
 def asks_job_server(options: beam_options.PipelineOptions) -> bool:

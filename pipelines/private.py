@@ -4,38 +4,52 @@ import os
 
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.noise import KEY_BYTES
+from pipelines import paths
 from transforms import keys
-from transforms.private_files import check_scheme, is_local
+from transforms.private_files import check_scheme, is_local, make_private_folder
+
+MAX_RELEASE_ID = 256
+"""Characters of a release id."""
 
 
 def default_folder() -> str:
-    """The user's own folder for private state, by the XDG convention."""
-    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    """The user's own folder for private state, by the XDG convention; not absolute where there is none."""
+    # For an empty HOME `expanduser` gives the root folder.
+    home = "~" if os.environ.get("HOME") == "" else os.path.expanduser("~")
+    state = os.environ.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state")
     return os.path.join(state, "dpgmm")
 
 
-def open_folder(path: str | None) -> str:
-    """The private folder, made if needed; a local one is made readable by its owner only.
+def check_folder(path: str | None) -> str:
+    """The private folder as an absolute path; it need not exist, and is not made.
+
+    Args:
+      path: `--private-dir`; None: the default.
 
     Raises:
-      ConfigError: others may enter the folder, or it cannot be made.
+      ConfigError: others may enter or own the folder, it cannot be made, or there is no default.
     """
-    path = path or default_folder()
-    check_scheme("--private-dir", path)
-    if not is_local(path):
-        return path
-    path = os.path.abspath(path)
+    if path is None:
+        path = default_folder()
+        if not os.path.isabs(path):
+            raise ConfigError(
+                "--private-dir",
+                path,
+                "be given, since neither XDG_STATE_HOME nor HOME names an absolute folder here",
+            )
+    paths.check_writable_folder("--private-dir", path)
+    return os.path.abspath(path) if is_local(path) else path
+
+
+def open_folder(path: str | None) -> str:
+    """As `check_folder`, and makes the folder if there is none; a local one is its owner's only."""
+    path = check_folder(path)
     try:
-        if not os.path.isdir(path):
-            os.makedirs(path, mode=0o700)
-        if os.stat(path).st_uid == os.getuid() and os.stat(path).st_mode & 0o077:
-            os.chmod(path, 0o700)
+        make_private_folder(path)
     except OSError as error:
         raise ConfigError(
             "--private-dir", path, f"be a folder that can be written ({error.strerror})"
         ) from None
-    if os.stat(path).st_mode & 0o077:
-        raise ConfigError("--private-dir", path, "be a folder that only its owner can enter")
     return path
 
 
@@ -45,6 +59,13 @@ def check_key(key_file: str | None, release_id: str | None) -> None:
     Raises:
       ConfigError: one is named without the other, or the file is not a key.
     """
+    check_names(key_file, release_id)
+    if key_file is not None:
+        check_key_file(key_file)
+
+
+def check_names(key_file: str | None, release_id: str | None) -> None:
+    """As `check_key`, but does not look at the file."""
     if (key_file is None) != (release_id is None):
         given, missing = (
             ("--noise-key-file", "--release-id")
@@ -52,22 +73,25 @@ def check_key(key_file: str | None, release_id: str | None) -> None:
             else ("--release-id", "--noise-key-file")
         )
         raise ConfigError(given, key_file or release_id, f"come together with {missing}")
-    if key_file is not None and release_id is not None:
+    if release_id is not None:
         if not release_id or any(character.isspace() for character in release_id):
             raise ConfigError("--release-id", repr(release_id), "be a name without white space")
-        check_key_file(key_file)
+        if not release_id.isprintable() or len(release_id) > MAX_RELEASE_ID:
+            raise ConfigError(
+                "--release-id", release_id, f"be a name of at most {MAX_RELEASE_ID} printable characters"
+            )
 
 
 def check_key_file(path: str) -> None:
-    """Raises ConfigError unless the file can be read and holds exactly 32 bytes."""
+    """Raises ConfigError unless the file is a key of 32 bytes that nobody else can read or write."""
     check_scheme("--noise-key-file", path)
     try:
+        # First, so that a file of others is not even read.
+        keys.check_access(path)
         keys.load(path)
-    except ConfigError as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(
-            "--noise-key-file", path, f"hold exactly {KEY_BYTES} bytes, not {error.value}"
-        ) from None
-    except OSError:
-        raise ConfigError(
-            "--noise-key-file", path, f"be a readable file of exactly {KEY_BYTES} bytes"
+            "--noise-key-file", path or "''", f"be a readable file of exactly {KEY_BYTES} bytes"
         ) from None

@@ -11,21 +11,25 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from dpgmm_beam import manifest
-from dpgmm_beam.budget import check_privacy_parameters
 from dpgmm_beam.config import ROUNDS, ReleaseConfig, check_classes, with_shares
 from dpgmm_beam.encoders import check_encoder, encoder_for_process
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.plan import Plan
-from pipelines import cli, embed, job, private, runner, runs, signals
+from pipelines import cli, embed, job, paths, private, runner, runs, signals
 from pipelines.progress import StageWatch
 from transforms import inputs, run_files
 from transforms.embed import EmbedImages
-from transforms.execution import Execution
-from transforms.inputs import read_bytes
+from transforms.execution import MAX_THREADS, Execution
 from transforms.prepare import Source
-from transforms.private_files import check_scheme, is_local
+from transforms.private_files import is_local
 from transforms.publish import Publication, exists, is_release, join, left_overs, occupied
 from transforms.release import Release
+from transforms.small_files import read_small
+
+CLASSES_BYTES = 2**24
+"""Of a file of classes, at most."""
+
+CLASSES_SUFFIXES = (".txt", ".csv", ".json")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,15 +78,22 @@ def parser() -> argparse.ArgumentParser:
 def read_classes(text: str) -> tuple[str, ...]:
     """The declared labels: a comma-separated list, or a file with one a line.
 
+    What looks like the name of one file is no label: it has a slash, or ends
+    like a file of text.
+
     Raises:
-      ConfigError: none, an empty or a repeated one.
+      ConfigError: none, an empty or a repeated one, or a file that can't be read.
     """
     if not text:
         check_classes(())
-    if os.path.isfile(text) or (not is_local(text) and exists(text)):
+    named = "," not in text and ("/" in text or text.lower().endswith(CLASSES_SUFFIXES))
+    if named and is_local(text) and not os.path.lexists(text):
+        raise ConfigError("--classes", text, "be labels with commas between, or a file that exists")
+    if named or os.path.lexists(text):
         try:
-            lines = read_bytes(text).decode().splitlines()
-        except (OSError, UnicodeDecodeError):
+            # What some editors put before a text in UTF-8 belongs to no label.
+            lines = read_small("--classes", text, CLASSES_BYTES).decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError:
             raise ConfigError("--classes", text, "be a readable file of text, one label a line") from None
         labels = tuple(line.strip() for line in lines if line.strip())
     else:
@@ -96,9 +107,6 @@ def check_output(output: str, overwrite: bool) -> None:
 
     With `overwrite` a release of this program may be there, with nothing beside it.
     """
-    if is_local(output) and os.path.ismount(output):
-        # A release appears by renaming a folder, and a mount point cannot be renamed.
-        raise ConfigError("--output", output, "be a folder below a mount point, not one itself")
     if wrong := occupied(output, overwrite):
         raise ConfigError("--output", output, wrong)
 
@@ -106,9 +114,16 @@ def check_output(output: str, overwrite: bool) -> None:
 def is_made(output: str, config: ReleaseConfig, release_id: str | None) -> bool:
     """Whether the output holds the release of this id and configuration: to make it again changes nothing."""
     path = join(output, manifest.FILE_NAME)
-    if release_id is None or not exists(path) or not is_release(output):
+    if not exists(path):
         return False
-    content = manifest.parse(read_bytes(path), output)
+    data = read_small("--output", path, manifest.MAX_BYTES)
+    if release_id is None or not is_release(output):
+        return False
+    try:
+        content = manifest.parse(data, output)
+    except ConfigError:
+        # Of another version.
+        return False
     return content["release_id"] == release_id and content["config_digest"] == config.digest
 
 
@@ -145,32 +160,56 @@ class Request:
     embed_cache: str
 
 
-def check(arguments: argparse.Namespace, private_dir: str, options: PipelineOptions) -> Request:
-    """Checks everything that can be before a row is read; cheap checks first."""
-    check_privacy_parameters(arguments.epsilon, arguments.delta)
-    classes = read_classes(arguments.classes)
+def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
+    """Checks everything that can be before a row is read: texts, then files and folders, then listings.
+
+    Nothing is made.
+    """
+    private.check_names(arguments.noise_key_file, arguments.release_id)
+    paths.check_path("--input", arguments.input)
     check_encoder(arguments.encoder)
-    if arguments.threads < 0:
-        raise ConfigError("--threads", arguments.threads, "be a whole number above 0, or 0")
+    if not 0 <= arguments.threads <= MAX_THREADS:
+        raise ConfigError("--threads", arguments.threads, f"be a whole number from 0 to {MAX_THREADS}")
     execution = Execution(
         arguments.block_rows,
         runner.threads_for(options, arguments.threads),
         spread=not runner.is_local(options),
     )
-    source = inputs.describe_input(arguments.input, arguments.encoder, arguments.dimension)
     config = ReleaseConfig(
         encoder=arguments.encoder,
-        classes=classes,
-        dimension=source.dimension or encoder_for_process(arguments.encoder).dimension,
+        classes=read_classes(arguments.classes),
+        # Until the input has been looked at; an encoder's own is no question of the options.
+        dimension=1 if arguments.dimension is None else arguments.dimension,
         epsilon=arguments.epsilon,
         delta=arguments.delta,
         clip_norm=arguments.clip_norm,
-        labelled=source.labelled,
         samples_per_class=arguments.samples_per_class,
         components=arguments.components,
         rounds=arguments.rounds,
         shares=with_shares(arguments.share),
     )
+    if arguments.noise_key_file is not None:
+        private.check_key_file(arguments.noise_key_file)
+    paths.check_writable_place("--output", arguments.output)
+    private_dir = private.check_folder(arguments.private_dir)
+    paths.check_apart(
+        {
+            "--input": arguments.input,
+            "--output": arguments.output,
+            "--private-dir": private_dir,
+            "--noise-key-file": arguments.noise_key_file,
+        }
+    )
+    source = inputs.describe_input(arguments.input, arguments.encoder, arguments.dimension)
+    config = dataclasses.replace(
+        config,
+        dimension=source.dimension or encoder_for_process(arguments.encoder).dimension,
+        labelled=source.labelled,
+    )
+    if not is_made(arguments.output, config, arguments.release_id):
+        check_output(arguments.output, arguments.overwrite)
+    # So that noise that would be too large to draw is refused here.
+    Plan(config, arguments.release_id or "drawn")
     return Request(config, source, execution, join(private_dir, "embeddings"))
 
 
@@ -211,15 +250,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = runner.job_options(beam_arguments, arguments.verbose)
     if arguments.noise_key_file is None:
         job.check_drawn_key(options)
+    request = check(arguments, options)
+    private_dir = private.open_folder(arguments.private_dir)
     # Workers run in folders of their own.
     output = inputs.absolute(arguments.output)
     key_file = arguments.noise_key_file and inputs.absolute(arguments.noise_key_file)
-    check_scheme("--output", output)
-    private.check_key(key_file, arguments.release_id)
-    private_dir = private.open_folder(arguments.private_dir)
-    request = check(arguments, private_dir, options)
-    if not is_made(output, request.config, arguments.release_id):
-        check_output(output, arguments.overwrite)
     say_what_is_left(output, private_dir)
     with runs.open_run(
         private_dir,

@@ -18,6 +18,8 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
     WorkerOptions,
 )
+from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+from apache_beam.runners.runner import PipelineRunner, create_runner
 
 from dpgmm_beam.errors import ConfigError
 from pipelines import cli, flink
@@ -78,6 +80,7 @@ def job_options(arguments: Sequence[str], verbose: bool) -> PipelineOptions:
     # Before a pipeline is made, too, the driver looks at files on stores that want options.
     FileSystems.set_options(options)
     filled = {**portable_defaults(local_defaults(options)), **added}
+    check_options(options)
     if verbose:
         for name, value in filled.items():
             cli.say(f"option filled in for {options.view_as(StandardOptions).runner}: --{name}={value}")
@@ -85,11 +88,28 @@ def job_options(arguments: Sequence[str], verbose: bool) -> PipelineOptions:
 
 
 def check_runner(options: PipelineOptions) -> None:
-    """Raises ConfigError for a name that is neither a runner of Beam's nor MODULE.CLASS."""
+    """Raises ConfigError for a name that is neither a runner of Beam's that is installed nor MODULE.CLASS."""
     name = options.view_as(StandardOptions).runner or "DirectRunner"
     known = [path.rpartition(".")[2] for path in StandardOptions.ALL_KNOWN_RUNNERS]
     if "." not in name and not {name.lower(), f"{name.lower()}runner"} & {each.lower() for each in known}:
         raise ConfigError("--runner", name, f"be MODULE.CLASS or one of {', '.join(known)}")
+    if is_local(options):
+        return
+    try:
+        found: object = create_runner(name)
+    except Exception as error:
+        # Whatever a module does when it is imported.
+        raise ConfigError("--runner", name, f"be a runner that can be loaded ({error})") from None
+    if not isinstance(found, PipelineRunner):
+        raise ConfigError("--runner", name, "be a runner, a subclass of Beam's PipelineRunner")
+
+
+def check_options(options: PipelineOptions) -> None:
+    """Raises ConfigError where Beam would not take the options together."""
+    runner = options.view_as(StandardOptions).runner
+    wrong = PipelineOptionsValidator(options, create_runner(runner)).validate()
+    if wrong:
+        raise ConfigError("--runner", runner, f"come with options that Apache Beam takes ({' '.join(wrong)})")
 
 
 def local_defaults(options: PipelineOptions) -> PipelineOptions:

@@ -4,9 +4,9 @@ Plain Python over Parquet; nothing here runs on Beam but its file systems.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
-import math
 import os
 import shutil
 import sys
@@ -17,22 +17,27 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam import lattice, manifest
+from dpgmm_beam.config import MAX_CLASSES, MAX_LABEL, check_classes, check_clip_norm
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.network import MODEL_FILE, Network, TrainConfig, train_network
 from dpgmm_beam.rows import EMBEDDING, LABEL, RowFormat, embedding_matrix, label_indices
-from pipelines import cli
+from pipelines import cli, paths
 from transforms import inputs
-from transforms.inputs import read_bytes
-from transforms.private_files import check_scheme, is_local
+from transforms.private_files import is_local
 from transforms.publish import exists, join, write_whole
+from transforms.small_files import read_small
 
 METRICS_FILE = "metrics.json"
 PROBABILITIES = "label_probabilities"
 
 _BATCH_ROWS = 1024
+_FEW_VALUES, _LABEL_BYTES = 2**24, 2**20
+# Of a row's probabilities, which are single precision.
+_SUM_ERROR = 1e-3
 
 
 def parser() -> cli.Parser:
@@ -72,11 +77,13 @@ class Source:
       pattern: their Parquet files.
       row_format: what a row must look like.
       soft: whether to train on probabilities.
+      released: whether they are a release's: then every row must be good.
     """
 
     pattern: str
     row_format: RowFormat
     soft: bool
+    released: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +106,14 @@ def main(argv: Sequence[str]) -> int:
     config = TrainConfig(
         **{field.name: getattr(arguments, field.name) for field in dataclasses.fields(TrainConfig)}
     )
-    for name in ("synthetic", "test", "output"):
-        check_path(f"--{name}", getattr(arguments, name))
+    check_clip_norm(arguments.clip_norm)
+    if arguments.dimension is not None:
+        lattice.check_dimension(arguments.dimension)
+    for name in ("synthetic", "test"):
+        paths.check_path(f"--{name}", getattr(arguments, name))
+    paths.check_writable_place("--output", arguments.output)
     check_output(arguments.output, arguments.overwrite)
+    paths.check_apart({f"--{name}": getattr(arguments, name) for name in ("synthetic", "test", "output")})
     source = describe_synthetic(arguments)
     dimension = source.row_format.dimension
     check_parquet("--test", arguments.test)
@@ -113,10 +125,13 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(
             "--test", arguments.test, f"hold embeddings of length {dimension}, as --synthetic does"
         ) from None
-    train = read_rows(source.pattern, source.row_format, source.soft)
+    tested = Source(arguments.test, source.row_format, soft=False)
+    check_sizes("--synthetic", source)
+    check_sizes("--test", tested)
+    train = read_rows("--synthetic", source)
     if not len(train.targets):
         raise ConfigError("--synthetic", arguments.synthetic, f"hold a row with {_good(source)}")
-    test = read_rows(arguments.test, source.row_format, soft=False)
+    test = read_rows("--test", tested)
     if not len(test.targets):
         raise ConfigError("--test", arguments.test, f"hold a row with {_good(source)}")
     network = train_network(
@@ -136,19 +151,10 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def check_path(argument: str, path: str) -> None:
-    """Raises ConfigError unless the path is one that Beam's file systems can tell."""
-    if not path:
-        raise ConfigError(argument, "''", "be a path")
-    check_scheme(argument, path)
-
-
 def check_output(output: str, overwrite: bool) -> None:
     """Raises ConfigError unless the folder is new, empty, or holds a training that may go."""
     if is_local(output):
-        if not os.path.exists(output):
-            return
-        held = set(os.listdir(output)) if os.path.isdir(output) else {output}
+        held = set(os.listdir(output)) if os.path.isdir(output) else set()
         if held - {MODEL_FILE, METRICS_FILE}:
             raise ConfigError("--output", output, "be an empty or a new folder, or hold a training only")
     else:
@@ -158,7 +164,7 @@ def check_output(output: str, overwrite: bool) -> None:
 
 
 def check_parquet(argument: str, pattern: str) -> None:
-    """Raises ConfigError unless the pattern matches a Parquet file."""
+    """Raises ConfigError unless the pattern matches Parquet files that can be read without surprise."""
     try:
         found = inputs.list_parquet(inputs.absolute(pattern))
     except ConfigError as error:
@@ -166,6 +172,62 @@ def check_parquet(argument: str, pattern: str) -> None:
     if not found:
         what = "a release, or " if argument == "--synthetic" else ""
         raise ConfigError(argument, pattern, f"match {what}Parquet files, by file, folder or glob")
+    for file in found:
+        # To open a fifo is to wait for ever.
+        if is_local(file.path) and not os.path.isfile(file.path):
+            raise ConfigError(argument, pattern, f"hold regular files; {file.path} is none")
+        with _readable(argument, pattern), inputs.open_parquet(file.path) as opened:
+            _check_columns(argument, pattern, opened)
+
+
+def _check_columns(argument: str, pattern: str, file: pq.ParquetFile) -> None:
+    names = file.schema_arrow.names
+    for name in (LABEL, EMBEDDING, PROBABILITIES):
+        if names.count(name) > 1:
+            raise ConfigError(argument, pattern, f"have one column '{name}', not {names.count(name)}")
+
+
+def check_sizes(argument: str, source: Source) -> None:
+    """Raises ConfigError where, as footers say, rows would not fit into memory, together or one of them."""
+    row_format, total = source.row_format, 0
+    lengths = {EMBEDDING: row_format.dimension, PROBABILITIES: len(row_format.classes)}
+    for found in inputs.list_parquet(inputs.absolute(source.pattern)):
+        with _readable(argument, source.pattern), inputs.open_parquet(found.path) as file:
+            footer = file.metadata
+        total += footer.num_rows
+        for number in range(footer.num_row_groups):
+            group = footer.row_group(number)
+            for column in map(group.column, range(footer.num_columns)):
+                name = column.path_in_schema.partition(".")[0]
+                if name in lengths and column.num_values > max(group.num_rows * lengths[name], _FEW_VALUES):
+                    raise ConfigError(
+                        argument, source.pattern, f"hold lists of {lengths[name]} values in '{name}'"
+                    )
+                # In memory a batch of labels has the length of its longest, times its rows, at worst.
+                if name == LABEL and column.total_uncompressed_size > max(
+                    group.num_rows * MAX_LABEL, _LABEL_BYTES
+                ):
+                    raise ConfigError(
+                        argument, source.pattern, f"hold labels of at most {MAX_LABEL} characters"
+                    )
+    needed = 4 * total * (row_format.dimension + (len(row_format.classes) if source.soft else 0) + 1)
+    if needed > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise ConfigError(
+            argument,
+            source.pattern,
+            f"fit into this machine's memory; its rows take {needed / 2**30:.0f} GiB",
+        )
+
+
+@contextlib.contextmanager
+def _readable(argument: str, pattern: str) -> Iterator[None]:
+    """While entered, what a damaged file raises is a refusal; what a reader says of it may be private."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        raise ConfigError(argument, pattern, "be readable Parquet throughout") from None
 
 
 def describe_synthetic(arguments: argparse.Namespace) -> Source:
@@ -182,22 +244,15 @@ def describe_synthetic(arguments: argparse.Namespace) -> Source:
         raise ConfigError(
             "--labels", "soft", f"be hard or auto, for --synthetic={folder} has no {manifest.FILE_NAME}"
         )
-    clip_norm = arguments.clip_norm
-    if clip_norm is not None and not (math.isfinite(clip_norm) and clip_norm > 0):
-        raise ConfigError("--clip-norm", clip_norm, "be a finite number above 0")
     found = _describe("--synthetic", folder, arguments.dimension)
     assert found.dimension is not None
     classes = distinct_labels(folder)
     _check_classes(folder, classes)
-    return Source(folder, RowFormat(classes, found.dimension, clip_norm), soft=False)
+    return Source(folder, RowFormat(classes, found.dimension, arguments.clip_norm), soft=False)
 
 
 def _describe_release(arguments: argparse.Namespace) -> Source:
     folder = arguments.synthetic
-    try:
-        content = manifest.parse(read_bytes(join(folder, manifest.FILE_NAME)), folder)
-    except ConfigError as error:
-        raise _renamed(error, "--synthetic") from None
     for name in ("clip_norm", "dimension"):
         if getattr(arguments, name) is not None:
             raise ConfigError(
@@ -205,19 +260,52 @@ def _describe_release(arguments: argparse.Namespace) -> Source:
                 getattr(arguments, name),
                 f"be left out: --synthetic={folder} is a release, which states its own",
             )
-    # Only what is needed: the rest of a configuration may differ between versions.
-    classes, dimension, clip_norm = (
-        content["config"][name] for name in ("classes", "dimension", "clip_norm")
-    )
-    _check_classes(folder, classes)
+    row_format, files = _stated(folder)
     pattern = join(folder, "synthetic")
-    _describe("--synthetic", pattern, dimension)
+    check_parquet("--synthetic", pattern)
+    if files != {file.path.rpartition("/")[2] for file in inputs.list_parquet(inputs.absolute(pattern))}:
+        raise ConfigError(
+            "--synthetic", folder, "hold in synthetic/ the files that its manifest names, and no others"
+        )
+    try:
+        _describe("--synthetic", pattern, row_format.dimension)
+    except ConfigError as error:
+        if error.argument != "--dimension":
+            raise
+        raise ConfigError(
+            "--synthetic", folder, f"hold embeddings of length {row_format.dimension}, as its manifest states"
+        ) from None
     with inputs.open_parquet(inputs.list_parquet(inputs.absolute(pattern))[0].path) as file:
         soft = PROBABILITIES in file.schema_arrow.names
     if arguments.labels == "soft" and not soft:
         raise ConfigError("--labels", "soft", f"be hard: --synthetic={folder} has no {PROBABILITIES}")
-    row_format = RowFormat(tuple(classes), dimension, clip_norm)
-    return Source(pattern, row_format, soft and arguments.labels != "hard")
+    return Source(pattern, row_format, soft and arguments.labels != "hard", released=True)
+
+
+def _stated(folder: str) -> tuple[RowFormat, set[str]]:
+    """What a release's manifest says of its rows, and the names of their files."""
+    data = read_small("--synthetic", join(folder, manifest.FILE_NAME), manifest.MAX_BYTES)
+    try:
+        content = manifest.parse(data, folder)
+        # Only what is needed: the rest of a configuration may differ between versions.
+        config = content["config"]
+        classes, dimension, clip_norm = config["classes"], config["dimension"], config["clip_norm"]
+        if not (isinstance(classes, list) and isinstance(dimension, int)):
+            raise TypeError
+        check_classes(classes)
+        lattice.check_dimension(dimension)
+        check_clip_norm(clip_norm)
+        named = [file["path"] for file in content["files"]]
+        files = {path.removeprefix("synthetic/") for path in named if path.startswith("synthetic/")}
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        reason = f" ({error.allowed})" if isinstance(error, ConfigError) else ""
+        raise ConfigError(
+            "--synthetic",
+            folder,
+            f"hold a {manifest.FILE_NAME} that states classes, dimension, clip norm and files{reason}",
+        ) from None
+    _check_classes(folder, classes)
+    return RowFormat(tuple(classes), dimension, clip_norm), files
 
 
 def _check_classes(folder: str, classes: Sequence[str]) -> None:
@@ -229,7 +317,8 @@ def _check_classes(folder: str, classes: Sequence[str]) -> None:
 
 def _describe(argument: str, pattern: str, dimension: int | None) -> inputs.InputDescription:
     try:
-        found = inputs.describe_input(pattern, "precomputed", dimension)
+        with _readable(argument, pattern):
+            found = inputs.describe_input(pattern, "precomputed", dimension)
     except ConfigError as error:
         if error.argument == "--encoder":
             raise ConfigError(argument, pattern, "hold embeddings, not images") from None
@@ -253,47 +342,77 @@ def _good(source: Source) -> str:
 
 
 def distinct_labels(pattern: str) -> tuple[str, ...]:
-    """All labels of a pattern's files, as text, sorted; nulls are left out."""
+    """All labels of a pattern's files, as text, sorted; nulls are left out.
+
+    Raises:
+      ConfigError: there are more than a release may have.
+    """
     seen: set[str] = set()
-    for batch in _batches(pattern, [LABEL]):
-        labels = batch.column(LABEL)
-        if pa.types.is_dictionary(labels.type):
-            labels = labels.dictionary_decode()
-        seen.update(pc.unique(labels.cast(pa.string(), safe=False)).drop_null().to_pylist())
+    with _readable("--synthetic", pattern):
+        for batch in _batches(pattern, [LABEL]):
+            labels = batch.column(LABEL)
+            if pa.types.is_dictionary(labels.type):
+                labels = labels.dictionary_decode()
+            seen.update(pc.unique(labels.cast(pa.string(), safe=False)).drop_null().to_pylist())
+            if len(seen) > MAX_CLASSES:
+                raise ConfigError("--synthetic", pattern, f"have at most {MAX_CLASSES} different labels")
     return tuple(sorted(seen))
 
 
-def read_rows(pattern: str, row_format: RowFormat, soft: bool) -> LabelledRows:
+def read_rows(argument: str, source: Source) -> LabelledRows:
     """Rows with a declared label and a good embedding, treated as a release treats its rows.
 
     One array is filled from batch to batch; there is no second copy of it.
+
+    Args:
+      argument: the option that names the rows.
+      source: where they are.
+
+    Raises:
+      ConfigError: a file is damaged, or a row of a release is not good.
     """
-    paths = [file.path for file in inputs.list_parquet(inputs.absolute(pattern))]
+    with _readable(argument, source.pattern):
+        return _read_rows(argument, source)
+
+
+def _read_rows(argument: str, source: Source) -> LabelledRows:
+    pattern, row_format = source.pattern, source.row_format
     total = 0
-    for path in paths:
-        with inputs.open_parquet(path) as file:
-            total += file.metadata.num_rows
+    for file in inputs.list_parquet(inputs.absolute(pattern)):
+        with inputs.open_parquet(file.path) as opened:
+            total += opened.metadata.num_rows
+    classes = len(row_format.classes)
     embeddings = np.empty((total, row_format.dimension), np.float32)
     targets = np.empty(total, np.int32)
-    probabilities = np.empty((total, len(row_format.classes)), np.float32) if soft else None
+    probabilities = np.empty((total, classes), np.float32) if source.soft else None
     norm = row_format.clip_norm or 1.0
     done = 0
-    for batch in _batches(pattern, [LABEL, EMBEDDING] + ([PROBABILITIES] if soft else [])):
+    for batch in _batches(pattern, [LABEL, EMBEDDING] + ([PROBABILITIES] if source.soft else [])):
         matrix, kept = embedding_matrix(batch.column(EMBEDDING), row_format.dimension)
         labels = label_indices(batch.column(LABEL), row_format.classes)[kept]
         declared = labels >= 0
         values, good = lattice.quantise_rows(matrix[declared], row_format.clip_norm)
         chosen = np.flatnonzero(kept)[declared][good]
+        if source.released and len(chosen) < len(batch):
+            raise ConfigError(argument, pattern, f"have in every row {_good(source)}")
         block = slice(done, done + len(chosen))
         embeddings[block] = values * (norm / lattice.UNIT)
         targets[block] = labels[declared][good]
         if probabilities is not None:
-            matrix, _ = embedding_matrix(batch.column(PROBABILITIES), len(row_format.classes))
-            probabilities[block] = matrix[chosen]
+            probabilities[block] = _probabilities(argument, pattern, batch, classes)
         done += len(chosen)
     return LabelledRows(
         embeddings[:done], targets[:done], None if probabilities is None else probabilities[:done]
     )
+
+
+def _probabilities(argument: str, pattern: str, batch: pa.RecordBatch, classes: int) -> np.ndarray:
+    matrix, kept = embedding_matrix(batch.column(PROBABILITIES), classes)
+    if not (kept.all() and (matrix >= 0).all() and (abs(matrix.sum(axis=1) - 1) <= _SUM_ERROR).all()):
+        raise ConfigError(
+            argument, pattern, f"have in '{PROBABILITIES}' of every row {classes} probabilities that sum to 1"
+        )
+    return matrix
 
 
 def _batches(pattern: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -341,7 +460,12 @@ def write_output(output: str, network: Network, metrics: dict) -> None:
             write_whole(os.path.join(staging, name), data)
         if os.path.exists(output):
             os.rename(output, replaced)
-        os.rename(staging, output)
+        try:
+            os.rename(staging, output)
+        except BaseException:
+            if os.path.exists(replaced) and not os.path.exists(output):
+                os.rename(replaced, output)
+            raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)

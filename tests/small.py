@@ -32,7 +32,7 @@ from transforms.run_files import Workspace
 
 REPOSITORY = Path(__file__).parents[1]
 PRISM = REPOSITORY.parent / "shared" / "tools" / "prism"
-KEY = bytes(range(7, 39))
+KEY, OTHER_KEY = bytes(range(7, 39)), bytes(range(32))
 RELEASE_ID = "small"
 CLASSES = ("a", "b", "c")
 
@@ -78,6 +78,8 @@ def write_rows(folder: Path, content: pa.Table, files: int = 3, row_group: int =
 
 
 def write_key(path: Path, key: bytes = KEY) -> str:
+    path.touch()
+    path.chmod(0o600)
     path.write_bytes(key)
     path.chmod(0o600)
     return str(path)

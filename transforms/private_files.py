@@ -4,7 +4,6 @@ Modes are set on local disks; elsewhere the bucket's own rules hold.
 """
 
 import os
-import stat
 import uuid
 from collections.abc import Callable
 from typing import BinaryIO
@@ -31,16 +30,49 @@ def check_scheme(argument: str, path: str) -> None:
 
 
 def make_private_folder(path: str) -> None:
-    """Creates a folder that only its owner may enter; narrows one that exists.
+    """Creates a folder that only its owner may enter, and the folders above it that are missing likewise.
+
+    A folder that exists is left as it is: it may be anybody's.
 
     Raises:
-      OSError: it can't be created, or belongs to someone else.
+      OSError: it can't be created.
     """
     if not is_local(path):
         return
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    if stat.S_IMODE(os.stat(path).st_mode) != 0o700:
-        os.chmod(path, 0o700)
+    missing = []
+    path = os.path.abspath(path)
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for folder in reversed(missing):
+        try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            # Somebody else was faster, or it is a file.
+            if not os.path.isdir(folder):
+                raise
+        else:
+            # The umask may have taken something away.
+            os.chmod(folder, 0o700)
+
+
+def check_private_folder(argument: str, path: str) -> None:
+    """Checks a folder that exists: it is not taken over, so it must be private already.
+
+    Raises:
+      ConfigError: others may enter it, or own it.
+    """
+    found, user = os.stat(path), os.geteuid()
+    if found.st_uid != user:
+        raise ConfigError(
+            argument,
+            path,
+            f"be a folder of this user (number {user}), or a new one; number {found.st_uid} owns it",
+        )
+    if found.st_mode & 0o077:
+        raise ConfigError(
+            argument, path, "be a folder that only its owner can enter: do chmod 700, or name a new one"
+        )
 
 
 def write_private_file(path: str, write: Callable[[BinaryIO], object]) -> None:

@@ -4,7 +4,18 @@ import math
 
 import pytest
 
-from dpgmm_beam.config import SHARES, Method, ReleaseConfig, check_classes, with_shares
+from dpgmm_beam.config import (
+    MAX_CLASSES,
+    MAX_COMPONENTS,
+    MAX_LABEL,
+    MAX_ROUNDS,
+    MAX_SAMPLES,
+    SHARES,
+    Method,
+    ReleaseConfig,
+    check_classes,
+    with_shares,
+)
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.rows import RowFormat
 
@@ -28,6 +39,17 @@ GOOD = ReleaseConfig("precomputed", ("a", "b"), 8, 1.0, 1e-5)
         ({"rounds": 0}, "--rounds"),
         ({"shares": (("means/count", -1.0),)}, "--share"),
         ({"shares": (("means/count", math.inf),)}, "--share"),
+        *[({"shares": (("means/count", value),)}, "--share") for value in (1e-320, 9e-7, 1.1e6, 1e308)],
+        ({"classes": tuple(map(str, range(MAX_CLASSES + 1)))}, "--classes"),
+        ({"classes": ("a", "x" * (MAX_LABEL + 1))}, "--classes"),
+        ({"classes": ("a", "\udcff")}, "--classes"),
+        ({"classes": tuple(map(str, range(8000))), "dimension": 2100}, "--classes"),
+        *[({"samples_per_class": value}, "--samples-per-class") for value in (MAX_SAMPLES // 2 + 1, 10**12)],
+        *[({"components": value}, "--components") for value in (MAX_COMPONENTS + 1, 10**7)],
+        # One more than the bound on covariances, and on values of means.
+        ({"classes": tuple("abcde"), "components": 3277}, "--components"),
+        ({"components": 1025, "dimension": 8192}, "--components"),
+        *[({"components": 2, "rounds": value}, "--rounds") for value in (MAX_ROUNDS + 1, 10**9)],
     ],
 )
 def test_what_is_refused_names_the_argument(changes, argument):
@@ -35,6 +57,50 @@ def test_what_is_refused_names_the_argument(changes, argument):
         dataclasses.replace(GOOD, **changes)
     assert refused.value.argument == argument
     assert str(refused.value).startswith(f"{argument}=")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classes": tuple(map(str, range(MAX_CLASSES))), "dimension": 2048, "samples_per_class": 1},
+        {
+            "classes": ("a" * MAX_LABEL,),
+            "samples_per_class": MAX_SAMPLES,
+            "components": MAX_COMPONENTS,
+            "rounds": 200,
+        },
+        {"components": 1024, "dimension": 8192},
+        {"clip_norm": 1e17, "shares": (("means/count", 1e-6), ("means/sum", 1e6))},
+    ],
+    ids=range(4),
+)
+def test_the_ends_of_the_ranges_are_taken(changes):
+    dataclasses.replace(GOOD, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"classes": ("a", *map(str, range(8000)), "a\n", "a\n")},
+            r"must be distinct, and 'a\n' is there twice.",
+        ),
+        (
+            {"clip_norm": 1e300},
+            "--clip-norm=1e+300 is refused: it must be a number above 1e-18 and below 1e+18.",
+        ),
+        ({"components": 9999}, "--components=9999 is refused: it must be a whole number from 1 to 4096."),
+        (
+            {"components": 1500, "dimension": 8192},
+            "from 1 to 1024 with 2 classes of embeddings of length 8192.",
+        ),
+    ],
+)
+def test_sentences_say_the_range_and_are_short(changes, sentence):
+    with pytest.raises(ConfigError) as refused:
+        dataclasses.replace(GOOD, **changes)
+    assert str(refused.value).endswith(sentence)
+    assert len(str(refused.value)) < 400
 
 
 @pytest.mark.parametrize(
@@ -86,7 +152,8 @@ def test_the_digest_changes_with_every_field():
 def test_shares_are_changed_by_name():
     changed = dict(with_shares(["rounds/sum=0.5", "means/count=2"]))
     assert changed == {**dict(SHARES), "rounds/sum": 0.5, "means/count": 2.0}
-    for text in ("unknown=1", "rounds/sum", "rounds/sum=", "rounds/sum=x", "rounds/sum=nan", "=1", ""):
+    wrong = ("unknown=1", "rounds/sum", "rounds/sum=", "rounds/sum=x", "rounds/sum=nan", "=1", "")
+    for text in (*wrong, "rounds/sum=inf", "rounds/sum=1e308", "rounds/sum=0", "rounds/sum=1e-320"):
         with pytest.raises(ConfigError, match="--share"):
             with_shares([text])
 

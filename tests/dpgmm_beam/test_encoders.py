@@ -201,7 +201,13 @@ def test_local_dir_models(tmp_path):
         ("open_clip:ViT-B-32/no-such", "a tag that open_clip knows for it (openai,"),
         ("open_clip:ViT-B-32", "the path of a checkpoint that exists"),
         ("precomputed:8", "without an argument"),
+        ("efficientnet_lite0:" + "9" * 5000, "SIZE from 32 to 1024"),
+        ("open_clip:ViT-B-32/\udcff", "be text in UTF-8"),
+        ("open_clip:local-dir:", "be open_clip:local-dir:NAME"),
+        ("open_clip:hf-hub:", "be open_clip:hf-hub:NAME"),
+        ("open_clip:local-dir:/nowhere", "with an open_clip_config.json in FOLDER"),
     ],
+    ids=lambda text: text[:40],
 )
 def test_refusals(spec, sentence, monkeypatch):
     # Other tests bring an encoder of their own.
@@ -210,6 +216,17 @@ def test_refusals(spec, sentence, monkeypatch):
         encoders.check_encoder(spec)
     assert sentence in str(refusal.value)
     assert refusal.value.argument == "--encoder"
+
+
+@pytest.mark.parametrize("data", [b"no weights", b"", b"PK\x03\x04"])
+def test_weights_that_cannot_be_read(tmp_path, data):
+    (tmp_path / "weights.pt").write_bytes(data)
+    (tmp_path / "open_clip_config.json").write_bytes(data)
+    for argument in (f"ViT-S-32-alt/{tmp_path}/weights.pt", f"local-dir:{tmp_path}"):
+        with pytest.raises(
+            ConfigError, match=r"--encoder=open_clip:.* must name weights of that model that can be"
+        ):
+            encoders.load_encoder(f"open_clip:{argument}")
 
 
 def test_good_specs_are_checked_without_loading():

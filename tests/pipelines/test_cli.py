@@ -211,6 +211,45 @@ def test_characters_that_a_stream_cannot_write():
     assert stream.buffer.getvalue() == b"released to /daten/f\\xfcr\n"
 
 
+def test_what_could_steer_a_terminal_is_escaped():
+    """Text of a manifest, say."""
+    stream = io.StringIO()
+    cli.say("add or remove\n\x1b[2J one \udcff", stream)
+    assert stream.getvalue() == "add or remove\\n\\x1b[2J one \\udcff\n"
+
+
+@pytest.mark.parametrize("verb", ["\x1b[2Jx\n", "\udcff", "x" * 9000])
+def test_a_verb_that_could_steer_a_terminal(verb, capsys):
+    assert cli.main([verb]) == 2
+    said = capsys.readouterr().err.splitlines()[0]
+    assert said.isprintable()
+    assert len(said) < 300
+
+
+def test_a_parser_says_what_is_wrong_in_a_line_of_its_own(capsys):
+    for argument in ("--\n\x1b[2J=1", "x" * 9000):
+        with pytest.raises(SystemExit):
+            cli.main(["train", "--synthetic=a", "--test=b", "--output=c", argument])
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert err.strip().isprintable()
+        assert len(err) < 1000
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["release", "--help"], ["release"], ["verify", "--release", "/no"]]
+)
+def test_run_as_a_module_it_is_the_command(arguments, capsys):
+    ran = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *arguments], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    try:
+        status = cli.main(arguments)
+    except SystemExit as ended:
+        status = ended.code
+    assert (ran.returncode, ran.stdout, ran.stderr) == (status, *capsys.readouterr())
+
+
 SAYS = """
 import os, sys
 from pipelines import cli

@@ -68,7 +68,15 @@ def test_images_that_went_away_leave_the_folder(folder, tmp_path):
         (["--batch-size", "-3"], "--batch-size=-3 is refused"),
         (["--direct_num_workers", "2"], "--direct_num_workers=2 is refused: it must be 1"),
         (["--epsilon", "1"], "--epsilon=1 is refused: it must be an option of this verb or of Apache Beam"),
-        (["--output", "/proc/no"], "--output=/proc/no is refused: it must be a folder of yours to write"),
+        (["--output", "/proc/no"], "--output=/proc/no is refused: it must be a folder that can be written"),
+        (["--output", ""], "--output='' is refused: it must be a path."),
+        (
+            ["--output", "bogus://x"],
+            "--output=bogus://x is refused: it must lie on a file system that Beam can open",
+        ),
+        (["--output", "/dev/null"], "--output=/dev/null is refused: it must be a folder that can be written"),
+        (["--threads", "-1"], "--threads=-1 is refused: it must be a whole number from 0 to 256."),
+        (["--input", "\udcff"], r"--input=\udcff is refused: it must be a path in UTF-8."),
     ],
 )
 def test_refusals(folder, tmp_path, capsys, change, sentence):
@@ -86,3 +94,49 @@ def test_somebody_elses_output(folder, tmp_path):
     (tmp_path / "out" / embed.MARKER).unlink()
     with pytest.raises(ConfigError, match="holds Parquet files of something else"):
         embed.main(arguments(folder, tmp_path / "out"))
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match=r"a folder of embeddings only; it holds thesis.tex"):
+        embed.main(arguments(folder, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("rights", [0o755, 0o1777, 0o750])
+def test_a_folder_that_others_enter_is_not_taken_over(folder, tmp_path, rights):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out").chmod(rights)
+    with pytest.raises(ConfigError, match=r"--output=.* must be a folder that only its owner can enter"):
+        embed.main(arguments(folder, tmp_path / "out"))
+    assert (tmp_path / "out").stat().st_mode & 0o7777 == rights
+    assert not os.listdir(tmp_path / "out")
+
+
+def test_an_empty_folder_of_the_owner_is_taken(folder, tmp_path):
+    (tmp_path / "out").mkdir(0o700)
+    assert embed.main(arguments(folder, tmp_path / "out")) == 0
+
+
+@pytest.mark.parametrize("name", ["images", "images/a", "images/new", "."])
+def test_an_output_in_or_around_the_images(folder, tmp_path, name):
+    """The folder of images would be broken, or become an input of its own."""
+    before = small.contents(tmp_path)
+    (tmp_path / "images").chmod(0o700)
+    (tmp_path / "images" / "a").chmod(0o700)
+    with pytest.raises(ConfigError, match="--output="):
+        embed.main(arguments(folder, tmp_path / name))
+    assert small.contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 10**4, b"[1]", b"x" * 2**17], ids=len)
+def test_a_marker_that_is_broken(folder, tmp_path, content):
+    (tmp_path / "out").mkdir(0o700)
+    (tmp_path / "out" / embed.MARKER).write_bytes(content)
+    with pytest.raises(ConfigError, match=r"--output=.* is refused: it must (have a|be new, or hold)"):
+        embed.main(arguments(folder, tmp_path / "out"))
+
+
+def test_weights_that_cannot_be_read_are_a_refusal(folder, tmp_path, capsys):
+    """Of a worker, the first to load them."""
+    (tmp_path / "weights.pt").write_bytes(b"no weights")
+    spec = f"open_clip:ViT-S-32-alt/{tmp_path}/weights.pt"
+    assert cli.run(embed.main, [*arguments(folder, tmp_path / "out"), "--encoder", spec]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(f"dpgmm: --encoder={spec} is refused: it must name weights of that model")

@@ -85,7 +85,7 @@ def test_a_killed_run_with_a_drawn_key_is_continued(rows, tmp_path, stop_at):
     key = (run / "noise.key").read_bytes()
     assert run.stat().st_mode & 0o777 == 0o700
     there = [int(path.name[6:9]) for path in run.glob("*/state-*.npz")]
-    (tmp_path / "key-of-the-run").write_bytes(key)
+    small.write_key(tmp_path / "key-of-the-run", key)
     log = ended(release(rows, tmp_path), tmp_path)
     assert f"continuing the run that was interrupted (release id {name}); --restart drops it" in log
     assert drawn(tmp_path) == list(range(max(there) + 1, STAGES + 1))

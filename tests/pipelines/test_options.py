@@ -120,3 +120,10 @@ def test_they_reach_the_job_server(server):
         # It is on by default, and named to be turned off.
         "operator_chaining": False,
     }
+
+
+def test_a_runner_without_a_name(capsys):
+    """Beam would print its usage, in a hundred lines."""
+    with pytest.raises(ConfigError, match=r"--runner= is refused: it must be as Apache Beam takes it"):
+        options.beam_pipeline_options(["--runner"])
+    assert capsys.readouterr() == ("", "")

@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,10 @@ from PIL import Image
 
 from dpgmm_beam.config import Method, ReleaseConfig
 from pipelines import cli
+from pipelines import release as pipelines_release
 from tests import small
+from transforms import inputs
+from transforms.publish import Publication
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +74,57 @@ def refused(argv, capsys):
             ["--block-rows", "65537"],
             "--block-rows=65537 is refused: it must be a whole number from 1 to",
         ),
-        (["--threads", "-1"], "--threads=-1 is refused: it must be a whole number above 0, or 0."),
-        (["--threads", "257"], "--threads=257 is refused: it must be a whole number from 1 to 256."),
+        (["--threads", "-1"], "--threads=-1 is refused: it must be a whole number from 0 to 256."),
+        (["--threads", "257"], "--threads=257 is refused: it must be a whole number from 0 to 256."),
+        (["--dimension", "0"], "--dimension=0 is refused: it must be from 1 to 8192."),
+        (
+            ["--samples-per-class", "1000000000000"],
+            "must be a whole number from 1 to 89478485 with 3 classes.",
+        ),
+        (
+            ["--components", "10000000"],
+            "--components=10000000 is refused: it must be a whole number from 1 to 4096.",
+        ),
+        (
+            ["--components", "2", "--rounds", "1000"],
+            "--rounds=1000 is refused: it must be a whole number from 1 to",
+        ),
+        (
+            [f"--share={name}=1e308" for name in ("means/count", "means/sum")],
+            "--share=means/count=1e+308 is refused: it must be a number from 1e-06 to 1,000,000.",
+        ),
+        (
+            ["--share", "means/count=1e-320"],
+            "--share=means/count=1e-320 is refused: it must be a number from",
+        ),
+        (["--input", ""], "--input='' is refused: it must be a path."),
+        (["--input", "\udcff"], r"--input=\udcff is refused: it must be a path in UTF-8."),
+        (["--classes", "a,\udcff"], r"--classes=\udcff is refused: it must be text in UTF-8."),
+        (
+            ["--classes", "clases.txt"],
+            "--classes=clases.txt is refused: it must be labels with commas between, or",
+        ),
+        (
+            ["--classes", "/no/where"],
+            "--classes=/no/where is refused: it must be labels with commas between, or",
+        ),
+        (["--classes", "/dev/zero"], "--classes=/dev/zero is refused: it must be a readable file of at most"),
+        (
+            ["--classes", os.fspath("/tmp")],
+            "--classes=/tmp is refused: it must be a readable file of at most",
+        ),
+        (["--output", ""], "--output='' is refused: it must be a path."),
+        (["--output", "/proc/x"], "--output=/proc/x is refused: it must be a folder that can be written"),
+        (["--output", "/dev/null"], "--output=/dev/null is refused: it must be an empty or a new folder."),
+        (["--private-dir", ""], "--private-dir='' is refused: it must be a path."),
+        (
+            ["--private-dir", "/proc/x"],
+            "--private-dir=/proc/x is refused: it must be a folder that can be written",
+        ),
+        (
+            ["--epsilon", "0.001", "--share", "means/sum=1e-6", "--share", "means/count=1e6"],
+            "--epsilon=0.001 is",
+        ),
         (["--direct_num_workers", "2"], "--direct_num_workers=2 is refused: it must be 1, since a local job"),
         (
             ["--direct_running_mode", "multi_processing", "--direct_num_workers", "1"],
@@ -90,7 +143,64 @@ def refused(argv, capsys):
 )
 def test_refusals(rows, tmp_path, capsys, change, sentence):
     assert sentence in refused(arguments(rows, tmp_path, *change), capsys)
-    assert not (tmp_path / "out").exists()
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            ["--output", "AT/rows/out"],
+            "--output=AT/rows/out is refused: it must lie apart from --input=AT/rows,",
+        ),
+        (["--output", "AT"], "--output=AT is refused: it must lie apart from --input=AT/rows,"),
+        (
+            ["--input", "AT/out/release/rows", "--overwrite"],
+            "--output=AT/out/release is refused: it must lie apart",
+        ),
+        (
+            ["--private-dir", "AT/out/release/p"],
+            "--output=AT/out/release is refused: it must lie apart from --priv",
+        ),
+        (
+            ["--private-dir", "AT/out/release"],
+            "--output=AT/out/release is refused: it must lie apart from --priv",
+        ),
+        (
+            ["--output", "AT/private/x"],
+            "--output=AT/private/x is refused: it must lie apart from --private-dir=",
+        ),
+        (
+            ["--private-dir", "AT/rows"],
+            "--private-dir=AT/rows is refused: it must be a folder that only its owner",
+        ),
+        (
+            ["--private-dir", "AT/rows/p"],
+            "--private-dir=AT/rows/p is refused: it must lie apart from --input=",
+        ),
+        (
+            ["--output", "AT/link"],
+            "--output=AT/link is refused: it must be a folder, which is put in its place by",
+        ),
+        (
+            ["--output", "AT/" + "x" * 240],
+            "is refused: it must be a folder that can be written (File name too long)",
+        ),
+    ],
+)
+def test_places_that_are_refused_before_anything_is_read(
+    rows, tmp_path, capsys, monkeypatch, change, sentence
+):
+    shutil.copytree(rows, tmp_path / "rows")
+    (tmp_path / "rows").chmod(0o755)
+    (tmp_path / "link").symlink_to("there")
+    (tmp_path / "there").mkdir()
+    monkeypatch.setattr(inputs, "describe_input", None)
+    before = sorted(map(str, tmp_path.rglob("*")))
+    change = [each.replace("AT", str(tmp_path)) for each in change]
+    said = refused(arguments(tmp_path / "rows", tmp_path, *change), capsys)
+    assert sentence.replace("AT", str(tmp_path)) in said
+    assert sorted(map(str, tmp_path.rglob("*"))) == before
 
 
 @pytest.mark.parametrize("size", [0, 31, 33, 64])
@@ -122,6 +232,12 @@ def test_a_classes_file_that_is_not_text(rows, tmp_path, capsys):
     (tmp_path / "classes").write_bytes(b"\xff\xfe\x00")
     more = ["--classes", str(tmp_path / "classes")]
     assert "be a readable file of text" in refused(arguments(rows, tmp_path, *more), capsys)
+
+
+def test_a_classes_file_as_some_editors_write_it(tmp_path):
+    (tmp_path / "classes.txt").write_bytes("\ufeffä\r\n b \r\n\r\nc".encode())
+    assert pipelines_release.read_classes(str(tmp_path / "classes.txt")) == ("ä", "b", "c")
+    assert pipelines_release.read_classes(" n/a, yes.txt") == ("n/a", "yes.txt")
 
 
 def release(source, folder, *more):
@@ -267,14 +383,18 @@ def test_a_key_of_its_own_is_gone_at_the_end(rows, tmp_path, capfd, monkeypatch)
         assert text not in (out + err).encode()
 
 
-def test_a_key_of_its_own_outlives_a_failure_and_not_the_release(rows, tmp_path, capfd):
+def test_a_key_of_its_own_outlives_a_failure_and_not_the_release(rows, tmp_path, capfd, monkeypatch):
     """The failed run is continued: another draw would spend another budget."""
-    (tmp_path / "out").write_text("in the way")
-    assert cli.main(arguments(rows, tmp_path)) == 1
+
+    def fail(*_):
+        raise OSError("no space")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Publication, "publish", fail)
+        assert cli.main(arguments(rows, tmp_path)) == 1
     assert len(list((tmp_path / "private").glob("runs/*/noise.key"))) == 1
     last = capfd.readouterr().err.splitlines()[-1]
     assert last.startswith("dpgmm: the job failed and published nothing half-done: ")
-    (tmp_path / "out").unlink()
     release(rows, tmp_path)
     assert "continuing the run that was interrupted" in capfd.readouterr().err
     assert os.listdir(tmp_path / "private" / "runs") == []

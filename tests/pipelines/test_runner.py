@@ -375,3 +375,27 @@ def test_the_driver_waits_for_long_jobs_of_a_server_that_is_there():
     for wrong in (endpoint, "nowhere", "localhost:many"):
         with pytest.raises(ConfigError, match=f"--job_endpoint={wrong} is refused: it must be HOST:PORT"):
             runner.portable_defaults(given("--runner=PortableRunner", f"--job_endpoint={wrong}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Bogus.Dotted", "must be a runner that can be loaded"),
+        ("os.nothing", "must be a runner that can be loaded"),
+        ("os.getcwd", "must be a runner, a subclass of Beam's PipelineRunner"),
+        ("\x1b[2J\n", r"--runner=\x1b[2J\n is refused"),
+    ],
+)
+def test_a_runner_that_cannot_be_loaded(name, said):
+    with pytest.raises(ConfigError) as refused:
+        runner.job_options([f"--runner={name}"], verbose=False)
+    assert refused.value.argument == "--runner"
+    assert said in str(refused.value)
+
+
+def test_options_that_beam_would_refuse_when_the_pipeline_is_made():
+    options = ["--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=PROCESS"]
+    with pytest.raises(
+        ConfigError, match=r"--runner=PortableRunner .* options that Apache Beam takes \(Option process_c"
+    ):
+        runner.job_options(options, verbose=False)

@@ -99,7 +99,7 @@ def test_threads_of_linear_algebra(made, tmp_path, threads):
 
 def test_another_key_id_or_row_is_another_release(made, tmp_path):
     source, key, expected = made
-    other_key = small.write_key(tmp_path / "key", bytes(32))
+    other_key = small.write_key(tmp_path / "key", small.OTHER_KEY)
     content = pq.read_table(source)
     less = small.write_rows(tmp_path / "less", content.slice(1))
     for number, changed in enumerate(

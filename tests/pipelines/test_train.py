@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -7,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dpgmm_beam import manifest
 from dpgmm_beam.network import load_network
 from pipelines import cli, train
+from tests import small
 
 CLASSES = ["a", "b", "c"]
 RECIPE = ["--hidden", "16", "--epochs", "6", "--learning-rate", "0.02", "--batch-size", "32"]
@@ -49,7 +53,9 @@ def release(folder, classes=CLASSES, clip_norm=None, soft=True):
             probabilities[rows] if soft else None,
         )
     config = {"classes": classes, "dimension": 10, "clip_norm": clip_norm}
-    (folder / "manifest.json").write_text(json.dumps({"schema_version": 2, "config": config}))
+    files = [{"path": f"synthetic/part-{part}.parquet"} for part in range(2)]
+    content = {"schema_version": manifest.SCHEMA_VERSION, "config": config, "files": files}
+    (folder / "manifest.json").write_text(json.dumps(content))
     return folder
 
 
@@ -136,10 +142,10 @@ def test_rows_are_treated_as_the_release_treats_them(folders):
     release(folders / "release", clip_norm=1.5)
     train.main(arguments(folders))
     assert load_network(folders / "out").module.clip_norm == 1.5
-    row_format = train.RowFormat(tuple(CLASSES), 10, 1.5)
+    source = train.Source(str(folders / "few.parquet"), train.RowFormat(tuple(CLASSES), 10, 1.5), soft=False)
     embeddings = np.eye(10, dtype=np.float32)[:2] * np.array([[0.5], [30]], np.float32)
     write(folders / "few.parquet", embeddings, ["a", "c"])
-    rows = train.read_rows(str(folders / "few.parquet"), row_format, soft=False)
+    rows = train.read_rows("--test", source)
     np.testing.assert_allclose(np.linalg.norm(rows.embeddings, axis=1), [0.5, 1.5], rtol=1e-4)
     assert rows.targets.tolist() == [0, 2]
 
@@ -181,8 +187,32 @@ def test_what_is_in_the_output_folder(folders, capsys):
         (["--clip-norm", "2"], "--clip-norm=2.0 is refused: it must be left out"),
         (["--dimension", "10"], "--dimension=10 is refused: it must be left out"),
         (["--synthetic", "STRANGE", "--clip-norm", "-2"], "--clip-norm=-2.0 is refused"),
-        (["--epochs", "0"], "--epochs=0 is refused: it must be at least 1"),
+        (["--epochs", "0"], "--epochs=0 is refused: it must be a whole number from 1 to 10000."),
         (["--label-temperature", "inf"], "--label-temperature=inf is refused"),
+        (
+            ["--learning-rate", "1e300"],
+            "--learning-rate=1e+300 is refused: it must be a number from 1e-09 to 10.",
+        ),
+        (
+            ["--hidden", "1000000000000"],
+            "--hidden=1000000000000 is refused: it must be a whole number from 1 to",
+        ),
+        (
+            ["--synthetic", "STRANGE", "--clip-norm", "1e300"],
+            "--clip-norm=1e+300 is refused: it must be a number ab",
+        ),
+        (
+            ["--synthetic", "STRANGE", "--dimension", "0"],
+            "--dimension=0 is refused: it must be from 1 to 8192",
+        ),
+        (["--output", "/proc/x"], "--output=/proc/x is refused: it must be a folder that can be written"),
+        (["--output", ""], "--output='' is refused: it must be a path"),
+        (["--output", "/dev/null"], "--output=/dev/null is refused: it must be an empty or a new folder"),
+        (["--test", "\udcff"], r"--test=\udcff is refused: it must be a path in UTF-8"),
+        (
+            ["--test", "/dev/zero"],
+            "--test=/dev/zero is refused: it must hold regular files; /dev/zero is none",
+        ),
     ],
 )
 def test_refusals(folders, capsys, change, sentence):
@@ -197,10 +227,163 @@ def test_refusals(folders, capsys, change, sentence):
     assert not (folders / "out").exists()
 
 
-def test_manifests_that_are_none(folders, capsys):
-    (folders / "release" / "manifest.json").write_text("{}")
+def refused(folders, capsys) -> str:
+    """The sentence with which the release is refused, before anything was trained."""
     assert cli.run(train.main, arguments(folders)) == 2
-    assert "--synthetic=" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith("dpgmm: --synthetic=")
+    assert err.count("\n") == 1
+    assert not (folders / "out").exists()
+    return err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"[" * 10**5, b"\xff", b"null", b'{"schema_version": 1}', b"x" * (manifest.MAX_BYTES + 1)],
+    ids=lambda content: str(content[:30]),
+)
+def test_manifests_that_are_none(folders, capsys, content):
+    (folders / "release" / "manifest.json").write_bytes(content)
+    refused(folders, capsys)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        *[("clip_norm", value) for value in (-1, 0, "x", 1e300)],
+        *[("dimension", value) for value in (0, 9, "x", None, 10.0, 10**9)],
+        *[("classes", value) for value in ([], ["a", "a"], ["a", ""], "abc", None, [1, 2], {"a": 1, "b": 2})],
+    ],
+)
+def test_manifests_that_state_what_cannot_be(folders, capsys, entry, value):
+    path = folders / "release" / "manifest.json"
+    content = json.loads(path.read_text())
+    content["config"][entry] = value
+    path.write_text(json.dumps(content))
+    refused(folders, capsys)
+
+
+def changed(column, change):
+    """A change of one column's values, (n, ...) float32."""
+
+    def of_table(content):
+        values = change(np.array(content[column].to_pylist(), np.float32))
+        return content.set_column(content.column_names.index(column), column, fixed(values))
+
+    return of_table
+
+
+def put(value):
+    def change(values):
+        values[7, 1] = value
+        return values
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *[changed("label_probabilities", put(value)) for value in (np.nan, np.inf, -0.5, 3)],
+        *[changed("embedding", put(value)) for value in (np.nan, -np.inf, 1e30)],
+        changed("label_probabilities", np.zeros_like),
+        changed("label_probabilities", lambda values: values[:, :2]),
+        changed("embedding", lambda values: values[:, :9]),
+        *[lambda content, name=name: content.drop_columns([name]) for name in ("label", "embedding")],
+        lambda content: content.drop_columns(["label_probabilities"]),
+        lambda content: content.append_column("label", content["label"]),
+        lambda content: content.set_column(0, "label", pa.array([None] * len(content), pa.string())),
+        lambda content: content.set_column(0, "label", pa.array(["z"] * len(content))),
+        lambda content: content.set_column(2, "label_probabilities", pa.array(["x"] * len(content))),
+        lambda content: content.set_column(
+            1, "embedding", pa.array([[1.0] * 10, *[[1.0]] * (len(content) - 1)])
+        ),
+    ],
+)
+def test_rows_of_a_release_that_are_not_good(folders, capsys, change):
+    """In the second of two files: what the first has holds for both."""
+    path = folders / "release" / "synthetic" / "part-1.parquet"
+    pq.write_table(change(pq.read_table(path)), path)
+    refused(folders, capsys)
+
+
+def damaged(path):
+    data = bytearray(path.read_bytes())
+    data[4 : len(data) // 2] = bytes(len(data) // 2 - 4)
+    path.write_bytes(data)
+
+
+def replaced(make):
+    def change(path):
+        path.unlink()
+        make(path)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        damaged,
+        lambda path: path.write_bytes(b"PAR1 none PAR1"),
+        lambda path: os.truncate(path, 2**40),
+        lambda path: path.unlink(),
+        replaced(os.mkfifo),
+        replaced(lambda path: path.symlink_to("/dev/zero")),
+        replaced(lambda path: path.symlink_to(path.name)),
+        lambda path: shutil.copy(path, path.with_name("part-z.parquet")),
+        lambda path: path.rename(path.with_name("part-z.parquet")),
+    ],
+)
+def test_files_of_a_release_that_are_not_good(folders, capsys, change):
+    change(folders / "release" / "synthetic" / "part-1.parquet")
+    refused(folders, capsys)
+
+
+def test_rows_that_memory_cannot_hold(folders, capsys, monkeypatch):
+    monkeypatch.setattr(os, "sysconf", lambda name: 100)
+    assert "must fit into this machine's memory" in refused(folders, capsys)
+
+
+def test_a_list_that_memory_cannot_hold(folders, capsys):
+    """Among real rows, too, where one of another length is left out as long as it is no matter."""
+    pa_lists = pa.array([np.zeros(2**24 + 100, np.float32), np.ones(10, np.float32)])
+    pq.write_table(pa.table({"label": ["a", "b"], "embedding": pa_lists}), folders / "test" / "0.parquet")
+    assert cli.run(train.main, arguments(folders)) == 2
+    assert "--test=" in capsys.readouterr().err
+
+
+def test_a_private_file_that_is_damaged_is_not_quoted(folders, capsys):
+    damaged(folders / "test" / "0.parquet")
+    assert cli.run(train.main, arguments(folders)) == 2
+    assert capsys.readouterr().err.endswith("/test is refused: it must be readable Parquet throughout.\n")
+
+
+@pytest.mark.parametrize("name", ["release", "release/network", "test", "test/network"])
+def test_an_output_in_what_is_read(folders, capsys, name):
+    before = small.contents(folders)
+    assert cli.run(train.main, [*arguments(folders), "--output", str(folders / name), "--overwrite"]) == 2
+    assert f"--output={folders / name} is refused" in capsys.readouterr().err
+    assert small.contents(folders) == before
+
+
+def test_a_training_that_cannot_be_put_in_its_place_leaves_the_old_one(folders, monkeypatch):
+    assert cli.run(train.main, arguments(folders)) == 0
+    before = small.contents(folders)
+    rename = os.rename
+
+    def fail(source, target):
+        if "partial" in source and "replaced" not in source:
+            raise OSError("no")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail)
+    assert cli.run(train.main, arguments(folders, "--overwrite", "--seed", "3")) == 1
+    assert small.contents(folders) == before
+
+
+def test_a_release_of_one_class(folders, capsys):
     release(folders / "release", classes=["a"])
     assert cli.run(train.main, arguments(folders)) == 2
     assert "have two classes at least" in capsys.readouterr().err

@@ -121,7 +121,7 @@ def test_nothing_is_left_of_what_was_derived(made, copy, tmp_path):
 
 
 def test_another_key_or_other_data_derive_something_else(made, copy, tmp_path, capsys):
-    assert derive(made, copy, tmp_path, key=small.write_key(tmp_path / "other", bytes(32))) == 1
+    assert derive(made, copy, tmp_path, key=small.write_key(tmp_path / "other", small.OTHER_KEY)) == 1
     assert "comes out different when derived again" in capsys.readouterr().out
     less = small.write_rows(tmp_path / "less", pq.read_table(made[1]).slice(1))
     assert derive(made, copy, tmp_path, source=less) == 1

