@@ -133,7 +133,7 @@ def plan_of(content: dict) -> Plan:
         raise ConfigError("--release", f"{FILE_NAME} of it", "hold a configuration of a release") from None
 
 
-def check(content: dict, present: Collection[str], read: Callable[[str], bytes]) -> list[str]:
+def check(content: dict, present: Collection[str], measure: Callable[[str], tuple[int, str]]) -> list[str]:
     """What is wrong with a release, each in a sentence; empty when all holds.
 
     The plan is computed from the configuration and everything that the manifest
@@ -144,7 +144,7 @@ def check(content: dict, present: Collection[str], read: Callable[[str], bytes])
     Args:
       content: the parsed manifest.
       present: paths of the files that are there, the manifest's own left out.
-      read: the bytes of a file of the release by its path.
+      measure: size and SHA-256 (hexadecimal) of a file of the release by its path.
     """
     try:
         plan = plan_of(content)
@@ -168,11 +168,11 @@ def check(content: dict, present: Collection[str], read: Callable[[str], bytes])
     epsilon = budget.epsilon_by_pld(budget.event_from_json(plan.budget.event()), plan.budget.delta)
     if not epsilon <= plan.budget.epsilon:
         problems.append(f"the privacy event composes to epsilon {epsilon:.6g}, above {plan.budget.epsilon}")
-    return problems + _check_files(content.get("files"), files_of(plan.config), present, read)
+    return problems + _check_files(content.get("files"), files_of(plan.config), present, measure)
 
 
 def _check_files(
-    files: Any, due: Mapping[str, int], present: Collection[str], read: Callable[[str], bytes]
+    files: Any, due: Mapping[str, int], present: Collection[str], measure: Callable[[str], tuple[int, str]]
 ) -> list[str]:
     try:
         stated = {file["path"]: (file["size"], file["sha256"], file["rows"]) for file in files}
@@ -188,11 +188,11 @@ def _check_files(
         if rows != due[path]:
             problems.append(f"{path} has another number of rows than the configuration")
         try:
-            data = read(path)
+            found = measure(path)
         except OSError:
             problems.append(f"{path} is missing or cannot be read")
             continue
-        if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
+        if found != (size, sha256):
             problems.append(f"{path} does not have the digest that the manifest states")
     return sorted(problems)
 

@@ -206,9 +206,9 @@ def summary(error: BaseException) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments and arguments[0] in VERBS:
-        verb = importlib.import_module(f"pipelines.{arguments[0]}")
-        return run(verb.main, arguments[1:])
+    if arguments and (verb := arguments[0]) in VERBS:
+        # Imported where signals are handled: it takes a second.
+        return run(lambda own: importlib.import_module(f"pipelines.{verb}").main(own), arguments[1:])
     if arguments == ["--version"]:
         say(f"dpgmm {__version__}")
         return 0

@@ -11,7 +11,7 @@ from dpgmm_beam import encoders
 from dpgmm_beam.errors import ConfigError, printable
 from pipelines import cli, job, paths
 from pipelines.progress import Progress
-from pipelines.runner import is_local, job_options, threads_for
+from pipelines.runner import check_ports, is_local, job_options, threads_for
 from transforms import inputs, private_files
 from transforms.embed import (
     NAMES_PREFIX,
@@ -62,6 +62,7 @@ def parser() -> cli.Parser:
 def main(argv: Sequence[str]) -> int:
     known, unknown = parser().parse_known_args(argv)
     options = job_options(unknown, known.verbose)
+    check_ports(options)
     encoders.check_encoder(known.encoder)
     if known.encoder == "precomputed":
         raise ConfigError("--encoder", known.encoder, "name a model")

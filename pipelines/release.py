@@ -236,7 +236,7 @@ def run(
     else:
         source = pipeline | "Input" >> beam.Create([Source(request.source.pattern)])
     source | "Release" >> Release(plan, publication, current.workspace, request.execution)
-    if not runner.works_here(options):
+    if not runner.is_local(options):
         # Workers elsewhere print elsewhere.
         folder, names = current.workspace.folder, [stage.name for stage in plan.stages]
         watch.append(StageWatch(lambda: range(run_files.finished_stages(folder)), names))
@@ -248,6 +248,7 @@ def run(
 def main(argv: Sequence[str] | None = None) -> int:
     arguments, beam_arguments = parser().parse_known_args(argv)
     options = runner.job_options(beam_arguments, arguments.verbose)
+    runner.check_ports(options)
     if arguments.noise_key_file is None:
         job.check_drawn_key(options)
     request = check(arguments, options)

@@ -27,7 +27,7 @@ from pipelines.bounded import within
 from pipelines.cores import usable_cores
 from pipelines.options import beam_pipeline_options, is_given, runner_name
 
-__all__ = ["is_local", "job_options", "outlives_driver", "threads_for", "usable_cores", "works_here"]
+__all__ = ["is_local", "job_options", "outlives_driver", "threads_for", "usable_cores"]
 
 # Beam's runner in this process.  `DirectRunner` first tries Prism, which it
 # downloads from GitHub, and comes to this one only if that fails.
@@ -49,13 +49,6 @@ def is_local(options: PipelineOptions) -> bool:
     """Whether the job runs in this process, by default or by the name DirectRunner."""
     runner = options.view_as(StandardOptions).runner or "DirectRunner"
     return runner.lower() in ("direct", "directrunner", "fnapi", "fnapirunner", LOCAL.lower())
-
-
-def works_here(options: PipelineOptions) -> bool:
-    """Whether workers are of this process, and print where it prints."""
-    kind = options.view_as(PortableOptions).environment_type
-    default = "LOOPBACK" if runner_name(options) == "prismrunner" else ""
-    return is_local(options) or (kind or default).upper() == "LOOPBACK"
 
 
 def job_options(arguments: Sequence[str], verbose: bool) -> PipelineOptions:
@@ -110,6 +103,24 @@ def check_options(options: PipelineOptions) -> None:
     wrong = PipelineOptionsValidator(options, create_runner(runner)).validate()
     if wrong:
         raise ConfigError("--runner", runner, f"come with options that Apache Beam takes ({' '.join(wrong)})")
+
+
+def check_ports(options: PipelineOptions) -> None:
+    """Refuses what Beam would start in or from this process with ports on every interface.
+
+    Whoever reaches the port of a job server is given exact sums, and a worker pool runs
+    what whoever reaches it hands over; none of them asks who that is.
+    """
+    portable, opens = options.view_as(PortableOptions), "which opens ports on every interface of this machine"
+    apart = "started where nobody but your workers reaches it, and named with --job_endpoint HOST:PORT"
+    if runner_name(options) == "prismrunner":
+        raise ConfigError("--runner", "PrismRunner", f"not start Prism, {opens}: let it be {apart}")
+    if portable.job_endpoint == "embed":
+        raise ConfigError("--job_endpoint", "embed", f"not start a job server, {opens}: let it be {apart}")
+    if (portable.environment_type or "").upper() == "LOOPBACK":
+        raise ConfigError(
+            "--environment_type", portable.environment_type, f"not be a worker pool in this process, {opens}"
+        )
 
 
 def local_defaults(options: PipelineOptions) -> PipelineOptions:

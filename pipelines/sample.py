@@ -17,17 +17,19 @@ from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.labeller import FEATURES_FILE, TEACHER_FILE, Labeller
 from dpgmm_beam.mixture import BASIS_FILE, COMPONENTS_FILE, Mixture, Sampler
 from dpgmm_beam.synthesis import Parts, draw_part, generator_of_seed
-from pipelines import cli, cores
+from pipelines import cli, cores, paths
 from pipelines.progress import Progress
 from transforms import inputs
-from transforms.inputs import read_bytes
-from transforms.private_files import check_scheme, is_local
+from transforms.private_files import is_local
 from transforms.publish import exists, files_below, join, write_whole
+from transforms.small_files import read_bounded, read_small
 
 ABOUT_FILE = "_sample.json"
 """Says what the rows were drawn from; readers of Parquet folders skip the name.  It comes last."""
 
 MAX_ROWS, MAX_SEED = 2**31, 2**64
+MAX_FILE_BYTES = 2**34
+"""Of a file of a mixture."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,17 +52,17 @@ def load(release: str) -> tuple[dict, Sampler, Labeller]:
     Raises:
       ConfigError: it is not a release, or its mixture is not as its manifest says.
     """
-    check_scheme("--release", release)
+    paths.check_path("--release", release)
     path = join(release, manifest.FILE_NAME)
     if not exists(path):
         raise ConfigError("--release", release, f"be a folder with a {manifest.FILE_NAME}")
-    content = manifest.parse(read_bytes(path), release)
+    content = manifest.parse(read_small("--release", path, manifest.MAX_BYTES), release)
     digests = {file["path"]: file["sha256"] for file in content["files"]}
 
     def read(name: str) -> bytes:
         name = f"{manifest.MIXTURE}/{name}"
         try:
-            data = read_bytes(join(release, *name.split("/")))
+            data = read_bounded(join(release, *name.split("/")), MAX_FILE_BYTES)
         except OSError:
             data = b""
         if hashlib.sha256(data).hexdigest() != digests.get(name):
@@ -75,8 +77,8 @@ def load(release: str) -> tuple[dict, Sampler, Labeller]:
 
 
 def check_output(output: str) -> None:
-    """Raises ConfigError unless the folder is new or empty."""
-    check_scheme("--output", output)
+    """Raises ConfigError unless the folder is new or empty, and can be made."""
+    paths.check_writable_place("--output", output)
     if not is_local(output):
         if files_below(output):
             raise ConfigError("--output", output, "be an empty or a new folder")
@@ -91,7 +93,8 @@ def main(argv: Sequence[str]) -> int:
         if value is not None and not least <= value < bound:
             raise ConfigError(f"--{name}", value, f"be a whole number from {least} to {bound - 1}")
     output = inputs.absolute(arguments.output)
-    check_output(output)
+    check_output(arguments.output)
+    paths.check_apart({"--release": arguments.release, "--output": arguments.output})
     content, sampler, labeller = load(inputs.absolute(arguments.release))
     seed = secrets.randbelow(MAX_SEED) if arguments.seed is None else arguments.seed
     parts = Parts(len(labeller.classes), arguments.rows)

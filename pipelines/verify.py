@@ -8,13 +8,14 @@ from collections.abc import Sequence
 
 from dpgmm_beam import manifest
 from dpgmm_beam.errors import ConfigError
-from pipelines import cli, private, release, runner, runs
+from pipelines import cli, paths, private, release, runner, runs
 from transforms import inputs
 from transforms.execution import Execution
 from transforms.inputs import read_bytes
-from transforms.private_files import check_scheme, is_local
+from transforms.private_files import is_local
 from transforms.publish import exists, files_below, join
 from transforms.run_files import Workspace
+from transforms.small_files import measure, read_small
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,16 +35,17 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     arguments, beam_arguments = parser().parse_known_args(argv)
     options = runner.job_options(beam_arguments, arguments.verbose)
+    runner.check_ports(options)
     if (arguments.input is None) != (arguments.noise_key_file is None):
         raise ConfigError("--input", arguments.input, "come together with --noise-key-file")
-    check_scheme("--release", arguments.release)
+    paths.check_path("--release", arguments.release)
     path = join(arguments.release, manifest.FILE_NAME)
     if not exists(path):
         raise ConfigError("--release", arguments.release, f"be a folder with a {manifest.FILE_NAME}")
-    content = manifest.parse(read_bytes(path), arguments.release)
+    content = manifest.parse(read_small("--release", path, manifest.MAX_BYTES), arguments.release)
     present = files_below(arguments.release) - {manifest.FILE_NAME}
     problems = manifest.check(
-        content, present, lambda name: read_bytes(join(arguments.release, *name.split("/")))
+        content, present, lambda name: measure(join(arguments.release, *name.split("/")))
     )
     if arguments.input is not None and not problems:
         problems = derive_again(content, arguments, options)
@@ -62,8 +64,17 @@ def main(argv: Sequence[str]) -> int:
 
 def derive_again(content: dict, arguments: argparse.Namespace, options) -> list[str]:
     """Runs the release again into a scratch folder; what differs, in sentences."""
-    private_dir = private.open_folder(arguments.private_dir)
     private.check_key_file(arguments.noise_key_file)
+    private_dir = private.check_folder(arguments.private_dir)
+    paths.check_apart(
+        {
+            "--private-dir": private_dir,
+            "--release": arguments.release,
+            "--input": arguments.input,
+            "--noise-key-file": arguments.noise_key_file,
+        }
+    )
+    private_dir = private.open_folder(arguments.private_dir)
     config = manifest.plan_of(content).config
     # Plain lists may need to be told their length; a model's is its own.
     dimension = config.dimension if config.encoder == "precomputed" else None

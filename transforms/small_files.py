@@ -1,14 +1,19 @@
 """Small files that a user names, read without trust: no fifo is waited for, no huge file is read."""
 
 import errno
+import hashlib
 import os
 import stat
+import sys
+from typing import BinaryIO
 
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.errors import ConfigError
 from transforms.private_files import check_scheme, is_local
+
+_CHUNK = 2**22
 
 
 def read_small(argument: str, path: str, most: int) -> bytes:
@@ -52,6 +57,28 @@ def read_bounded(path: str, most: int) -> bytes:
     if len(data) > most:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
     return data
+
+
+def measure(path: str) -> tuple[int, str]:
+    """Size and SHA-256 (hexadecimal) of a regular file of any size, on any file system; holds little of it.
+
+    Raises:
+      OSError: it is no regular file or can't be read.
+    """
+    sha, size = hashlib.sha256(), 0
+    with _open(path) as file:
+        while data := file.read(_CHUNK):
+            sha.update(data)
+            size += len(data)
+    return size, sha.hexdigest()
+
+
+def _open(path: str) -> BinaryIO:
+    if not is_local(path):
+        return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    # Looked at before it is opened: to open a device may do something.
+    _check_regular(os.stat(path), sys.maxsize)
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb")
 
 
 def _check_regular(found: os.stat_result, most: int) -> None:

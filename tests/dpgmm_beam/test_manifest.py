@@ -34,12 +34,12 @@ def problems(data, edit=lambda content: None, files=FILES):
     content = copy.deepcopy(manifest.parse(data, "DIR"))
     edit(content)
 
-    def read(path):
+    def measure(path):
         if path not in files:
             raise FileNotFoundError(path)
-        return files[path]
+        return len(files[path]), hashlib.sha256(files[path]).hexdigest()
 
-    return manifest.check(content, files, read)
+    return manifest.check(content, files, measure)
 
 
 def test_a_whole_release_has_no_problem(data):

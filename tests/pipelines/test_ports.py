@@ -7,17 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines import cli
 from tests import small
 from tests.pipelines.listening import listeners, tree
-from tests.pipelines.processes import PATIENCE, forked, watched
+from tests.pipelines.processes import PATIENCE, forked, needs_prism, pool, portable, server, watched
 
 
 def listened(folder, *arguments) -> set[str]:
-    """Ports at which `dpgmm release` listened at any time; looked for all the while that it runs."""
+    """Addresses at which a command listened at any time; looked for all the while that it runs."""
     found, looks = set(), 0
-    with forked(
-        "pipelines.cli", "release", *arguments, log=folder / "log", environment=watched(folder)
-    ) as started:
+    with forked("pipelines.cli", *arguments, log=folder / "log", environment=watched(folder)) as started:
         end = time.monotonic() + PATIENCE
         while started.poll() is None:
             assert time.monotonic() < end
@@ -26,13 +25,25 @@ def listened(folder, *arguments) -> set[str]:
             looks += 1
             time.sleep(0.002)
     assert started.returncode == 0, (folder / "log").read_text()
-    assert looks > 10
+    assert looks > 3
     return found
 
 
 def release(source, encoder, folder):
     return [
-        *["--input", source, "--encoder", encoder, "--classes", "a", "--epsilon", 1, "--delta", 1e-5],
+        *[
+            "release",
+            "--input",
+            source,
+            "--encoder",
+            encoder,
+            "--classes",
+            "a",
+            "--epsilon",
+            1,
+            "--delta",
+            1e-5,
+        ],
         *["--samples-per-class", 20, "--output", folder / "out", "--private-dir", folder / "private"],
     ]
 
@@ -55,7 +66,47 @@ def test_images(tmp_path):
     assert listened(tmp_path, *release(tmp_path / "images", "blocks", tmp_path)) == set()
 
 
-def test_a_job_with_a_job_server_is_seen_to_listen(parquet, tmp_path):
-    """Else these tests could not fail."""
-    more = ["--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"]
-    assert listened(tmp_path, *release(parquet, "precomputed", tmp_path), *more)
+def test_the_other_verbs(parquet, tmp_path):
+    key = ["--noise-key-file", small.write_key(tmp_path / "key")]
+    made = release(parquet, "precomputed", tmp_path)
+    assert cli.main([str(each) for each in (*made, *key, "--release-id", "r1")]) == 0
+    more = ["--input", parquet, *key, "--private-dir", tmp_path / "again"]
+    assert listened(tmp_path, "verify", "--release", tmp_path / "out", *more) == set()
+    assert (
+        listened(
+            tmp_path, "sample", "--release", tmp_path / "out", "--rows", 50_000, "--output", tmp_path / "s"
+        )
+        == set()
+    )
+
+
+@needs_prism
+def test_a_driver_of_a_job_elsewhere_listens_to_nobody(parquet, tmp_path):
+    """Prism and the pool are the user's own; they do listen, or these tests could not fail."""
+    (job, prism), (worker, workers) = server(), pool(tmp_path)
+    with prism as its, workers as theirs:
+        arguments = release(parquet, "precomputed", tmp_path)
+        assert listened(tmp_path, *arguments, *portable(job, worker)) == set()
+        assert listeners([its.pid])
+        assert listeners([theirs.pid])
+
+
+@pytest.mark.parametrize(
+    ("more", "argument"),
+    [
+        (["--runner=PortableRunner", "--job_endpoint=embed"], "--job_endpoint"),
+        (["--runner=PrismRunner", f"--prism_location={small.PRISM}"], "--runner"),
+        (["--runner=PortableRunner", "--environment_type=LOOPBACK"], "--environment_type"),
+    ],
+)
+def test_what_would_listen_everywhere_is_not_started(parquet, tmp_path, capsys, more, argument):
+    verbs = [
+        release(parquet, "precomputed", tmp_path),
+        ["embed", "--input", tmp_path, "--output", tmp_path / "e"],
+        ["verify", "--release", tmp_path],
+    ]
+    for verb in verbs:
+        assert cli.main([str(each) for each in (*verb, *more)]) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith(f"dpgmm: {argument}=")
+        assert "opens ports on every interface" in said

@@ -77,7 +77,7 @@ def test_the_seed_makes_the_rows_whatever_the_threads(release, tmp_path):
         (("--rows", "5", "--seed", "-1"), "--seed=-1"),
         (("--rows", "5", "--threads", "300"), "--threads=300"),
         (("--rows", "5", "--output", "{release}"), "--output="),
-        (("--rows", "5", "--release", "{tmp}"), "--release="),
+        (("--rows", "5", "--release", "{release}/mixture"), "--release="),
     ],
 )
 def test_refusals(release, tmp_path, capsys, options, argument):
