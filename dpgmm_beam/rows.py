@@ -18,7 +18,7 @@ from dpgmm_beam import lattice
 LABEL, EMBEDDING = "label", "embedding"
 
 MAX_LABEL_BYTES = 2**12
-"""No label that is longer can be declared."""
+"""No label that is longer can be declared: config.MAX_LABEL characters have no more."""
 
 _QUANTISED_ROWS = 256
 

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import stat
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +30,7 @@ from transforms.inputs import InputDescription
 from transforms.ordered_map import ordered_map
 from transforms.prepare import Source
 from transforms.private_files import is_local, make_private_folder, write_private_file, write_private_once
+from transforms.small_files import read_bounded
 
 SHARD_PREFIX, SHARD_SUFFIX = "shard-", ".parquet"
 
@@ -408,16 +408,14 @@ def _load(shard: Shard, part: list[EncodedImage]) -> list[EncodedImage]:
     if shard.row_groups:
         return part
     return [
-        image if image.size == inputs.NO_FILE else dataclasses.replace(image, data=_read_image(image.source))
+        image if image.size == inputs.NO_FILE else dataclasses.replace(image, data=_read_image(image))
         for image in part
     ]
 
 
-def _read_image(path: str) -> bytes:
+def _read_image(image: EncodedImage) -> bytes:
     try:
-        if is_local(path) and not stat.S_ISREG(os.stat(path).st_mode):
-            raise OSError("it was a file")
-        return inputs.read_bytes(path)
+        return read_bounded(image.source, image.size)
     except OSError as error:
         # To leave it out would make the result depend on luck.  The path is not
         # repeated: this text travels to the runner's log.

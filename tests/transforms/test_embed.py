@@ -202,14 +202,25 @@ def test_files_beyond_the_bound_are_not_read(folder, tmp_path, monkeypatch):
     large = folder / "a" / "large.png"
     large.write_bytes(encoded(picture(1)) + bytes(2**16))
     monkeypatch.setattr(images, "MAX_BYTES", 2**16)
-    read_bytes = inputs.read_bytes
+    read_bounded = embed.read_bounded
     opened = []
-    monkeypatch.setattr(inputs, "read_bytes", lambda path: opened.append(path) or read_bytes(path))
+    monkeypatch.setattr(
+        embed, "read_bounded", lambda path, most: opened.append(path) or read_bounded(path, most)
+    )
     found = rows(run(folder, tmp_path / "cache"))
     assert len(found) == 40
     assert rejected(tmp_path / "cache") == ["large.png"]
     assert str(large) not in opened
-    assert len(opened) > 40
+    assert len(opened) == 40
+
+
+def test_a_file_that_grows_fails_the_job(folder, tmp_path):
+    """It is not the input that was listed."""
+    shard, *_ = embed.plan_shards(describe_input(str(folder), ENCODER), ENCODER, 16)
+    with open(folder / shard.files[0], "ab") as file:
+        file.write(b"more")
+    with pytest.raises(RuntimeError, match="do not change the input"):
+        embed_shard(shard, tmp_path / "cache")
 
 
 def test_a_file_that_becomes_a_fifo_is_not_waited_for(folder, tmp_path):
