@@ -29,7 +29,7 @@ from transforms.private_files import is_local
 
 MANIFEST = manifests.FILE_NAME
 
-_MOVERS = 16
+_MOVERS, _TRIES = 16, 8
 _PARTIAL = ".partial-", ".publishing"
 
 
@@ -111,7 +111,14 @@ def _locked(folder: str) -> Iterator[None]:
 
 def stage(folder: str, path: str, data: bytes, rows: int, state: str) -> FileRecord:
     """Writes one file of the release into a staging folder."""
-    write_whole(join(folder, *path.split("/")), data, _scratch(folder))
+    for left in reversed(range(_TRIES)):
+        try:
+            write_whole(join(folder, *path.split("/")), data, _scratch(folder))
+            break
+        except FileNotFoundError:
+            # Another attempt has just published the folder, or removed what it has published.
+            if not left:
+                raise
     return FileRecord(path, len(data), hashlib.sha256(data).hexdigest(), rows, state)
 
 

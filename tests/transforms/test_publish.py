@@ -127,6 +127,32 @@ def test_attempts_at_the_same_time(tmp_path, overwrite):
         assert left(folder) == (["private", "release"], [])
 
 
+def test_a_file_is_staged_while_others_publish(tmp_path):
+    """They rename the staging folder away, and remove it, at any moment."""
+    work, over, failures = steps(tmp_path), threading.Event(), []
+
+    def publish_again():
+        while not over.wait(0.002):
+            publish.discard(work.staged)
+
+    def stage_again():
+        try:
+            for _ in range(200):
+                work.stage()
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=stage_again) for _ in range(2)]
+    other = threading.Thread(target=publish_again)
+    for thread in (*threads, other):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    over.set()
+    other.join()
+    assert failures == []
+
+
 def killed(work):
     """Runs `work` in a process that is gone at its first fsync, as SIGKILL would have it."""
     child = os.fork()
