@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,8 @@ from transforms.private_files import is_local
 
 MANIFEST = manifests.FILE_NAME
 
-_MOVERS, _TRIES = 16, 8
+_MOVERS = 16
+_TRIES, _PAUSE_SECONDS = 20, 0.02
 _PARTIAL = ".partial-", ".publishing"
 
 
@@ -115,10 +117,11 @@ def stage(folder: str, path: str, data: bytes, rows: int, state: str) -> FileRec
         try:
             write_whole(join(folder, *path.split("/")), data, _scratch(folder))
             break
-        except FileNotFoundError:
-            # Another attempt has just published the folder, or removed what it has published.
+        except (FileNotFoundError, FileExistsError):
+            # Another attempt has just published the folder, or removes what it has published.
             if not left:
                 raise
+            time.sleep(_PAUSE_SECONDS)
     return FileRecord(path, len(data), hashlib.sha256(data).hexdigest(), rows, state)
 
 

@@ -132,12 +132,12 @@ def test_a_file_is_staged_while_others_publish(tmp_path):
     work, over, failures = steps(tmp_path), threading.Event(), []
 
     def publish_again():
-        while not over.wait(0.002):
+        while not over.wait(0.02):
             publish.discard(work.staged)
 
     def stage_again():
         try:
-            for _ in range(200):
+            for _ in range(50):
                 work.stage()
         except Exception as error:
             failures.append(error)
