@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from benchmarks import bad_cases
+from benchmarks import bad_cases, bad_ground
 from pipelines import cli
 from tests import small
 
@@ -15,7 +15,7 @@ CASES = [
     case
     for case in bad_cases.cases()
     if not (case.finds or case.user or case.environment)
-    and case.verb in ("release", "embed", "train", "demo")
+    and case.verb in ("release", "embed", "train", "sample", "demo")
     and not re.search("weights|a small bomb|40 million|--runner|Dataflow|job server|Flink", case.title)
 ]
 
@@ -23,8 +23,8 @@ CASES = [
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ground")
-    bad_cases.ground(folder)
-    config = small.small_config(dimension=bad_cases.DIMENSION, samples_per_class=5)
+    bad_ground.ground(folder)
+    config = small.small_config(dimension=bad_ground.DIMENSION, samples_per_class=5)
     small.run(folder / "in", folder / "release", folder / "key", config=config)
     return folder
 
