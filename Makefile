@@ -19,6 +19,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 $(STAMP): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -28,7 +28,7 @@ setup(
         "open_clip_torch>=3.3,<4",
         "timm>=1.0.20",
         "dp-accounting>=0.6,<0.7",
-        # Exact tails and rounding boundaries of the noise (noise.py).
+        # Exact tails and rounding boundaries of the noise (privacy/noise.py).
         "mpmath>=1.3,<2",
         # Holds the central algebra to one thread, so that its bits are repeatable.
         "threadpoolctl>=3.5,<4",
@@ -44,6 +44,8 @@ setup(
             "hypothesis>=6.100",
             "ruff>=0.12",
             "mypy>=1.15",
+            # Which layers may import from which: pyproject.toml.
+            "import-linter>=2.3",
             "pyyaml",
             "kubernetes-validate>=1.37",
             "check-jsonschema>=0.39",

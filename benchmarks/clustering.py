@@ -2,7 +2,7 @@
 
     python benchmarks/clustering.py [--embeddings train.npy --labels train_y.npy] [--rivals]
 
-Runs the release's own code (`Plan`, `fit.fit`) in memory.  The cost is the sum of
+Runs the release's own code (`Plan`, `chain.fit`) in memory.  The cost is the sum of
 squared distances of the rows, as they were given (real ones normalised), to the
 nearest released centre of their class, in the full space; the baseline is
 scikit-learn's k-means++, the best of five starts, on the same rows.
@@ -25,11 +25,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dpgmm_beam import fit, lattice
 from dpgmm_beam.config import Method, ReleaseConfig
-from dpgmm_beam.noise import NoiseKey
-from dpgmm_beam.plan import Plan
-from dpgmm_beam.rows import Rows
+from dpgmm_beam.data.rows import Rows
+from dpgmm_beam.fit import chain
+from dpgmm_beam.fit.plan import Plan
+from dpgmm_beam.privacy import lattice
+from dpgmm_beam.privacy.noise import NoiseKey
 
 DELTA = 1e-5
 BLOCK = 4096
@@ -82,8 +83,8 @@ def private_centres(
     values, kept = lattice.quantise_rows(rows, clip_norm)
     block = Rows(values.astype(np.int16), labels[kept].astype(np.int32))
     plan = Plan(config, "benchmark")
-    final = fit.fit(plan, lambda: block.blocks(BLOCK), NoiseKey(bytes([key]) * 32))
-    return fit.mixture_of(plan, final).means
+    final = chain.fit(plan, lambda: block.blocks(BLOCK), NoiseKey(bytes([key]) * 32))
+    return chain.mixture_of(plan, final).means
 
 
 def plain_private_lloyd(

@@ -26,9 +26,9 @@ import torch
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
-from dpgmm_beam import encoders
+from dpgmm_beam.encoders import registry
 from transforms.embed import EmbedImages
-from transforms.inputs import describe_input
+from transforms.files.inputs import describe_input
 
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 
@@ -55,7 +55,7 @@ class Clock:
 
 
 def bare_seconds(
-    encoder: encoders.Encoder, count: int, threads: int, operator_threads: int
+    encoder: registry.Encoder, count: int, threads: int, operator_threads: int
 ) -> tuple[float, float]:
     """Wall and processor seconds for `count` images by `threads` threads of `operator_threads` each."""
     size = encoder.prepare([Image.new("L", (28, 28))]).shape[1:]
@@ -97,7 +97,7 @@ def main() -> None:
     threads = len(os.sched_getaffinity(0))
 
     start = time.perf_counter()
-    encoder = encoders.encoder_for_process(options.encoder)
+    encoder = registry.encoder_for_process(options.encoder)
     print(f"loading the model (once a process, not counted): {time.perf_counter() - start:.1f} s")
 
     count = options.images // encoder.batch_size * encoder.batch_size

@@ -14,7 +14,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import statistics
 import time
 
-from dpgmm_beam.noise import NoiseKey, rounded_gaussian
+from dpgmm_beam.privacy.noise import NoiseKey, rounded_gaussian
 
 SCALES = {"counts": 30.0, "sums of vectors": 2.0**20, "second moments": 2.0**28, "teacher gradients": 2.0**33}
 DRAWS, REPEATS = 1_000_000, 5

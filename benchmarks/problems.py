@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 from rivals import Problem
 
-from dpgmm_beam import lattice
-from dpgmm_beam.encoders import load_encoder
-from dpgmm_beam.rows import RowFormat, Rows, concatenate, rows_of_batch
-from transforms import inputs
+from dpgmm_beam.data.rows import RowFormat, Rows, concatenate, rows_of_batch
+from dpgmm_beam.encoders.registry import load_encoder
+from dpgmm_beam.privacy import lattice
+from transforms.files import inputs
 
 TEN = tuple(map(str, range(10)))
 ENCODER = "efficientnet_lite0:128"

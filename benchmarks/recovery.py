@@ -23,12 +23,13 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from dpgmm_beam import fit, lattice
 from dpgmm_beam.config import Method, ReleaseConfig
+from dpgmm_beam.data.rows import Rows
+from dpgmm_beam.fit import chain
+from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.mixture import Mixture
-from dpgmm_beam.noise import NoiseKey
-from dpgmm_beam.plan import Plan
-from dpgmm_beam.rows import Rows
+from dpgmm_beam.privacy import lattice
+from dpgmm_beam.privacy.noise import NoiseKey
 
 EPSILON, DELTA, BLOCK = 1.0, 1e-5, 16384
 NO_NOISE = 1e-3
@@ -87,7 +88,7 @@ def release(plan: Plan, rows: Rows, key: int | None) -> Mixture:
     """The released mixture; key None: the same stages without noise."""
     secret = NoiseKey(bytes([key or 0]) * 32)
     if key is not None:
-        return fit.mixture_of(plan, fit.fit(plan, lambda: rows.blocks(BLOCK), secret))
+        return chain.mixture_of(plan, chain.fit(plan, lambda: rows.blocks(BLOCK), secret))
     current, kept = {}, {}
     for stage in plan.stages:
         sums, working = stage.begin(), stage.working(current)
@@ -95,9 +96,9 @@ def release(plan: Plan, rows: Rows, key: int | None) -> Mixture:
             stage.add(block if stage.view is None else stage.view.apply(block, current), working, sums)
         quiet = dict.fromkeys(plan.multipliers(stage), NO_NOISE)
         after = stage.advance(current, stage.finish(sums), quiet)
-        current = fit.for_next(stage, after)
-        kept.update(fit.at_end(stage, after))
-    return fit.mixture_of(plan, {**current, **kept})
+        current = chain.for_next(stage, after)
+        kept.update(chain.at_end(stage, after))
+    return chain.mixture_of(plan, {**current, **kept})
 
 
 def plan_of(k: int, d: int) -> Plan:

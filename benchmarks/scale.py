@@ -232,19 +232,19 @@ def memory(bench: Bench) -> None:
 
 def _passes(connection, base: str, position: int, folder: str, key_file: str) -> None:
     """A worker process: sums the pieces that it is told."""
-    from transforms import run_files
     from transforms.execution import Execution
+    from transforms.files import run_files
+    from transforms.files.run_files import Workspace
     from transforms.passes import Pass
-    from transforms.run_files import Workspace
 
     workspace = Workspace(os.path.dirname(base), folder, key_file)
     before = run_files.load_state(base, position)
     while (numbers := connection.recv()) is not None:
-        running = Pass(base, position, before, workspace, Execution())
+        running = Pass(base, before, workspace, Execution())
         for number in numbers:
             running.add(number)
         sums, pieces = running.finish()
-        connection.send((sums, pieces))
+        connection.send((sums.queries, pieces))
 
 
 @case

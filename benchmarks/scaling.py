@@ -24,8 +24,8 @@ from apache_beam.coders import registry
 
 from benchmarks.release import CLASSES
 from dpgmm_beam.config import ReleaseConfig
-from dpgmm_beam.plan import Plan
-from dpgmm_beam.statistics import split, zeros
+from dpgmm_beam.fit.plan import Plan
+from dpgmm_beam.privacy.queries import split, zeros
 from pipelines.fashion_mnist import INSTALLED, read
 
 

@@ -34,19 +34,19 @@ import problems
 import pyarrow.parquet as pq
 import rivals
 import torch
+from dpgmm_beam.stages import Stage
 from problems import Dataset
 
-from dpgmm_beam import fit, manifest
-from dpgmm_beam.algebra import one_thread
 from dpgmm_beam.config import ReleaseConfig
-from dpgmm_beam.labeller import Labeller
-from dpgmm_beam.mixture import Sampler
+from dpgmm_beam.data.rows import label_indices
+from dpgmm_beam.fit import chain
+from dpgmm_beam.fit.checkpoint import Checkpoint
+from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.network import TrainConfig, train_network
-from dpgmm_beam.noise import KEY_BYTES, NoiseKey
-from dpgmm_beam.plan import Plan
-from dpgmm_beam.stages import Stage
-from dpgmm_beam.state import State
-from dpgmm_beam.synthesis import draw_part, generator_of_key
+from dpgmm_beam.privacy.noise import KEY_BYTES, NoiseKey
+from dpgmm_beam.release import manifest
+from dpgmm_beam.release.in_memory import files_of
+from dpgmm_beam.release.labels import Labeller
 
 ROOT = Path(__file__).resolve().parent.parent
 DELTA = 1e-5
@@ -264,18 +264,18 @@ class Run:
         # The data are public: a fixed key makes the table repeatable.
         return NoiseKey(hashlib.sha256(f"dpgmm benchmark {key}".encode()).digest()[:KEY_BYTES])
 
-    def final_state(self, dataset: str, epsilon: float, key: int) -> State:
+    def final_state(self, dataset: str, epsilon: float, key: int) -> Checkpoint:
         """The fitted state; kept, for the table of labels wants it again."""
         plan = self.plan(dataset, epsilon)
         path = self.work / f"{dataset}-{epsilon:g}-{key}-{plan.config.digest[:12]}.npz"
         if not path.exists():
-            final = fit_in_memory(plan, self.dataset(dataset), self.secret(key))
+            rows = self.dataset(dataset).train
+            final = chain.fit(plan, lambda: rows.blocks(1024), self.secret(key))
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".partial.npz")
-            np.savez(partial, **final)
+            partial.write_bytes(final.to_bytes())
             partial.replace(path)
-        with np.load(path) as stored:
-            return dict(stored)
+        return Checkpoint.from_bytes(path.read_bytes())
 
     def ours(self, dataset: str, epsilon: float, key: int) -> dict:
         def compute():
@@ -297,7 +297,7 @@ class Run:
     def with_labels(self, dataset: str, epsilon: float, key: int, kind: str) -> float:
         problem = self.dataset(dataset).problem
         if kind == "teacher":
-            labeller = Labeller.of(self.final_state(dataset, epsilon, key), problems.TEN, None)
+            labeller = Labeller.of(self.final_state(dataset, epsilon, key))
             return float((labeller.probabilities(problem.test_x).argmax(axis=1) == problem.test_y).mean())
         embeddings, own, probabilities = self.synthetic(dataset, epsilon, key)
         if kind == "soft":
@@ -315,8 +315,7 @@ class Run:
     @functools.lru_cache(maxsize=1)  # noqa: B019
     def synthetic(self, dataset: str, epsilon: float, key: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The rows of the release's files: embeddings, own class indices, probabilities."""
-        plan, final = self.plan(dataset, epsilon), self.final_state(dataset, epsilon, key)
-        return read_synthetic(plan, final, self.secret(key))
+        return read_synthetic(self.final_state(dataset, epsilon, key), self.secret(key))
 
     def _kept(self, name: str, compute: Callable[[], dict]) -> dict:
         cell = self.results.cell(name)
@@ -329,28 +328,16 @@ class Run:
         return cell
 
 
-def fit_in_memory(plan: Plan, dataset: Dataset, secret: NoiseKey) -> State:
-    """The release's own chain of stages over blocks in memory."""
-    return fit.fit(plan, lambda: dataset.train.blocks(1024), secret)
-
-
-def read_synthetic(plan: Plan, final: State, secret: NoiseKey) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The synthetic files of a release, made and read in memory."""
-    config = plan.config
-    parts = manifest.parts_of(config)
-    key = fit.release_key(plan, final, secret)
-    sampler, labeller = (
-        Sampler(fit.mixture_of(plan, final)),
-        Labeller.of(final, config.classes, config.clip_norm),
-    )
+def read_synthetic(final: Checkpoint, secret: NoiseKey) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The synthetic files of a release, made and read in memory: embeddings, class indices, probabilities."""
+    classes = final.plan.config.classes
     embeddings, own, probabilities = [], [], []
-    for part in range(len(parts)):
-        with one_thread():
-            data = draw_part(parts, part, sampler, labeller, generator_of_key(key, part))
-        table = pq.read_table(io.BytesIO(data))
-        embeddings.append(_matrix(table, "embedding"))
-        probabilities.append(_matrix(table, "label_probabilities"))
-        own.append(parts.class_indices(part))
+    for path, _, data in files_of(final, secret):
+        if path.startswith(manifest.SYNTHETIC):
+            table = pq.read_table(io.BytesIO(data))
+            embeddings.append(_matrix(table, "embedding"))
+            probabilities.append(_matrix(table, "label_probabilities"))
+            own.append(label_indices(table.column("label"), classes))
     return np.concatenate(embeddings), np.concatenate(own), np.concatenate(probabilities)
 
 

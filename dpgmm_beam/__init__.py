@@ -1,7 +1,8 @@
 """Differentially private Gaussian mixtures of embeddings: the mathematics.
 
 Nothing in this package imports Apache Beam; `transforms` wires it into
-pipelines and `pipelines` holds the programs.
+pipelines and `pipelines` holds the programs.  The names below are the public face;
+docs/api.md lists them.
 """
 
 import importlib
@@ -10,15 +11,57 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from dpgmm_beam.config import Method, ReleaseConfig
+    from dpgmm_beam.data.rows import Rows, rows_of
+    from dpgmm_beam.encoders.encoder import Encoder
+    from dpgmm_beam.encoders.registry import register_encoder
+    from dpgmm_beam.errors import ConfigError
+    from dpgmm_beam.fit.plan import Plan
     from dpgmm_beam.mixture import Mixture, load_mixture
+    from dpgmm_beam.privacy.noise import NoiseKey
+    from dpgmm_beam.release.in_memory import release_in_memory
+    from dpgmm_beam.release.labels import Labeller, load_labeller
 
-__all__ = ["Mixture", "__version__", "load_mixture"]
+_HOMES = {
+    "ConfigError": "errors",
+    "Encoder": "encoders.encoder",
+    "Labeller": "release.labels",
+    "Method": "config",
+    "Mixture": "mixture",
+    "NoiseKey": "privacy.noise",
+    "Plan": "fit.plan",
+    "ReleaseConfig": "config",
+    "Rows": "data.rows",
+    "load_labeller": "release.labels",
+    "load_mixture": "mixture",
+    "register_encoder": "encoders.registry",
+    "release_in_memory": "release.in_memory",
+    "rows_of": "data.rows",
+}
+
+__all__ = [
+    "ConfigError",
+    "Encoder",
+    "Labeller",
+    "Method",
+    "Mixture",
+    "NoiseKey",
+    "Plan",
+    "ReleaseConfig",
+    "Rows",
+    "__version__",
+    "load_labeller",
+    "load_mixture",
+    "register_encoder",
+    "release_in_memory",
+    "rows_of",
+]
 
 
 def __getattr__(name: str) -> object:
-    """The names of `mixture`, when they are first asked for: numpy, scipy and pyarrow take their time."""
-    if name in ("Mixture", "load_mixture"):
-        return getattr(importlib.import_module("dpgmm_beam.mixture"), name)
+    """A public name, when it is first asked for: numpy, scipy and pyarrow take their time."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"dpgmm_beam.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -8,24 +8,13 @@ to be released; docs/method.md gives the reasons.
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpgmm_beam import budget, lattice
+from dpgmm_beam.data.rows import RowFormat
 from dpgmm_beam.errors import ConfigError, printable
-from dpgmm_beam.rows import RowFormat
-
-SHARES = (
-    ("means/count", 0.01),
-    ("means/sum", 0.07),
-    ("moment/moment", 0.12),
-    ("teacher/gradient", 0.70),
-    ("rounds/count", 0.02),
-    ("rounds/sum", 0.08),
-)
-"""Shares of 1/z^2, by mechanism; what a release does not use is spread over the others."""
-
+from dpgmm_beam.privacy import accounting, lattice
+from dpgmm_beam.privacy.allocation import SHARES, check_share
 
 ROUNDS, UNUSED_ROUNDS = 8, 4
 """Default rounds of a release of several components, and of one, which does none."""
@@ -47,8 +36,6 @@ MAX_VALUES = 2**24
 
 MAX_SAMPLES = 2**28
 """Synthetic rows of all classes together: some 30,000 files, each of which the manifest names."""
-
-MIN_SHARE, MAX_SHARE = 1e-6, 1e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,19 +101,19 @@ class ReleaseConfig:
     method: Method = Method()
 
     def __post_init__(self):
-        budget.check_privacy_parameters(self.epsilon, self.delta)
+        accounting.check_privacy_parameters(self.epsilon, self.delta)
         check_classes(self.classes)
         lattice.check_dimension(self.dimension)
         check_clip_norm(self.clip_norm)
         if not self.labelled and len(self.classes) != 1:
-            raise ConfigError("--classes", ",".join(self.classes), "be one class, for the data has no labels")
+            raise ConfigError("classes", ",".join(self.classes), "be one class, for the data has no labels")
         if self.rounds is None:
             # Resolved here, so that the digest of a release holds a number.
             object.__setattr__(self, "rounds", ROUNDS if self.components > 1 else UNUSED_ROUNDS)
         classes = len(self.classes)
         if classes * self.dimension > MAX_VALUES:
             raise ConfigError(
-                "--classes",
+                "classes",
                 f"{classes} classes",
                 f"be at most {MAX_VALUES // self.dimension} classes of embeddings of length {self.dimension}",
             )
@@ -143,7 +130,7 @@ class ReleaseConfig:
         ):
             if not 1 <= getattr(self, name) <= most:
                 raise ConfigError(
-                    f"--{name.replace('_', '-')}",
+                    name,
                     getattr(self, name),
                     f"be a whole number from 1 to {most}{reason}",
                 )
@@ -195,60 +182,32 @@ def digest_of(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def with_shares(changes: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    """The default shares with some changed, each by a text NAME=VALUE.
-
-    Raises:
-      ConfigError: the text is not of that form, or names no mechanism.
-    """
-    shares = dict(SHARES)
-    for text in changes:
-        name, _, value = text.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if name not in shares or math.isnan(number):
-            raise ConfigError("--share", text, f"be NAME=NUMBER with NAME one of {', '.join(shares)}")
-        check_share(name, number)
-        shares[name] = number
-    return tuple(shares.items())
-
-
-def check_share(mechanism: str, share: float) -> None:
-    """Raises ConfigError unless the share is from 1e-6 to 1e6."""
-    if not MIN_SHARE <= share <= MAX_SHARE:
-        raise ConfigError(
-            "--share", f"{mechanism}={share}", f"be a number from {MIN_SHARE:g} to {MAX_SHARE:,.0f}"
-        )
-
-
 def check_clip_norm(clip_norm: float | None) -> None:
     """Raises ConfigError unless the norm is above 1e-18 and below 1e18, or None."""
     if clip_norm is not None and not lattice.MIN_NORM < clip_norm < lattice.MAX_NORM:
         raise ConfigError(
-            "--clip-norm", clip_norm, f"be a number above {lattice.MIN_NORM:g} and below {lattice.MAX_NORM:g}"
+            "clip_norm", clip_norm, f"be a number above {lattice.MIN_NORM:g} and below {lattice.MAX_NORM:g}"
         )
 
 
 def check_classes(classes: Sequence[str]) -> None:
     """Raises ConfigError unless there are 1 to 8192 classes, all distinct, of 1 to 1024 characters."""
     if not classes:
-        raise ConfigError("--classes", "''", "name at least one class")
+        raise ConfigError("classes", "''", "name at least one class")
     if len(classes) > MAX_CLASSES:
-        raise ConfigError("--classes", f"{len(classes)} classes", f"be at most {MAX_CLASSES} classes")
+        raise ConfigError("classes", f"{len(classes)} classes", f"be at most {MAX_CLASSES} classes")
     seen = set()
     for label in classes:
         if not label:
-            raise ConfigError("--classes", ",".join(classes), "hold no empty label")
+            raise ConfigError("classes", ",".join(classes), "hold no empty label")
         if len(label) > MAX_LABEL:
-            raise ConfigError("--classes", label, f"hold labels of at most {MAX_LABEL} characters")
+            raise ConfigError("classes", label, f"hold labels of at most {MAX_LABEL} characters")
         try:
             label.encode()
         except UnicodeEncodeError:
-            raise ConfigError("--classes", label, "be text in UTF-8") from None
+            raise ConfigError("classes", label, "be text in UTF-8") from None
         if label in seen:
             raise ConfigError(
-                "--classes", ",".join(classes), f"be distinct, and '{printable(label)}' is there twice"
+                "classes", ",".join(classes), f"be distinct, and '{printable(label)}' is there twice"
             )
         seen.add(label)

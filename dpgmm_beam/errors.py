@@ -10,15 +10,16 @@ class ConfigError(ValueError):
     what is allowed.  The command line prints it and exits 2 without a traceback.
 
     Args:
-      argument: the option as a user writes it, e.g. ``--epsilon``.
+      argument: the field, e.g. ``epsilon``; where a command is meant, the option as a user writes it.
+        The command line makes the option of a field.
       value: the value that was given.
       allowed: what is allowed, to follow the word "must", e.g. ``be a finite
         number above 0``.
 
-    >>> raise ConfigError("--epsilon", -1.0, "be a finite number above 0")
+    >>> raise ConfigError("epsilon", -1.0, "be a finite number above 0")
     Traceback (most recent call last):
     ...
-    dpgmm_beam.errors.ConfigError: --epsilon=-1.0 is refused: it must be a finite number above 0.
+    dpgmm_beam.errors.ConfigError: epsilon=-1.0 is refused: it must be a finite number above 0.
     """
 
     def __init__(self, argument: str, value: object, allowed: str):

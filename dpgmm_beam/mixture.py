@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dpgmm_beam import lattice
-from dpgmm_beam.algebra import one_thread
 from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.linalg import one_thread
+from dpgmm_beam.privacy import lattice
 
 COMPONENTS_FILE, BASIS_FILE = "components.parquet", "basis.parquet"
 _ROWS_AT_ONCE = 1024
@@ -102,7 +102,7 @@ class Mixture:
 
         rows = np.asarray(rows, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != self.dimension:
-            raise ConfigError("x", f"an array of shape {rows.shape}", f"have shape (n, {self.dimension})")
+            raise ConfigError("rows", f"an array of shape {rows.shape}", f"have shape (n, {self.dimension})")
         inverse = np.linalg.inv(self.basis)
         r = self.covariances.shape[2]
         _, log_basis = np.linalg.slogdet(self.basis)

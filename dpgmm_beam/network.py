@@ -62,12 +62,12 @@ class TrainConfig:
             if not least <= getattr(self, name) <= most:
                 kind = "a number" if isinstance(least, float) else "a whole number"
                 raise ConfigError(
-                    f"--{name.replace('_', '-')}",
+                    name,
                     getattr(self, name),
                     f"be {kind} from {least:.6g} to {most:.6g}",
                 )
         if not 0 <= self.seed < 2**63:
-            raise ConfigError("--seed", self.seed, "be from 0 to 2**63 - 1")
+            raise ConfigError("seed", self.seed, "be from 0 to 2**63 - 1")
 
 
 class TwoLayers(torch.nn.Module):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dpgmm_beam.errors import ConfigError
 from pipelines import cli, private, runs
-from transforms.private_files import is_local
+from transforms.files.private import is_local
 
 
 def parser() -> argparse.ArgumentParser:

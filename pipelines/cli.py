@@ -31,6 +31,9 @@ VERBS = {
 
 VERBOSE = "--verbose"
 
+_OPTIONS = {"secret": "--noise-key-file", "shares": "--share"}
+"""Options of fields that have another name."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one sentence and exit status 2.
@@ -38,12 +41,12 @@ class Parser(argparse.ArgumentParser):
     Abbreviated options are off: an abbreviation would swallow Beam's options.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, prog: str, description: str | None = None):
         super().__init__(
-            *args,
+            prog=prog,
+            description=description,
             allow_abbrev=False,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            **kwargs,
         )
         self.add_argument(VERBOSE, action="store_true", help="say more, and show tracebacks")
 
@@ -73,7 +76,8 @@ def _abandon(stream: TextIO | None) -> None:
     """Points a broken stream nowhere: Python ends with status 120 if it can't flush one."""
     with contextlib.suppress(AttributeError, OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 
@@ -97,9 +101,9 @@ def configure_logging(verbose: bool = False) -> None:
     logging.getLogger("apache_beam").setLevel(level)
     root = logging.getLogger()
     # Importing Beam may have made a handler already, which prints what job servers say.
-    plain = [handler for handler in root.handlers if type(handler) is logging.StreamHandler]
-    for handler in plain:
-        root.removeHandler(handler)
+    plain = [each for each in root.handlers if type(each) is logging.StreamHandler]
+    for other in plain:
+        root.removeHandler(other)
     if plain or not root.handlers:
         others = _Handler()
         others.setLevel(level)
@@ -157,7 +161,7 @@ def _run(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
     try:
         return main(arguments)
     except ConfigError as error:
-        say(f"dpgmm: {error}", sys.stderr)
+        say(f"dpgmm: {with_option(str(error))}", sys.stderr)
         return 2
     except signals.Interrupted:
         raise
@@ -181,7 +185,15 @@ def refusal(error: BaseException) -> str:
     """
     name = re.escape(f"{ConfigError.__module__}.{ConfigError.__name__}")
     found = re.findall(name + r": (.+ is refused: it must .+)", _said(error))
-    return found[-1].split(" [while running")[0] if found else ""
+    return with_option(found[-1].split(" [while running")[0]) if found else ""
+
+
+def with_option(sentence: str) -> str:
+    """A `ConfigError`'s sentence for who typed a command: with the option in place of a field."""
+    field, equals, rest = sentence.partition("=")
+    if not (equals and field.isidentifier()):
+        return sentence
+    return f"{_OPTIONS.get(field, '--' + field.replace('_', '-'))}={rest}"
 
 
 def _said(error: BaseException) -> str:

@@ -9,11 +9,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from dpgmm_beam.budget import check_privacy_parameters
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.noise import KEY_BYTES
+from dpgmm_beam.privacy.accounting import check_privacy_parameters
+from dpgmm_beam.privacy.noise import KEY_BYTES
 from pipelines import cli, embed, fashion_mnist, paths, release, runner, train
-from transforms.private_files import is_local, write_private_file
+from transforms.files.private import is_local, write_private_file
 
 ENCODER = "efficientnet_lite0"
 DELTA = 1e-5

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
-from dpgmm_beam import encoders
+from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError, printable
 from pipelines import cli, job, paths
 from pipelines.progress import Progress
 from pipelines.runner import check_ports, is_local, job_options, threads_for
-from transforms import inputs, private_files
 from transforms.embed import (
     NAMES_PREFIX,
     REJECTED_FOLDER,
@@ -22,9 +21,10 @@ from transforms.embed import (
     plan_shards,
 )
 from transforms.execution import MAX_THREADS
-from transforms.inputs import describe_input
-from transforms.private_files import make_private_folder, write_private_file
-from transforms.small_files import read_small
+from transforms.files import inputs, private
+from transforms.files.inputs import describe_input
+from transforms.files.private import make_private_folder, write_private_file
+from transforms.files.small import read_small
 
 # Says what a folder was made from.  Readers of Parquet folders skip its name.
 MARKER = "_dpgmm_embed.json"
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     known, unknown = parser().parse_known_args(argv)
     options = job_options(unknown, known.verbose)
     check_ports(options)
-    encoders.check_encoder(known.encoder)
+    registry.check_encoder(known.encoder)
     if known.encoder == "precomputed":
         raise ConfigError("--encoder", known.encoder, "name a model")
     if not 0 <= known.threads <= MAX_THREADS:
@@ -116,7 +116,7 @@ def check_output(output: str) -> None:
       ConfigError: it can't be written or isn't private, or holds something else than embeddings.
     """
     paths.check_writable_folder("--output", output)
-    if not private_files.is_local(output) or not os.path.isdir(output):
+    if not private.is_local(output) or not os.path.isdir(output):
         return
     for name in os.listdir(output):
         if not name.startswith(_OWN_NAMES):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dpgmm_beam.errors import ConfigError
-from transforms.small_files import read_small
+from transforms.files.small import read_small
 
 PACKAGE = "dataset-fashion-mnist"
 INSTALLED = "/usr/share/datasets/fashion-mnist"

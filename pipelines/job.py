@@ -148,19 +148,19 @@ class _OnFlink:
         with contextlib.suppress(OSError, ValueError):
             self._others = flink.live_jobs(self.master, self._name)
 
-    def find(self) -> bool:
-        """Looks for the job, if it is not known yet, and announces it."""
+    def find(self) -> str | None:
+        """The job's id; looks for it, if it is not known yet, and announces it."""
         if self.id is None:
             self.id = flink.find_running(self.master, self._name, self._others)
             if self.id is not None:
                 cli.say(f"Flink job {self.id}: {flink.page(self.master, self.id)}", sys.stderr)
-        return self.id is not None
+        return self.id
 
     def look(self) -> None:
         """Announces the job when it appears, and says once if it stands still for want of slots."""
-        if not self.find() or self._said:
+        if (found := self.find()) is None or self._said:
             return
-        if not flink.lacks_slots(self.master, self.id):
+        if not flink.lacks_slots(self.master, found):
             self._standing_since = None
             return
         now = time.monotonic()
@@ -171,6 +171,7 @@ class _OnFlink:
 
     def wait(self) -> None:
         """Waits for the job by what the cluster says; cancels it when a signal comes."""
+        assert self.id is not None
         try:
             flink.wait(self.master, self.id, self.look)
         except Interrupted as error:
@@ -183,11 +184,11 @@ class _OnFlink:
         """Whether the job has ended, or none appeared, within so many seconds."""
         end = time.monotonic() + seconds
         appear = time.monotonic() + min(seconds, _APPEAR_SECONDS)
-        while not self.find():
+        while (found := self.find()) is None:
             if time.monotonic() >= appear:
                 return True
             time.sleep(0.5)
-        return flink.cancel(self.master, self.id, end - time.monotonic())
+        return flink.cancel(self.master, found, end - time.monotonic())
 
     def may_go_on(self) -> str:
         page = flink.page(self.master, self.id) if self.id else self.master
@@ -269,9 +270,13 @@ class _Remote:
                 self._flink.look()
         if self._error is None:
             _check(self._state)
-        elif isinstance(self._error, grpc.RpcError) and self._flink is not None and self._flink.find():
+        elif (
+            isinstance(self._error, grpc.RpcError)
+            and self._flink is not None
+            and (found := self._flink.find())
+        ):
             # The job server is gone.  The job need not be.
-            flink.wait(self._flink.master, self._flink.id, self._flink.look)
+            flink.wait(self._flink.master, found, self._flink.look)
         else:
             raise self._error
 

@@ -70,7 +70,7 @@ def beam_pipeline_options(arguments: Sequence[str]) -> beam_options.PipelineOpti
         if "_add_argparse_args" in vars(options) and options not in seen:
             seen.add(options)
             scratch = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-            options._add_argparse_args(scratch)
+            options._add_argparse_args(scratch)  # type: ignore[arg-type]
             for action in scratch._actions:
                 if not set(action.option_strings) & set(parser._option_string_actions):
                     parser._add_action(action)
@@ -122,7 +122,7 @@ def is_given(arguments: Sequence[str], name: str) -> bool:
 def _refuse(unknown: Sequence[str], asks: bool) -> None:
     name, equals, value = unknown[0].partition("=")
     if not name.startswith("-"):
-        raise ConfigError("option", unknown[0], "be an option of this verb or of Apache Beam")
+        raise ConfigError("command line", unknown[0], "be an option of this verb or of Apache Beam")
     if not equals and len(unknown) > 1 and not unknown[1].startswith("--"):
         value = unknown[1]
     if name.removeprefix("--") in JOB_SERVER_OPTIONS and not asks:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 
 from dpgmm_beam.errors import ConfigError
-from transforms.private_files import check_private_folder, check_scheme, is_local
+from transforms.files.private import check_private_folder, check_scheme, is_local
 
 OWN_FOLDERS = ("runs", "rows", "reports", "embeddings", "register")
 """What the program keeps in the private folder, where a user's own files have no place."""

@@ -3,10 +3,10 @@
 import os
 
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.noise import KEY_BYTES
+from dpgmm_beam.privacy.noise import KEY_BYTES
 from pipelines import paths
-from transforms import keys
-from transforms.private_files import check_scheme, is_local, make_private_folder
+from transforms.files import keys
+from transforms.files.private import check_scheme, is_local, make_private_folder
 
 MAX_RELEASE_ID = 256
 """Characters of a release id."""

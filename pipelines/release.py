@@ -10,21 +10,22 @@ from collections.abc import Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from dpgmm_beam import manifest
-from dpgmm_beam.config import ROUNDS, ReleaseConfig, check_classes, with_shares
-from dpgmm_beam.encoders import check_encoder, encoder_for_process
+from dpgmm_beam.config import ROUNDS, ReleaseConfig, check_classes
+from dpgmm_beam.encoders.registry import check_encoder, encoder_for_process
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.plan import Plan
+from dpgmm_beam.fit.plan import Plan
+from dpgmm_beam.privacy.allocation import with_shares
+from dpgmm_beam.release import manifest
 from pipelines import cli, embed, job, paths, private, runner, runs, signals
 from pipelines.progress import StageWatch
-from transforms import inputs, run_files
 from transforms.embed import EmbedImages
 from transforms.execution import MAX_THREADS, Execution
+from transforms.files import inputs, run_files
+from transforms.files.private import is_local
+from transforms.files.publish import Publication, exists, is_release, join, left_overs, occupied
+from transforms.files.small import read_small
 from transforms.prepare import Source
-from transforms.private_files import is_local
-from transforms.publish import Publication, exists, is_release, join, left_overs, occupied
 from transforms.release import Release
-from transforms.small_files import read_small
 
 CLASSES_BYTES = 2**24
 """Of a file of classes, at most."""

@@ -27,16 +27,16 @@ from collections.abc import Iterator
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
-from dpgmm_beam import fit
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.noise import KEY_BYTES
+from dpgmm_beam.fit import chain
+from dpgmm_beam.privacy.noise import KEY_BYTES
 from pipelines import cli
-from transforms import inputs, keys, register
+from transforms.files import inputs, keys, register
+from transforms.files.private import is_local, make_private_folder, write_private_file
+from transforms.files.publish import join
+from transforms.files.run_files import Workspace, bases, has_state
 from transforms.prepare import set_aside
-from transforms.private_files import is_local, make_private_folder, write_private_file
-from transforms.publish import join
-from transforms.run_files import Workspace, bases, has_state
 
 RUNS, ROWS, REPORTS, REGISTER = "runs", "rows", "reports", "register"
 _ABOUT, _LOCK, _KEY = "run.json", "lock", "noise.key"
@@ -99,7 +99,7 @@ def open_run(
         name = run_name(config, release_id)
         folder = join(private_dir, RUNS, name)
         entry = register_entry(private_dir, release_id)
-        commitment = fit.commitment(keys.load(key_file)).tobytes().hex()
+        commitment = chain.commitment(keys.load(key_file)).hex()
         register.check(entry, fit_digest=config.fit_digest, key=commitment)
         with _locked(join(private_dir, ROWS), False), _locked(folder, False):
             if restart:

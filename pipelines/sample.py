@@ -11,18 +11,18 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from dpgmm_beam import manifest
-from dpgmm_beam.algebra import one_thread
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.labeller import FEATURES_FILE, TEACHER_FILE, Labeller
+from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.mixture import BASIS_FILE, COMPONENTS_FILE, Mixture, Sampler
-from dpgmm_beam.synthesis import Parts, draw_part, generator_of_seed
+from dpgmm_beam.release import manifest
+from dpgmm_beam.release.labels import FEATURES_FILE, TEACHER_FILE, Labeller
+from dpgmm_beam.release.synthesis import Parts, draw_part, generator_of_seed
 from pipelines import cli, cores, paths
 from pipelines.progress import Progress
-from transforms import inputs
-from transforms.private_files import is_local
-from transforms.publish import exists, files_below, join, write_whole
-from transforms.small_files import read_bounded, read_small
+from transforms.files import inputs
+from transforms.files.private import is_local
+from transforms.files.publish import exists, files_below, join, write_whole
+from transforms.files.small import read_bounded, read_small
 
 ABOUT_FILE = "_sample.json"
 """Says what the rows were drawn from; readers of Parquet folders skip the name.  It comes last."""
@@ -57,7 +57,11 @@ def load(release: str) -> tuple[dict, Sampler, Labeller]:
     if not exists(path):
         raise ConfigError("--release", release, f"be a folder with a {manifest.FILE_NAME}")
     content = manifest.parse(read_small("--release", path, manifest.MAX_BYTES), release)
-    digests = {file["path"]: file["sha256"] for file in content["files"]}
+    try:
+        digests = {file["path"]: file["sha256"] for file in content["files"]}
+        content["release_id"]
+    except (KeyError, TypeError):
+        raise ConfigError("--release", release, "hold a whole manifest; dpgmm verify tells more") from None
 
     def read(name: str) -> bytes:
         name = f"{manifest.MIXTURE}/{name}"

@@ -20,16 +20,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from dpgmm_beam import lattice, manifest
 from dpgmm_beam.config import MAX_CLASSES, MAX_LABEL, check_classes, check_clip_norm
+from dpgmm_beam.data.rows import EMBEDDING, LABEL, RowFormat, embedding_matrix, label_indices
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.network import MODEL_FILE, Network, TrainConfig, train_network
-from dpgmm_beam.rows import EMBEDDING, LABEL, RowFormat, embedding_matrix, label_indices
+from dpgmm_beam.privacy import lattice
+from dpgmm_beam.release import manifest
 from pipelines import cli, paths
-from transforms import inputs
-from transforms.private_files import is_local
-from transforms.publish import exists, join, write_whole
-from transforms.small_files import read_small
+from transforms.files import inputs
+from transforms.files.private import is_local
+from transforms.files.publish import exists, join, write_whole
+from transforms.files.small import read_small
 
 METRICS_FILE = "metrics.json"
 PROBABILITIES = "label_probabilities"

@@ -6,16 +6,16 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from dpgmm_beam import manifest
 from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.release import manifest
 from pipelines import cli, paths, private, release, runner, runs
-from transforms import inputs
 from transforms.execution import Execution
-from transforms.inputs import read_bytes
-from transforms.private_files import is_local
-from transforms.publish import exists, files_below, join
-from transforms.run_files import Workspace
-from transforms.small_files import measure, read_small
+from transforms.files import inputs
+from transforms.files.inputs import read_bytes
+from transforms.files.private import is_local
+from transforms.files.publish import exists, files_below, join
+from transforms.files.run_files import Workspace
+from transforms.files.small import measure, read_small
 
 
 def parser() -> argparse.ArgumentParser:

@@ -9,7 +9,6 @@ Beam's.
 import argparse
 import contextlib
 import dataclasses
-import hashlib
 import sys
 import tempfile
 from pathlib import Path
@@ -18,17 +17,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dpgmm_beam import encoders, fit, manifest, rows
 from dpgmm_beam.config import Method, ReleaseConfig
-from dpgmm_beam.labeller import Labeller
-from dpgmm_beam.mixture import Sampler
-from dpgmm_beam.noise import NoiseKey
-from dpgmm_beam.plan import Plan
-from dpgmm_beam.synthesis import draw_part, generator_of_key
+from dpgmm_beam.data import rows
+from dpgmm_beam.encoders import registry
+from dpgmm_beam.fit.plan import Plan
+from dpgmm_beam.privacy.noise import NoiseKey
+from dpgmm_beam.release.in_memory import release_in_memory
 from pipelines import cli, release, runner, runs
-from transforms import inputs
 from transforms.execution import Execution
-from transforms.run_files import Workspace
+from transforms.files import inputs
+from transforms.files.run_files import Workspace
 
 REPOSITORY = Path(__file__).parents[1]
 PRISM = REPOSITORY.parent / "shared" / "tools" / "prism"
@@ -37,7 +35,7 @@ RELEASE_ID = "small"
 CLASSES = ("a", "b", "c")
 
 
-class Blocks(encoders.Encoder):
+class Blocks(registry.Encoder):
     """The encoder "blocks": means of blocks of pixels, six numbers, a few images at a time."""
 
     dimension, batch_size = 6, 4
@@ -50,7 +48,7 @@ class Blocks(encoders.Encoder):
         return prepared.astype(np.float32).mean(axis=3).reshape(len(prepared), 6) + 1
 
 
-encoders.register_encoder("blocks", lambda argument, batch_size: Blocks())
+registry.register_encoder("blocks", lambda argument, batch_size: Blocks())
 
 
 def table(count: int = 600, dimension: int = 16, seed: int = 0) -> pa.Table:
@@ -158,35 +156,10 @@ def read_blocks(source: str | Path, config: ReleaseConfig, block_rows: int = 64)
 
 
 def in_memory(source: str | Path, config: ReleaseConfig | None = None) -> dict[str, bytes]:
-    """The files of the release, from `fit.fit` and the mathematics alone: no Beam."""
+    """The files of the release, from the mathematics alone: no Beam."""
     config = config or small_config()
-    plan, secret = Plan(config, RELEASE_ID), NoiseKey(KEY)
     blocks = read_blocks(source, config)
-    final = fit.fit(plan, lambda: blocks, secret)
-    files, counts = {}, {}
-
-    def write(name, data, count):
-        files[name], counts[name] = data, count
-
-    mixture = fit.mixture_of(plan, final)
-    mixture.save(lambda name, data, count: write(f"mixture/{name}", data, count))
-    parts = manifest.parts_of(config)
-    sampler, labeller = Sampler(mixture), Labeller.of(final, config.classes, config.clip_norm)
-    labeller.save(lambda name, data, count: write(f"mixture/{name}", data, count))
-    for part in range(len(parts)):
-        generator = generator_of_key(fit.release_key(plan, final, secret), part)
-        data = draw_part(parts, part, sampler, labeller, generator)
-        write(f"synthetic/{parts.name(part)}", data, parts.rows_of(part))
-    records = [
-        {"path": name, "size": len(data), "sha256": _sha256(data), "rows": counts[name]}
-        for name, data in files.items()
-    ]
-    files[manifest.FILE_NAME] = manifest.build(plan, records)
-    return files
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return release_in_memory(Plan(config, RELEASE_ID), lambda: blocks, NoiseKey(KEY))
 
 
 def main(arguments: list[str]) -> int:

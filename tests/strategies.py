@@ -4,10 +4,10 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from dpgmm_beam import lattice
-from dpgmm_beam.rows import Rows
-from dpgmm_beam.stage import Stage
-from dpgmm_beam.state import State
+from dpgmm_beam.data.rows import Rows
+from dpgmm_beam.fit.stage import Stage
+from dpgmm_beam.fit.state import FitState
+from dpgmm_beam.privacy import lattice
 
 quick = settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -83,6 +83,6 @@ def blobs(rows: int, dimension: int, classes: int, seed: int = 0, spread: float 
     return lattice_rows(centres[labels] + noise, labels)
 
 
-def in_view(stage: Stage, rows: Rows, current: State) -> Rows:
+def in_view(stage: Stage, rows: Rows, current: FitState) -> Rows:
     """Rows in the coordinates that a stage wants."""
-    return rows if stage.view is None else stage.view.apply(rows, current)
+    return rows if stage.view is None else stage.view.of(current).apply(rows)

@@ -22,15 +22,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from dpgmm_beam import encoders, images
+from dpgmm_beam.data import images
+from dpgmm_beam.data.rows import MAX_LABEL_BYTES
+from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.rows import MAX_LABEL_BYTES
-from transforms import inputs
-from transforms.inputs import InputDescription
+from transforms.files import inputs
+from transforms.files.inputs import InputDescription
+from transforms.files.private import is_local, make_private_folder, write_private_file, write_private_once
+from transforms.files.small import read_bounded
 from transforms.ordered_map import ordered_map
 from transforms.prepare import Source
-from transforms.private_files import is_local, make_private_folder, write_private_file, write_private_once
-from transforms.small_files import read_bounded
 
 SHARD_PREFIX, SHARD_SUFFIX = "shard-", ".parquet"
 
@@ -131,12 +132,10 @@ class EmbedImages(beam.PTransform):
 
     def __post_init__(self):
         if not 1 <= self.shard_rows <= MAX_SHARD_ROWS:
-            raise ConfigError(
-                "--shard-rows", self.shard_rows, f"be a whole number from 1 to {MAX_SHARD_ROWS}"
-            )
+            raise ConfigError("shard_rows", self.shard_rows, f"be a whole number from 1 to {MAX_SHARD_ROWS}")
         if not 0 <= self.batch_size <= 4096:
-            raise ConfigError("--batch-size", self.batch_size, "be a whole number from 1 to 4096, or 0")
-        encoders.check_encoder(self.encoder)
+            raise ConfigError("batch_size", self.batch_size, "be a whole number from 1 to 4096, or 0")
+        registry.check_encoder(self.encoder)
 
     def expand(self, pipeline):
         return (
@@ -181,7 +180,9 @@ class ListShards(beam.DoFn):
             delete_others(self.cache_dir, {shard.name for shard in shards})
         write_private_once(names_file, listed)
         # An input without images is embedded, too.
-        yield from ((names_file, shard) for shard in shards or [None])
+        yield from ((names_file, shard) for shard in shards)
+        if not shards:
+            yield names_file, None
 
 
 @dataclasses.dataclass
@@ -204,12 +205,12 @@ class EmbedShards(beam.DoFn):
         names_file, shard = element
         if shard is not None and not _is_finished(path := FileSystems.join(self.cache_dir, shard.name)):
             # Loaded only now: a run that finds every shard finished needs no model.
-            encoder = encoders.encoder_for_process(self.encoder, self.batch_size)
+            encoder = registry.encoder_for_process(self.encoder, self.batch_size)
             with encoder.session():
                 self._embed(encoder, shard, path)
         yield names_file, 1
 
-    def _embed(self, encoder: encoders.Encoder, shard: Shard, path: str) -> None:
+    def _embed(self, encoder: registry.Encoder, shard: Shard, path: str) -> None:
         readers = ThreadPoolExecutor(_NEAR_READERS if is_local(shard.path) else _FAR_READERS)
         rejected: list[str] = []
 
@@ -247,9 +248,9 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
     until they have `shard_rows` rows.
 
     Raises:
-      ConfigError: see `transforms.inputs`.
+      ConfigError: see `transforms.files.inputs`.
     """
-    version = [_FORMAT, encoders.encoder_fingerprint(encoder), description.labelled]
+    version = [_FORMAT, registry.encoder_fingerprint(encoder), description.labelled]
     if description.kind == inputs.IMAGE_FOLDER:
         folder = description.pattern.rstrip("/")
         for files in _cut(inputs.list_images(folder), len(folder) + 1, shard_rows):
@@ -437,7 +438,7 @@ class Preparation:
       Exception: at construction, whatever the encoder raises for a plain picture.
     """
 
-    def __init__(self, encoder: encoders.Encoder):
+    def __init__(self, encoder: registry.Encoder):
         from PIL import Image
 
         self.encoder = encoder

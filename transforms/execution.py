@@ -3,7 +3,7 @@
 import dataclasses
 
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.lattice import MAX_BLOCK_ROWS
+from dpgmm_beam.privacy.lattice import MAX_BLOCK_ROWS
 
 MAX_THREADS = 256
 
@@ -31,6 +31,4 @@ class Execution:
     def __post_init__(self):
         for name, most in (("block_rows", MAX_BLOCK_ROWS), ("threads", MAX_THREADS)):
             if not 1 <= getattr(self, name) <= most:
-                raise ConfigError(
-                    f"--{name.replace('_', '-')}", getattr(self, name), f"be a whole number from 1 to {most}"
-                )
+                raise ConfigError(name, getattr(self, name), f"be a whole number from 1 to {most}")

@@ -8,14 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
-from dpgmm_beam import fit
-from dpgmm_beam.algebra import one_thread
-from dpgmm_beam.rows import Rows
-from dpgmm_beam.state import State
-from dpgmm_beam.statistics import Sums
-from transforms import keys, prepared, run_files
+from dpgmm_beam.data.rows import Rows
+from dpgmm_beam.fit import chain
+from dpgmm_beam.fit.chain import PassSums
+from dpgmm_beam.fit.checkpoint import Checkpoint
+from dpgmm_beam.linalg import one_thread
 from transforms.execution import Execution
-from transforms.run_files import Base, Workspace
+from transforms.files import keys, prepared, run_files
+from transforms.files.run_files import Base, Workspace
 
 ACCUMULATOR_BYTES = 2**29
 """Of a pass at most: with large sums, fewer threads have accumulators of their own."""
@@ -30,25 +30,21 @@ class Pass:
 
     Args:
       base: the run's folder.
-      position: of the stage.
-      before: the state before the stage.
+      before: the checkpoint before the stage.
     """
 
-    def __init__(self, base: Base, position: int, before: State, workspace: Workspace, execution: Execution):
-        self.base, self.workspace, self.execution = base, workspace, execution
-        self.plan = fit.plan_of(before)
-        self.stage = self.plan.stages[position]
-        self.before, self.working = before, self.stage.working(before)
-        self.hash_key = b""
-        if position == 0:
+    def __init__(self, base: Base, before: Checkpoint, workspace: Workspace, execution: Execution):
+        self.base, self.before, self.workspace, self.execution = base, before, workspace, execution
+        secret = None
+        if before.takes_data_digest:
             secret = keys.load(workspace.key_file)
-            fit.check_key(before, secret)
-            self.hash_key = fit.row_hash_key(secret)
+            chain.check_key(before, secret)
+        self.summing = chain.Summing(before, secret)
         # Twice: a product is as large as what it is added to.
-        size = 2 * sum(array.nbytes for array in self.stage.begin().values())
+        size = 2 * sum(array.nbytes for array in self.summing.begin().queries.values())
         threads = max(1, min(execution.threads, ACCUMULATOR_BYTES // size))
         self.workers = ThreadPoolExecutor(threads, thread_name_prefix="sum")
-        self.free: queue.SimpleQueue[Sums] = queue.SimpleQueue()
+        self.free: queue.SimpleQueue[PassSums] = queue.SimpleQueue()
         self.pending: list[Future] = []
         self.numbers: list[int] = []
 
@@ -57,8 +53,8 @@ class Pass:
         self.numbers.append(number)
         self.pending.append(self.workers.submit(self._sum, number))
 
-    def finish(self) -> tuple[Sums, np.ndarray]:
-        """The channels' exact sums, and the fingerprint of the pieces in them."""
+    def finish(self) -> tuple[PassSums, np.ndarray]:
+        """The queries' exact sums, and the fingerprint of the pieces in them."""
         try:
             for future in self.pending:
                 future.result()
@@ -66,39 +62,38 @@ class Pass:
             self.workers.shutdown(cancel_futures=True)
         total = self._accumulators()
         while not self.free.empty():
-            for name, part in self.free.get().items():
-                total[name] += part
-        return self.stage.finish(total), fingerprint(self.numbers)
+            total += self.free.get()
+        return self.summing.finish(total), fingerprint(self.numbers)
 
     def abandon(self) -> None:
         """Ends the threads of a pass that is not finished."""
         self.workers.shutdown(wait=False, cancel_futures=True)
 
-    def _accumulators(self) -> Sums:
+    def _accumulators(self) -> PassSums:
         try:
             return self.free.get_nowait()
         except queue.Empty:
-            return self.stage.begin()
+            return self.summing.begin()
 
     def _sum(self, number: int) -> None:
         sums = self._accumulators()
         with one_thread():
             for block in self._blocks(number):
-                fit.add_block(self.stage, block, self.working, sums, self.hash_key)
+                self.summing.add(block, sums)
         self.free.put(sums)
 
     def _blocks(self, number: int) -> Iterable[Rows]:
         """The piece's rows in the stage's view, which the first pass that wants it writes."""
-        dimension, block_rows = self.plan.config.dimension, self.execution.block_rows
-        path = self.workspace.piece(self.base, number)
-        view = self.stage.view
-        if view is None:
+        dimension, block_rows = self.before.plan.config.dimension, self.execution.block_rows
+        path, stage = self.workspace.piece(self.base, number), self.before.stage
+        if stage.view is None:
             return prepared.read(path, dimension, block_rows)
-        viewed = run_files.view_piece(self.base, view.name, number)
+        viewed = run_files.view_piece(self.base, stage.view.name, number)
         if not FileSystems.exists(viewed):
             blocks = prepared.read(path, dimension, block_rows)
-            prepared.write(viewed, self.stage.view_dimension, map(view.bind(self.before), blocks))
-        return prepared.read(viewed, self.stage.view_dimension, block_rows)
+            project = stage.view.of(self.before.state).bind()
+            prepared.write(viewed, stage.view_dimension, map(project, blocks))
+        return prepared.read(viewed, stage.view_dimension, block_rows)
 
 
 def fingerprint(numbers: Iterable[int]) -> np.ndarray:

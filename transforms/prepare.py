@@ -11,21 +11,22 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import BinaryIO
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
-from dpgmm_beam import fit
+from dpgmm_beam.data.rows import RowFormat, Rows, SetAside, accept, columns_of, without_long_lists
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.plan import Plan
-from dpgmm_beam.rows import RowFormat, Rows, SetAside, accept, columns_of, without_long_lists
-from transforms import inputs, keys, listing, prepared, run_files
+from dpgmm_beam.fit import chain
+from dpgmm_beam.fit.plan import Plan
 from transforms.execution import Execution
-from transforms.listing import Listing, Piece, Stretch
+from transforms.files import inputs, keys, listing, prepared, run_files
+from transforms.files.listing import Listing, Piece, Stretch
+from transforms.files.private import is_local, make_private_folder, write_private_file, write_private_once
+from transforms.files.run_files import Base, Workspace
 from transforms.ordered_map import ordered_map
-from transforms.private_files import is_local, make_private_folder, write_private_file, write_private_once
-from transforms.run_files import Base, Workspace
 
 SLICE_ROWS, SLICE_BYTES = 8192, 2**24
 """Rows decoded at once at most, and bytes of them as double precision."""
@@ -95,9 +96,8 @@ class ListUnits(beam.DoFn):
         check_room(self.plan, found, self.workspace, base)
         write_private_once(run_files.input_file(base), found.to_json())
         secret = keys.load(self.workspace.key_file)
-        start = fit.initial_state(self.plan, secret, len(found.pieces))
-        run_files.write_state(base, 0, start)
-        fit.check_key(run_files.load_state(base, 0), secret)
+        run_files.write_state(base, chain.begin(self.plan, secret, len(found.pieces)))
+        chain.check_key(run_files.load_state(base, 0), secret)
         yield from ((base, unit) for unit in range(len(found.units)))
 
 
@@ -136,7 +136,7 @@ class PrepareUnits(beam.DoFn):
     def process(self, element: tuple[Base, int]) -> Iterator[tuple[Base, int]]:
         base, unit = element
         if self.known is None or self.known[0] != base:
-            plan = fit.plan_of(run_files.load_state(base, 0))
+            plan = run_files.load_state(base, 0).plan
             found = Listing.from_json(inputs.read_bytes(run_files.input_file(base)))
             self.known = base, plan, found
         _, plan, found = self.known
@@ -197,10 +197,12 @@ def write_pieces(
 
         make_private_folder(os.path.dirname(os.path.dirname(path)))
         prepared.write(path, row_format.dimension, blocks())
-        report = {"rows": piece.rows, "set_aside": dataclasses.asdict(left_out[0])}
-        write_private_file(
-            report_file(path), lambda file, report=report: file.write(json.dumps(report).encode())
-        )
+        report = json.dumps({"rows": piece.rows, "set_aside": dataclasses.asdict(left_out[0])}).encode()
+        write_private_file(report_file(path), functools.partial(_write, report))
+
+
+def _write(data: bytes, file: BinaryIO) -> None:
+    file.write(data)
 
 
 def report_file(piece: str) -> str:

@@ -4,15 +4,13 @@ import dataclasses
 
 import apache_beam as beam
 
-from dpgmm_beam.manifest import parts_of
-from dpgmm_beam.plan import Plan
-from dpgmm_beam.statistics import part_count
+from dpgmm_beam.fit.plan import Plan
 from transforms.execution import Execution
+from transforms.files.publish import Publication
+from transforms.files.run_files import Workspace
+from transforms.fit import FitMixture
 from transforms.prepare import PrepareRows
-from transforms.publish import Publication
-from transforms.run_files import Workspace
-from transforms.stage import RunStage
-from transforms.synthesis import WriteRelease
+from transforms.write import WriteRelease
 
 
 @dataclasses.dataclass
@@ -32,15 +30,9 @@ class Release(beam.PTransform):
     execution: Execution
 
     def expand(self, source):
-        current = source | "Prepare" >> PrepareRows(self.plan, self.workspace, self.execution)
-        stages = self.plan.stages
-        for position, stage in enumerate(stages):
-            last = position == len(stages) - 1
-            current = current | f"Stage {position}: {stage.name}" >> RunStage(
-                position,
-                part_count(stage.channels),
-                self.workspace,
-                self.execution,
-                1 + len(parts_of(self.plan.config)) if last else None,
-            )
-        return current | "Write" >> WriteRelease(self.publication, self.workspace)
+        return (
+            source
+            | "Prepare" >> PrepareRows(self.plan, self.workspace, self.execution)
+            | "Fit" >> FitMixture(self.plan, self.workspace, self.execution)
+            | "Write" >> WriteRelease(self.publication, self.workspace)
+        )

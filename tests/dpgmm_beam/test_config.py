@@ -10,14 +10,13 @@ from dpgmm_beam.config import (
     MAX_LABEL,
     MAX_ROUNDS,
     MAX_SAMPLES,
-    SHARES,
     Method,
     ReleaseConfig,
     check_classes,
-    with_shares,
 )
+from dpgmm_beam.data.rows import RowFormat
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.rows import RowFormat
+from dpgmm_beam.privacy.allocation import SHARES, with_shares
 
 GOOD = ReleaseConfig("precomputed", ("a", "b"), 8, 1.0, 1e-5)
 
@@ -25,31 +24,31 @@ GOOD = ReleaseConfig("precomputed", ("a", "b"), 8, 1.0, 1e-5)
 @pytest.mark.parametrize(
     ("changes", "argument"),
     [
-        *[({"epsilon": value}, "--epsilon") for value in (0, -1, math.nan, math.inf)],
-        *[({"delta": value}, "--delta") for value in (0, 1, -0.1, math.nan)],
-        ({"classes": ()}, "--classes"),
-        ({"classes": ("a", "b", "a")}, "--classes"),
-        ({"classes": ("a", "")}, "--classes"),
-        ({"labelled": False}, "--classes"),
-        ({"dimension": 0}, "--dimension"),
-        ({"dimension": 10**6}, "--dimension"),
-        *[({"clip_norm": value}, "--clip-norm") for value in (0.0, -1.0, math.nan, math.inf, 1e300)],
-        ({"samples_per_class": 0}, "--samples-per-class"),
-        ({"components": 0}, "--components"),
-        ({"rounds": 0}, "--rounds"),
-        ({"shares": (("means/count", -1.0),)}, "--share"),
-        ({"shares": (("means/count", math.inf),)}, "--share"),
-        *[({"shares": (("means/count", value),)}, "--share") for value in (1e-320, 9e-7, 1.1e6, 1e308)],
-        ({"classes": tuple(map(str, range(MAX_CLASSES + 1)))}, "--classes"),
-        ({"classes": ("a", "x" * (MAX_LABEL + 1))}, "--classes"),
-        ({"classes": ("a", "\udcff")}, "--classes"),
-        ({"classes": tuple(map(str, range(8000))), "dimension": 2100}, "--classes"),
-        *[({"samples_per_class": value}, "--samples-per-class") for value in (MAX_SAMPLES // 2 + 1, 10**12)],
-        *[({"components": value}, "--components") for value in (MAX_COMPONENTS + 1, 10**7)],
+        *[({"epsilon": value}, "epsilon") for value in (0, -1, math.nan, math.inf)],
+        *[({"delta": value}, "delta") for value in (0, 1, -0.1, math.nan)],
+        ({"classes": ()}, "classes"),
+        ({"classes": ("a", "b", "a")}, "classes"),
+        ({"classes": ("a", "")}, "classes"),
+        ({"labelled": False}, "classes"),
+        ({"dimension": 0}, "dimension"),
+        ({"dimension": 10**6}, "dimension"),
+        *[({"clip_norm": value}, "clip_norm") for value in (0.0, -1.0, math.nan, math.inf, 1e300)],
+        ({"samples_per_class": 0}, "samples_per_class"),
+        ({"components": 0}, "components"),
+        ({"rounds": 0}, "rounds"),
+        ({"shares": (("means/count", -1.0),)}, "shares"),
+        ({"shares": (("means/count", math.inf),)}, "shares"),
+        *[({"shares": (("means/count", value),)}, "shares") for value in (1e-320, 9e-7, 1.1e6, 1e308)],
+        ({"classes": tuple(map(str, range(MAX_CLASSES + 1)))}, "classes"),
+        ({"classes": ("a", "x" * (MAX_LABEL + 1))}, "classes"),
+        ({"classes": ("a", "\udcff")}, "classes"),
+        ({"classes": tuple(map(str, range(8000))), "dimension": 2100}, "classes"),
+        *[({"samples_per_class": value}, "samples_per_class") for value in (MAX_SAMPLES // 2 + 1, 10**12)],
+        *[({"components": value}, "components") for value in (MAX_COMPONENTS + 1, 10**7)],
         # One more than the bound on covariances, and on values of means.
-        ({"classes": tuple("abcde"), "components": 3277}, "--components"),
-        ({"components": 1025, "dimension": 8192}, "--components"),
-        *[({"components": 2, "rounds": value}, "--rounds") for value in (MAX_ROUNDS + 1, 10**9)],
+        ({"classes": tuple("abcde"), "components": 3277}, "components"),
+        ({"components": 1025, "dimension": 8192}, "components"),
+        *[({"components": 2, "rounds": value}, "rounds") for value in (MAX_ROUNDS + 1, 10**9)],
     ],
 )
 def test_what_is_refused_names_the_argument(changes, argument):
@@ -87,9 +86,9 @@ def test_the_ends_of_the_ranges_are_taken(changes):
         ),
         (
             {"clip_norm": 1e300},
-            "--clip-norm=1e+300 is refused: it must be a number above 1e-18 and below 1e+18.",
+            "clip_norm=1e+300 is refused: it must be a number above 1e-18 and below 1e+18.",
         ),
-        ({"components": 9999}, "--components=9999 is refused: it must be a whole number from 1 to 4096."),
+        ({"components": 9999}, "components=9999 is refused: it must be a whole number from 1 to 4096."),
         (
             {"components": 1500, "dimension": 8192},
             "from 1 to 1024 with 2 classes of embeddings of length 8192.",
@@ -154,7 +153,7 @@ def test_shares_are_changed_by_name():
     assert changed == {**dict(SHARES), "rounds/sum": 0.5, "means/count": 2.0}
     wrong = ("unknown=1", "rounds/sum", "rounds/sum=", "rounds/sum=x", "rounds/sum=nan", "=1", "")
     for text in (*wrong, "rounds/sum=inf", "rounds/sum=1e308", "rounds/sum=0", "rounds/sum=1e-320"):
-        with pytest.raises(ConfigError, match="--share"):
+        with pytest.raises(ConfigError, match="shares"):
             with_shares([text])
 
 

@@ -9,13 +9,21 @@ import pytest
 HEAVY = ("torch", "torchvision", "open_clip", "timm", "dp_accounting", "scipy.stats", "mpmath", "PIL")
 
 WORKER = """
-from dpgmm_beam import clustering, fit, noise, plan, rows, stages, statistics
+from dpgmm_beam import clustering, stages
+from dpgmm_beam.data import rows
+from dpgmm_beam.fit import chain, plan
+from dpgmm_beam.privacy import noise, queries
 """
 
 DRIVER = """
-from dpgmm_beam import config, encoders, images, manifest, noise, plan
+from dpgmm_beam import config
+from dpgmm_beam.data import images
+from dpgmm_beam.encoders import registry
+from dpgmm_beam.fit import plan
+from dpgmm_beam.privacy import noise
+from dpgmm_beam.release import manifest
 released = config.ReleaseConfig("efficientnet_lite0", ("a", "b"), 8, 1.0, 1e-5)
-encoders.check_encoder(released.encoder)
+registry.check_encoder(released.encoder)
 planned = plan.Plan(released, "one")
 received = plan.Plan.from_dict(planned.to_dict())
 noise.rounded_gaussian(noise.NoiseKey(bytes(32)), received.budget.noise_multiplier, 100)
@@ -43,9 +51,10 @@ def test_nothing_heavy_is_loaded(program):
 
 def test_what_is_heavy_is_seen_where_it_is_used():
     checking = """
-from dpgmm_beam import budget, images
-spent = budget.Budget(1.0, 1e-5, (budget.Mechanism("all", 1.0),))
-budget.epsilon_by_pld(budget.event_from_json(spent.event()), 1e-5)
+from dpgmm_beam.data import images
+from dpgmm_beam.privacy import accounting
+spent = accounting.Budget(1.0, 1e-5, (accounting.Mechanism("all", 1.0),))
+accounting.epsilon_by_pld(accounting.event_from_json(spent.event()), 1e-5)
 images.use_image(b"no image", print)
 """
     assert {"dp_accounting", "scipy.stats", "PIL"} <= loaded_after(checking)

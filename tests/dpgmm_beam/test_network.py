@@ -120,17 +120,17 @@ def test_rows_that_are_all_alike():
 @pytest.mark.parametrize(
     ("field", "value", "argument"),
     [
-        ("epochs", 0, "--epochs"),
-        ("hidden", -1, "--hidden"),
-        ("batch_size", 0, "--batch-size"),
-        ("learning_rate", float("nan"), "--learning-rate"),
-        ("label_temperature", 0.0, "--label-temperature"),
-        ("seed", -1, "--seed"),
-        ("hidden", 10**12, "--hidden"),
-        ("epochs", 10**9, "--epochs"),
-        ("batch_size", 10**9, "--batch-size"),
-        ("learning_rate", 1e300, "--learning-rate"),
-        ("label_temperature", 1e-3, "--label-temperature"),
+        ("epochs", 0, "epochs"),
+        ("hidden", -1, "hidden"),
+        ("batch_size", 0, "batch_size"),
+        ("learning_rate", float("nan"), "learning_rate"),
+        ("label_temperature", 0.0, "label_temperature"),
+        ("seed", -1, "seed"),
+        ("hidden", 10**12, "hidden"),
+        ("epochs", 10**9, "epochs"),
+        ("batch_size", 10**9, "batch_size"),
+        ("learning_rate", 1e300, "learning_rate"),
+        ("label_temperature", 1e-3, "label_temperature"),
     ],
 )
 def test_refused_hyper_parameters(field, value, argument):

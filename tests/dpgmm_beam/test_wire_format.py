@@ -13,14 +13,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dpgmm_beam import fit, lattice, manifest, noise
 from dpgmm_beam.config import Method, ReleaseConfig
-from dpgmm_beam.labeller import Labeller
+from dpgmm_beam.data.rows import Rows
+from dpgmm_beam.fit import chain
+from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.mixture import Sampler
-from dpgmm_beam.noise import NoiseKey, rounded_gaussian
-from dpgmm_beam.plan import Plan
-from dpgmm_beam.rows import Rows
-from dpgmm_beam.synthesis import draw_part, generator_of_key
+from dpgmm_beam.privacy import lattice, noise
+from dpgmm_beam.privacy.noise import NoiseKey, rounded_gaussian
+from dpgmm_beam.release import manifest
+from dpgmm_beam.release.labels import Labeller
+from dpgmm_beam.release.synthesis import draw_part, generator_of_key
 
 KEY = NoiseKey(bytes(range(32)))
 
@@ -121,15 +123,14 @@ def test_names_sizes_sensitivities_and_multipliers_of_every_query(shape):
     assert [
         (
             stage.name,
-            channel.name,
-            channel.size,
-            channel.triangle,
-            float(channel.sensitivity).hex(),
-            round(plan.multipliers(stage)[channel.name], 6),
+            query.name,
+            query.size,
+            query.symmetric_order,
+            float(query.l2_sensitivity).hex(),
+            round(plan.multipliers(stage)[query.name], 6),
         )
         for stage in plan.stages
-        for channel in stage.channels
-        if not channel.private
+        for query in stage.queries
     ] == QUERIES[shape]
 
 
@@ -142,7 +143,7 @@ def contexts_of(plan, blocks, monkeypatch):
         return stream(key, length, purpose)
 
     monkeypatch.setattr(NoiseKey, "stream", watched)
-    final = fit.fit(plan, lambda: blocks.blocks(64), KEY)
+    final = chain.fit(plan, lambda: blocks.blocks(64), KEY)
     monkeypatch.undo()
     others = {context for context, _ in seen if context[0] != b"id"}
     assert others <= {(b"row hash",), (b"key commitment",)}
@@ -233,10 +234,10 @@ def test_releases_to_the_last_bit(shape, monkeypatch):
         # What a file says, not its bytes: those name the version of pyarrow.
         files[name] = digest_of(pq.read_table(io.BytesIO(data)).to_pydict())
 
-    mixture, labeller = fit.mixture_of(plan, final), Labeller.of(final, plan.config.classes, None)
+    mixture, labeller = chain.released_mixture(final), Labeller.of(final)
     for each in (mixture, labeller):
         each.save(keep)
-    key = fit.release_key(plan, final, KEY)
+    key = chain.release_key(final, KEY)
     parts = manifest.parts_of(plan.config)
     keep("rows", draw_part(parts, 0, Sampler(mixture), labeller, generator_of_key(key, 0)))
     assert {"contexts": digest_of(seen), **files} == RELEASES[shape]

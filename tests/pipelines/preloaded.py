@@ -2,7 +2,7 @@
 
 from apache_beam.runners.worker import worker_pool_main  # noqa: F401
 
-from dpgmm_beam.plan import Plan
+from dpgmm_beam.fit.plan import Plan
 from tests import small
 from tests.pipelines import processes  # noqa: F401
 

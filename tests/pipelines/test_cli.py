@@ -95,7 +95,7 @@ def test_a_parser_complains_in_one_sentence(arguments, sentence, capsys):
         (["--epsilom", "1"], "--epsilom=1 is refused: it must be an option of this verb or of Apache Beam."),
         (["--release-i=x"], "--release-i=x is refused"),
         (["--epsilom", "--project=p"], "--epsilom= is refused"),
-        (["stray"], "option=stray is refused: it must be an option of this verb or of Apache Beam."),
+        (["stray"], "command line=stray is refused: it must be an option of this verb or of Apache Beam."),
         # An abbreviation of Beam's --runner.
         (["--runne", "DirectRunner"], "--runne=DirectRunner is refused"),
         (["--direct_num_workers", "two"], "--direct_num_workers=two is refused: it must be as Apache Beam"),
@@ -325,3 +325,18 @@ def test_what_is_logged(verbose):
             assert said in ran.stderr
     else:
         assert ran.stderr == "own\n"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "said"),
+    [
+        ("epsilon=0 is refused: it must be", "--epsilon=0 is refused: it must be"),
+        ("clip_norm=a=b is refused", "--clip-norm=a=b is refused"),
+        ("secret=5 bytes is refused", "--noise-key-file=5 bytes is refused"),
+        ("shares=x is refused", "--share=x is refused"),
+        ("--input=a_b is refused", "--input=a_b is refused"),
+        ("lattice norms=3 is refused", "lattice norms=3 is refused"),
+    ],
+)
+def test_the_library_names_fields_and_the_command_line_options(sentence, said):
+    assert cli.with_option(sentence) == said

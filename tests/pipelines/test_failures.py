@@ -34,7 +34,7 @@ from tests.pipelines.processes import (
     wait_until,
     watched,
 )
-from transforms import listing
+from transforms.files import listing
 
 SAMPLES = 9000
 SHARDS = 4

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import pytest
 
-from dpgmm_beam.plan import Plan
+from dpgmm_beam.fit.plan import Plan
 from pipelines import flink
 from tests import small
 from tests.pipelines.processes import driver

@@ -6,7 +6,7 @@ import pytest
 from dpgmm_beam.errors import ConfigError
 from pipelines import private
 from tests import small
-from transforms import keys
+from transforms.files import keys
 
 
 def mode(path) -> int:

@@ -14,8 +14,8 @@ from dpgmm_beam.config import Method, ReleaseConfig
 from pipelines import cli
 from pipelines import release as pipelines_release
 from tests import small
-from transforms import inputs
-from transforms.publish import Publication
+from transforms.files import inputs
+from transforms.files.publish import Publication
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,10 @@ import threadpoolctl
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.portability import portable_runner
 
-from dpgmm_beam.plan import Plan
+from dpgmm_beam.fit.plan import Plan
 from tests import small
 from tests.pipelines.processes import PATIENCE, driver, needs_prism, pool, portable, server
-from transforms import listing
+from transforms.files import listing
 
 
 def prepared_for(folder, content, **layout):

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from dpgmm_beam import fit
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.noise import KEY_BYTES, NoiseKey
+from dpgmm_beam.fit import chain
+from dpgmm_beam.privacy.noise import KEY_BYTES, NoiseKey
 from pipelines import runs
 from tests import small
-from transforms import register
+from transforms.files import register
 
 CONFIG = small.small_config()
 
@@ -220,7 +220,7 @@ def test_clean_removes_all_that_no_driver_holds(tmp_path):
 def entered(folder, key, config=CONFIG):
     """The id r1 as `Publish` enters it."""
     secret = NoiseKey(small.KEY if key is None else key)
-    entry = register.Entry("r1", config.fit_digest, fit.commitment(secret).tobytes().hex(), "d", "s")
+    entry = register.Entry("r1", config.fit_digest, chain.commitment(secret).hex(), "d", "s")
     path = runs.register_entry(str(folder), "r1")
     register.enter(path, entry)
     return path

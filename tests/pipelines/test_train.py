@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dpgmm_beam import manifest
 from dpgmm_beam.network import load_network
+from dpgmm_beam.release import manifest
 from pipelines import cli, train
 from tests import small
 
@@ -211,7 +211,7 @@ def test_what_is_in_the_output_folder(folders, capsys):
         (["--test", "\udcff"], r"--test=\udcff is refused: it must be a path in UTF-8"),
         (
             ["--test", "/dev/zero"],
-            "--test=/dev/zero is refused: it must hold regular files; /dev/zero is none",
+            "--test=/dev/zero is refused: it must be regular files; /dev/zero is none",
         ),
     ],
 )

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from dpgmm_beam.noise import NoiseKey
-from dpgmm_beam.plan import Plan
+from dpgmm_beam.fit.plan import Plan
+from dpgmm_beam.privacy.noise import NoiseKey
 from tests import small
 from transforms.execution import Execution
+from transforms.files.run_files import Base, Workspace
+from transforms.fit import DrawNoise, StorePart, SumPieces
 from transforms.prepare import ListUnits, PrepareUnits, Source
-from transforms.run_files import Base, Workspace
-from transforms.stage import DrawNoise, StorePart, SumPieces
 
 SECRET = NoiseKey(small.KEY)
 EXECUTION = Execution()

@@ -17,17 +17,18 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dpgmm_beam import fit, state
-from dpgmm_beam.plan import Plan
+from dpgmm_beam.fit import chain
+from dpgmm_beam.fit.checkpoint import Checkpoint
+from dpgmm_beam.fit.plan import Plan
 from tests import small
 from tests.transforms.chaos import Chaos, Died, Schedule
-from transforms import inputs
 from transforms.embed import EmbedImages
 from transforms.execution import Execution
+from transforms.files import inputs
+from transforms.files.publish import Publication
+from transforms.files.run_files import Workspace
 from transforms.prepare import Source
-from transforms.publish import Publication
 from transforms.release import Release
-from transforms.run_files import Workspace
 
 SCHEDULES = st.builds(
     Schedule,
@@ -45,9 +46,12 @@ STAGES = len(Plan(CONFIG, small.RELEASE_ID).stages)
 SIZES: dict[str, dict[str, int]] = {
     "one piece": {},
     # 90 rows in row groups of 11: several units, several pieces in most.
-    "small pieces": {"transforms.listing.LEAST_PIECE_ROWS": 7},
+    "small pieces": {"transforms.files.listing.LEAST_PIECE_ROWS": 7},
     # Sums of several parts, which are stored and gathered.
-    "small parts": {"transforms.listing.LEAST_PIECE_ROWS": 20, "dpgmm_beam.statistics.SHIPPED": 16},
+    "small parts": {
+        "transforms.files.listing.LEAST_PIECE_ROWS": 20,
+        "dpgmm_beam.privacy.queries.SHIPPED": 16,
+    },
 }
 
 
@@ -66,7 +70,7 @@ def schedules(count: int):
 def several_parts():
     """Files of three rows a class, so that there are several."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dpgmm_beam.synthesis.PART_ROWS", 9)
+        patch.setattr("dpgmm_beam.release.synthesis.PART_ROWS", 9)
         yield
 
 
@@ -74,14 +78,14 @@ def several_parts():
 def advances():
     """How often the noise of a stage was drawn, by position."""
     counts: collections.Counter[int] = collections.Counter()
-    advance = fit.advance
+    advance = chain.advance
 
-    def counted(plan, position, *arguments):
-        counts[position] += 1
-        return advance(plan, position, *arguments)
+    def counted(before, *arguments):
+        counts[before.stages_done] += 1
+        return advance(before, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "advance", counted)
+        patch.setattr(chain, "advance", counted)
         yield counts
 
 
@@ -249,6 +253,13 @@ def test_the_jobs_have_the_sizes_that_they_are_named_for(jobs):
     assert counts == {"one piece": (1, 0), "small pieces": (17, 0), "small parts": (5, STAGES)}
 
 
+def changed(checkpoint: Checkpoint) -> Checkpoint:
+    """One of other means."""
+    of_classes = checkpoint.state.class_means
+    other = dataclasses.replace(of_classes, means=of_classes.means + 1)
+    return dataclasses.replace(checkpoint, state=dataclasses.replace(checkpoint.state, class_means=other))
+
+
 @pytest.fixture(scope="module")
 def attics(jobs):
     """By size: the states of a run whose second state is no state that the rows would give, and its release.
@@ -264,8 +275,7 @@ def attics(jobs):
             if name > "state-002.npz":
                 path.unlink()
             elif name == "state-002.npz":
-                changed = state.from_bytes(path.read_bytes())
-                path.write_bytes(state.to_bytes({**changed, "means": changed["means"] + 1}))
+                path.write_bytes(changed(Checkpoint.from_bytes(path.read_bytes())).to_bytes())
                 for view in (found for found in path.parent.iterdir() if found.is_dir()):
                     shutil.rmtree(view)
         shutil.rmtree(job.output)
@@ -351,7 +361,7 @@ def test_images_to_a_release_is_the_same_bytes(images, image_graph, schedule):
     for folder in (output.parent, cache, images / "private"):
         shutil.rmtree(folder, ignore_errors=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transforms.listing.LEAST_PIECE_ROWS", 7)
+        patch.setattr("transforms.files.listing.LEAST_PIECE_ROWS", 7)
         Chaos(pipeline, schedule).run()
     check_whole(output, small.in_memory(cache, config))
     assert len(list((images / "private" / "rows").glob("*/piece-*.npy"))) > 1

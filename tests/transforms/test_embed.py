@@ -16,12 +16,14 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
-from dpgmm_beam import encoders, images
+from dpgmm_beam.data import images
+from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError
 from tests import small
 from tests.transforms.crate import plain
-from transforms import embed, inputs, private_files
-from transforms.inputs import RowGroups, describe_input
+from transforms import embed
+from transforms.files import inputs, private
+from transforms.files.inputs import RowGroups, describe_input
 from transforms.prepare import Source
 
 ENCODER = "efficientnet_lite0:32"
@@ -89,7 +91,7 @@ def rows(row_groups):
 
 
 def expected(data):
-    encoder = encoders.encoder_for_process(ENCODER)
+    encoder = registry.encoder_for_process(ENCODER)
     image = Image.open(io.BytesIO(data)).convert("RGB")
     return encoder.embed(encoder.prepare([image]))[0]
 
@@ -253,10 +255,10 @@ class Odd(small.Blocks):
 
 @pytest.fixture
 def odd(monkeypatch):
-    monkeypatch.setattr(encoders, "_REGISTRY", dict(encoders._REGISTRY))
-    encoders.register_encoder("odd", lambda argument, batch_size: Odd())
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    registry.register_encoder("odd", lambda argument, batch_size: Odd())
     yield "odd"
-    encoders._loaded.clear()
+    registry._loaded.clear()
 
 
 def test_a_picture_that_cannot_be_prepared_is_its_own_trouble(folder, tmp_path, odd):
@@ -326,7 +328,7 @@ def test_a_second_run_embeds_nothing(folder, tmp_path, monkeypatch):
     (folder / "a" / "empty.png").write_bytes(b"")
     first = run(folder, tmp_path / "cache")
     before = states(tmp_path / "cache")
-    monkeypatch.setattr(encoders, "encoder_for_process", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(registry, "encoder_for_process", lambda *_: pytest.fail("the model was loaded"))
     assert run(folder, tmp_path / "cache") == first
     assert states(tmp_path / "cache") == before
 
@@ -538,16 +540,16 @@ def test_a_failed_write_leaves_nothing(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        private_files.write_private_file(str(tmp_path / "x"), write)
+        private.write_private_file(str(tmp_path / "x"), write)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"shard_rows": 0}, "--shard-rows=0 is refused: it must be a whole number from 1 to 8192."),
-        ({"shard_rows": 9000}, "--shard-rows=9000 is refused"),
-        ({"batch_size": -1}, "--batch-size=-1 is refused"),
+        ({"shard_rows": 0}, "shard_rows=0 is refused: it must be a whole number from 1 to 8192."),
+        ({"shard_rows": 9000}, "shard_rows=9000 is refused"),
+        ({"batch_size": -1}, "batch_size=-1 is refused"),
     ],
 )
 def test_refusals(folder, tmp_path, options, sentence):

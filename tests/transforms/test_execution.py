@@ -3,7 +3,7 @@ import pickle
 import pytest
 
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.lattice import MAX_BLOCK_ROWS
+from dpgmm_beam.privacy.lattice import MAX_BLOCK_ROWS
 from transforms.execution import MAX_THREADS, Execution
 
 
@@ -18,11 +18,11 @@ def test_what_is_allowed():
     [
         (
             {"block_rows": 0},
-            f"--block-rows=0 is refused: it must be a whole number from 1 to {MAX_BLOCK_ROWS}.",
+            f"block_rows=0 is refused: it must be a whole number from 1 to {MAX_BLOCK_ROWS}.",
         ),
-        ({"block_rows": MAX_BLOCK_ROWS + 1}, f"--block-rows={MAX_BLOCK_ROWS + 1} is refused"),
-        ({"threads": 0}, f"--threads=0 is refused: it must be a whole number from 1 to {MAX_THREADS}."),
-        ({"threads": MAX_THREADS + 1}, f"--threads={MAX_THREADS + 1} is refused"),
+        ({"block_rows": MAX_BLOCK_ROWS + 1}, f"block_rows={MAX_BLOCK_ROWS + 1} is refused"),
+        ({"threads": 0}, f"threads=0 is refused: it must be a whole number from 1 to {MAX_THREADS}."),
+        ({"threads": MAX_THREADS + 1}, f"threads={MAX_THREADS + 1} is refused"),
     ],
 )
 def test_what_is_refused(values, sentence):

@@ -8,17 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpgmm_beam import fit
+from dpgmm_beam.fit import chain
 from tests import small
-from tests.strategies import quick
+from tests.strategies import in_view, quick
 from tests.transforms import (
     crate,  # noqa: F401  (the scheme crate://)
     steps,
 )
-from transforms import passes, run_files
+from transforms import passes
 from transforms.execution import Execution
+from transforms.files import run_files
+from transforms.files.run_files import Workspace
 from transforms.passes import Pass, fingerprint
-from transforms.run_files import Workspace
 
 STAGES = range(6)
 VIEWED = 4
@@ -32,7 +33,7 @@ def whole(tmp_path_factory):
     source = small.write_rows(folder / "in", small.table(200))
     plan, workspace = steps.setting(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transforms.listing.LEAST_PIECE_ROWS", 20)
+        patch.setattr("transforms.files.listing.LEAST_PIECE_ROWS", 20)
         pieces = steps.prepare(plan, workspace, source)
     assert len(pieces) == 12
     for position in STAGES:
@@ -41,21 +42,22 @@ def whole(tmp_path_factory):
 
 
 def before_stage(whole, position):
-    plan, _, _, base = whole
-    before = run_files.load_state(base, position)
-    return fit.for_next(plan.stages[position - 1], before) if position else before
+    return run_files.load_state(whole[3], position)
 
 
 def one_pass(whole, position, execution, workspace=None, base=None):
     _, own, pieces, own_base = whole
-    running = Pass(base or own_base, position, before_stage(whole, position), workspace or own, execution)
+    running = Pass(base or own_base, before_stage(whole, position), workspace or own, execution)
     for _, number in pieces:
         running.add(number)
     return running
 
 
 def same(one, other):
-    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+    queries = one.queries.keys() == other.queries.keys() and all(
+        np.array_equal(one.queries[name], other.queries[name]) for name in one.queries
+    )
+    return queries and np.array_equal(one.limbs, other.limbs)
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +69,11 @@ def reference(whole, tmp_path_factory):
     found = []
     for position, stage in enumerate(plan.stages):
         before = before_stage(whole, position)
-        sums, working = stage.begin(), stage.working(before)
+        summing = chain.Summing(before, steps.SECRET)
+        sums = summing.begin()
         for block in blocks:
-            viewed = block if stage.view is None else stage.view.apply(block, before)
-            fit.add_block(stage, viewed, working, sums, fit.row_hash_key(steps.SECRET))
-        found.append(stage.finish(sums))
+            summing.add(in_view(stage, block, before.state), sums)
+        found.append(summing.finish(sums))
     return found
 
 
@@ -161,14 +163,14 @@ def test_large_accumulators_limit_the_threads(whole, reference, monkeypatch, roo
         running.add(number)
     sums, pieces = running.finish()
     assert sum(made.values()) <= threads
-    assert all(np.array_equal(sums[name], 2 * values) for name, values in reference[0].items())
+    assert all(np.array_equal(sums.queries[name], 2 * each) for name, each in reference[0].queries.items())
     assert np.array_equal(pieces, 2 * fingerprint(number for _, number in whole[2]))
 
 
 def test_a_pass_without_pieces(whole):
-    running = Pass(whole[3], 0, before_stage(whole, 0), whole[1], Execution())
+    running = Pass(whole[3], before_stage(whole, 0), whole[1], Execution())
     sums, pieces = running.finish()
-    assert same(sums, whole[0].stages[0].finish(whole[0].stages[0].begin()))
+    assert not any(values.any() for values in (*sums.queries.values(), sums.limbs))
     assert np.array_equal(pieces, fingerprint(()))
 
 
@@ -196,7 +198,7 @@ def test_another_key_sums_nothing(whole, tmp_path):
     """The first stage hashes rows under the key: another worker's hashes would be worthless."""
     other = Workspace(whole[1].folder, whole[1].rows, small.write_key(tmp_path / "key", small.OTHER_KEY))
     with pytest.raises(RuntimeError, match="not the one that this run began with"):
-        Pass(whole[3], 0, before_stage(whole, 0), other, Execution())
+        Pass(whole[3], before_stage(whole, 0), other, Execution())
 
 
 @quick

@@ -22,22 +22,24 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 from PIL import Image
 
-from dpgmm_beam import statistics
 from dpgmm_beam.config import Method, ReleaseConfig
-from dpgmm_beam.manifest import files_of
-from dpgmm_beam.plan import Plan
+from dpgmm_beam.data.digest import no_limbs
+from dpgmm_beam.fit.plan import Plan
+from dpgmm_beam.privacy import queries
+from dpgmm_beam.release.manifest import files_of
 from pipelines import runner
 from tests import small
 from tests.transforms import steps
-from transforms import embed, inputs
+from transforms import embed
 from transforms.embed import EmbedImages
 from transforms.execution import Execution
+from transforms.files import inputs
+from transforms.files.publish import FileRecord, Publication
+from transforms.files.run_files import Workspace
+from transforms.fit import DrawNoise, StorePart, SumPieces
 from transforms.passes import fingerprint
 from transforms.prepare import Source
-from transforms.publish import FileRecord, Publication
 from transforms.release import Release
-from transforms.run_files import Workspace
-from transforms.stage import DrawNoise, StorePart, SumPieces
 
 # Leaves of the graph that both runners take:
 # - Flink: beam/runners/flink/src/main/java/org/apache/beam/runners/flink/
@@ -224,7 +226,7 @@ def stage_leaves(job) -> dict[str, list]:
     """The leaves of each stage of the fit."""
     found = collections.defaultdict(list)
     for leaf in leaves(job):
-        if match := re.match(r"Release/(Stage \d+: [^/]+)/", leaf.unique_name):
+        if match := re.match(r"Release/Fit/(Stage \d+: [^/]+)/", leaf.unique_name):
             found[match[1]].append(leaf)
     return found
 
@@ -236,7 +238,7 @@ def test_two_barriers_a_stage(chains, stages):
     found = stage_leaves(chains[stages])
     for position, stage in enumerate(plan.stages):
         urns = collections.Counter(each.spec.urn for each in found[f"Stage {position}: {stage.name}"])
-        parts = statistics.part_count(stage.channels)
+        parts = queries.part_count(stage.queries)
         assert urns["beam:transform:group_by_key:v1"] == (2 if parts == 1 else 3)
         assert (parts > 1) == (stage.KIND == "moment")
 
@@ -389,16 +391,17 @@ def coder_of(pipeline: beam.Pipeline, label: str) -> coders.Coder:
 
 def zero_sums(stage) -> Iterator[tuple[int, np.ndarray]]:
     """Parts of a stage's sums as they travel, without a row."""
-    check = fingerprint(range(3))
-    for number, part in statistics.split(stage.channels, statistics.zeros(stage.channels)):
+    # In the first stage the data digest's limbs, too.
+    check = np.concatenate([fingerprint(range(3)), no_limbs()])
+    for number, part in queries.split(stage.queries, queries.zeros(stage.queries)):
         yield number, np.concatenate([check, part])
 
 
 def elements_of_stage(stage, position, base) -> Iterator[tuple[str, Any]]:
     """By step: every element that a stage's steps hand on."""
     parts = list(zero_sums(stage))
-    assert len(parts) == statistics.part_count(stage.channels)
-    assert sum(len(part) - 2 for _, part in parts) == sum(channel.size for channel in stage.channels)
+    assert len(parts) == queries.part_count(stage.queries)
+    assert sum(len(part) - 34 for _, part in parts) == sum(query.size for query in stage.queries)
     for number, part in parts:
         yield "Sum", ((base, number), part)
         yield "Combine", ((base, number), part)
@@ -417,7 +420,7 @@ def test_no_element_of_a_stage_is_large(sized):
     plan, _, pieces, pipeline = sized
     base, most = pieces[0][0], 0
     for position, stage in enumerate(plan.stages):
-        prefix = f"Release/Stage {position}: {stage.name}"
+        prefix = f"Release/Fit/Stage {position}: {stage.name}"
         for step, element in elements_of_stage(stage, position, base):
             size = len(coder_of(pipeline, f"{prefix}/{step}").encode(element))
             assert size < ELEMENT_BYTES
@@ -427,7 +430,7 @@ def test_no_element_of_a_stage_is_large(sized):
             most = max(most, size)
         for step in ("Noise", "Spread"):
             assert len(coder_of(pipeline, f"{prefix}/{step}").encode((base, 10**6))) < 1000
-    assert most > 8 * statistics.SHIPPED
+    assert most > 8 * queries.SHIPPED
 
 
 def test_sums_of_rows_leave_a_bundle_as_small(sized):
@@ -439,7 +442,7 @@ def test_sums_of_rows_leave_a_bundle_as_small(sized):
         (part, len(vector)) for part, vector in zero_sums(stage)
     ]
     assert any(vector[2:].any() for vector in found.values())
-    coder = coder_of(pipeline, f"Release/Stage 0: {stage.name}/Sum")
+    coder = coder_of(pipeline, f"Release/Fit/Stage 0: {stage.name}/Sum")
     for element in found.items():
         assert len(coder.encode(element)) < ELEMENT_BYTES / 7
         ((_, decoded),) = [coder.decode(coder.encode(element))]

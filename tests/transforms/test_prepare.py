@@ -11,23 +11,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dpgmm_beam.data.rows import Rows, concatenate
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.rows import Rows, concatenate
 from tests import small
 from tests.transforms import (
     crate,
     steps,
 )
-from transforms import inputs, prepare, prepared, run_files
+from transforms import prepare
 from transforms.execution import Execution
+from transforms.files import inputs, prepared, run_files
+from transforms.files.private import make_private_folder
+from transforms.files.run_files import Workspace
 from transforms.prepare import PrepareUnits, Source
-from transforms.private_files import make_private_folder
-from transforms.run_files import Workspace
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    monkeypatch.setattr("transforms.listing.LEAST_PIECE_ROWS", 20)
+    monkeypatch.setattr("transforms.files.listing.LEAST_PIECE_ROWS", 20)
 
 
 @pytest.fixture
@@ -164,7 +165,7 @@ def test_columns_of_nulls(setting, tmp_path):
 
 def test_long_lists_and_labels_beside_good_rows(setting, tmp_path, monkeypatch):
     plan, workspace = setting
-    monkeypatch.setattr("dpgmm_beam.rows._SPARE_VALUES", 100)
+    monkeypatch.setattr("dpgmm_beam.data.rows._SPARE_VALUES", 100)
     lists = small.table(40)["embedding"].to_pylist()
     lists[3], lists[7], lists[8] = [0.0] * 1000, [], [1.0] * 1000
     labels = pa.array(["a", "x" * 10_000] * 20).dictionary_encode()
@@ -197,7 +198,7 @@ def test_an_input_without_rows_is_one_empty_piece(setting, tmp_path):
     pieces = steps.prepare(plan, workspace, source)
     assert [number for _, number in pieces] == [0]
     assert len(read(workspace, pieces)) == 0
-    assert int(run_files.load_state(pieces[0][0], 0)["pieces"]) == 1
+    assert run_files.load_state(pieces[0][0], 0).pieces == 1
 
 
 def test_found_pieces_are_not_read_again(setting, tmp_path, monkeypatch):

@@ -8,16 +8,16 @@ import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from dpgmm_beam import fit
-from dpgmm_beam.plan import Plan
+from dpgmm_beam.fit import chain
+from dpgmm_beam.fit.plan import Plan
 from tests import small
 from tests.transforms import crate  # noqa: F401  (the scheme crate://)
-from transforms import inputs, run_files
 from transforms.execution import Execution
+from transforms.files import inputs, run_files
+from transforms.files.publish import Publication
+from transforms.files.run_files import Workspace
 from transforms.prepare import Source
-from transforms.publish import Publication
 from transforms.release import Release
-from transforms.run_files import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    monkeypatch.setattr("transforms.listing.LEAST_PIECE_ROWS", 20)
+    monkeypatch.setattr("transforms.files.listing.LEAST_PIECE_ROWS", 20)
 
 
 def release(source, workspace, output, overwrite=False, config=None, **execution):
@@ -57,7 +57,7 @@ def test_however_the_input_is_cut(made, tmp_path):
     _, key, expected = made
     source = small.write_rows(tmp_path / "in", small.table(200).take(list(range(199, -1, -1))), 2, 33)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dpgmm_beam.statistics.SHIPPED", 50)
+        patch.setattr("dpgmm_beam.privacy.queries.SHIPPED", 50)
         release(source, small.workspace(tmp_path, key), tmp_path / "out")
     assert small.contents(tmp_path / "out") == expected
 
@@ -73,9 +73,9 @@ def test_a_run_goes_on_at_its_last_state(made, tmp_path, monkeypatch):
         os.unlink(run_files.state_file(base, stages))
     shutil.rmtree(tmp_path / "out")
     drawn = []
-    advance = fit.advance
+    advance = chain.advance
     monkeypatch.setattr(
-        fit, "advance", lambda plan, position, *rest: drawn.append(position) or advance(plan, position, *rest)
+        chain, "advance", lambda before, *rest: drawn.append(before.stages_done) or advance(before, *rest)
     )
     monkeypatch.setattr(inputs, "open_rows", lambda path: pytest.fail("the input was read again"))
     release(source, workspace, tmp_path / "out")

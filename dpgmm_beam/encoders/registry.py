@@ -1,0 +1,166 @@
+"""Which encoders there are, and one of each per process.
+
+Nothing here imports a deep learning library or Pillow: checking a configuration
+and finding that every embedding is in the cache already must be quick.
+"""
+
+import dataclasses
+import importlib.metadata
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+from dpgmm_beam.encoders.encoder import Encoder
+from dpgmm_beam.errors import ConfigError
+
+# Packages may add encoders under this entry point group; see docs/encoders.md.
+ENTRY_POINTS = "dpgmm_beam.encoders"
+
+# Two, so that a process that compares encoders does not load them in turns.
+_LOADED_AT_MOST = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Registration:
+    """How the encoders of one name are made.
+
+    Attributes:
+      load: (argument, batch size or 0 for the encoder's own choice) -> encoder,
+        where the argument is what follows ":" in the spec, or "".
+      complaint: argument -> what must be so and is not, or None.  It is called
+        before any data is read and loads no weights.
+      fingerprint: argument -> what tells two sets of weights of one spec apart,
+        e.g. the digest of a local file.
+    """
+
+    load: Callable[[str, int], Encoder]
+    complaint: Callable[[str], str | None]
+    fingerprint: Callable[[str], str]
+
+
+_REGISTRY: dict[str, Registration] = {}
+_loaded: OrderedDict[tuple[str, int], Encoder] = OrderedDict()
+_lock = threading.RLock()
+
+
+def register_encoder(
+    name: str,
+    load: Callable[[str, int], Encoder],
+    complaint: Callable[[str], str | None] = lambda argument: None,
+    fingerprint: Callable[[str], str] = lambda argument: "",
+) -> None:
+    """Makes `name` or `name:argument` an encoder; see `Registration`.
+
+    Registering in a script reaches this process only.  Workers are processes of
+    their own: an entry point (docs/encoders.md) reaches those, too.
+    """
+    _REGISTRY[name] = Registration(load, complaint, fingerprint)
+
+
+def check_encoder(spec: str) -> None:
+    """Checks a spec without loading weights.
+
+    Raises:
+      ConfigError: the name is unknown, or its argument is malformed.
+    """
+    try:
+        spec.encode()
+    except UnicodeEncodeError:
+        raise ConfigError("encoder", spec, "be text in UTF-8") from None
+    registration, argument = _find(spec)
+    complaint = registration.complaint(argument)
+    if complaint:
+        raise ConfigError("encoder", spec, complaint)
+
+
+def encoder_fingerprint(spec: str) -> str:
+    """What `spec` stands for, for cache keys: differs where the embeddings may."""
+    registration, argument = _find(spec)
+    return f"{spec}\n{registration.fingerprint(argument)}"
+
+
+def load_encoder(spec: str, batch_size: int = 0) -> Encoder:
+    """Loads the encoder of a spec; slow (seconds).
+
+    Args:
+      spec: e.g. "efficientnet_lite0" or "open_clip:ViT-B-32/laion2b_s34b_b79k".
+      batch_size: images per run of the network; 0 leaves it to the encoder.
+
+    Raises:
+      ConfigError: see `check_encoder`.
+    """
+    check_encoder(spec)
+    registration, argument = _find(spec)
+    encoder = registration.load(argument, batch_size)
+    encoder.spec = spec
+    return encoder
+
+
+def encoder_for_process(spec: str, batch_size: int = 0) -> Encoder:
+    """As `load_encoder`, but loaded once per process, whichever thread asks."""
+    with _lock:
+        key = (spec, batch_size)
+        if key not in _loaded:
+            _loaded[key] = load_encoder(spec, batch_size)
+        _loaded.move_to_end(key)
+        while len(_loaded) > _LOADED_AT_MOST:
+            _loaded.popitem(last=False)
+        return _loaded[key]
+
+
+def _find(spec: str) -> tuple[Registration, str]:
+    name, _, argument = spec.partition(":")
+    with _lock:
+        if name not in _REGISTRY:
+            for entry_point in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
+                # Loading the module registers it.
+                entry_point.load()
+        if name not in _REGISTRY:
+            names = ", ".join(sorted(_REGISTRY))
+            raise ConfigError("encoder", spec, f"be one of {names} (NAME or NAME:ARGUMENT)")
+        return _REGISTRY[name], argument
+
+
+def _load_open_clip(argument: str, batch_size: int) -> Encoder:
+    from dpgmm_beam.encoders import open_clip_encoder
+
+    return open_clip_encoder.load_open_clip(argument, batch_size)
+
+
+def _open_clip_complaint(argument: str) -> str | None:
+    from dpgmm_beam.encoders import open_clip_encoder
+
+    return open_clip_encoder.complaint(argument)
+
+
+def _open_clip_fingerprint(argument: str) -> str:
+    from dpgmm_beam.encoders import open_clip_encoder
+
+    return open_clip_encoder.fingerprint(argument)
+
+
+def _load_efficientnet_lite0(argument: str, batch_size: int) -> Encoder:
+    from dpgmm_beam.encoders import open_clip_encoder
+
+    return open_clip_encoder.load_efficientnet_lite0(int(argument or 128), batch_size)
+
+
+def _efficientnet_lite0_complaint(argument: str) -> str | None:
+    # The network has a stride of 32.
+    if argument and not (re.fullmatch("[0-9]{1,5}", argument) and 32 <= int(argument) <= 1024):
+        return "be efficientnet_lite0 or efficientnet_lite0:SIZE with SIZE from 32 to 1024 pixels"
+    return None
+
+
+def _load_precomputed(argument: str, batch_size: int) -> Encoder:
+    raise ConfigError("encoder", "precomputed", "name a model where images are to be embedded")
+
+
+def _precomputed_complaint(argument: str) -> str | None:
+    return "be just 'precomputed', without an argument" if argument else None
+
+
+register_encoder("open_clip", _load_open_clip, _open_clip_complaint, _open_clip_fingerprint)
+register_encoder("efficientnet_lite0", _load_efficientnet_lite0, _efficientnet_lite0_complaint)
+register_encoder("precomputed", _load_precomputed, _precomputed_complaint)

@@ -1,0 +1,139 @@
+"""The plan of a release: its stages, what each may spend and the noise that follows.
+
+One frozen value holds clipping, noise and privacy event, so they cannot
+disagree: sensitivities come from the stages that clip, multipliers from the
+budget that the manifest states.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import dpgmm_beam
+from dpgmm_beam.config import ReleaseConfig
+from dpgmm_beam.data.rows import RowFormat
+from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.fit import lloyd
+from dpgmm_beam.fit.covariance import PooledMoment
+from dpgmm_beam.fit.means import Means
+from dpgmm_beam.fit.projection import View
+from dpgmm_beam.fit.sketch import Sketch
+from dpgmm_beam.fit.stage import Shape, Stage
+from dpgmm_beam.fit.teacher import TeacherStep
+from dpgmm_beam.privacy.accounting import Budget
+from dpgmm_beam.privacy.allocation import allocate
+from dpgmm_beam.privacy.noise import MAX_STANDARD_DEVIATION, SCHEME
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything that is done to the rows, in order.
+
+    Attributes:
+      config: the public configuration.
+      release_id: the public name of this one publication.
+      noise_multiplier: of the whole budget, where it was calibrated already (a
+        worker has it from the driver); None: it is calibrated here.  It follows
+        from the configuration, so plans that differ in it only are equal.
+
+    Raises:
+      ConfigError: a mechanism's noise would be too large to be drawn exactly.
+    """
+
+    config: ReleaseConfig
+    release_id: str
+    noise_multiplier: float | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    def __post_init__(self):
+        # Here and not in the first stage that draws: the data has been read then.
+        for stage in self.stages:
+            multipliers = self.multipliers(stage)
+            for query in stage.queries:
+                if multipliers[query.name] * query.l2_sensitivity > MAX_STANDARD_DEVIATION:
+                    name = f"{stage.mechanism}/{query.name}"
+                    raise ConfigError(
+                        "epsilon",
+                        self.config.epsilon,
+                        f"be larger, for the noise of {name} would be too large to draw",
+                    )
+
+    @property
+    def shape(self) -> Shape:
+        config = self.config
+        subspace_dim = min(config.method.reduced, config.dimension)
+        return Shape(len(config.classes), config.dimension, config.components, subspace_dim)
+
+    @functools.cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        shape, method, clustering = self.shape, self.config.method, self.config.clustering_stages
+        stages: list[Stage] = [Means(shape, method), PooledMoment(shape, method)]
+        if shape.classes > 1:
+            stages += [TeacherStep(shape, method, step) for step in range(method.teacher_steps)]
+        if clustering:
+            sketches = min(2, clustering // 2)
+            stages += [Sketch(shape, method, position) for position in range(sketches)]
+            stages += lloyd.rounds(shape, method, sketches, clustering)
+        return tuple(stages)
+
+    @functools.cached_property
+    def budget(self) -> Budget:
+        repetitions: dict[str, int] = {}
+        for stage in self.stages:
+            for query in stage.queries:
+                name = f"{stage.mechanism}/{query.name}"
+                repetitions[name] = repetitions.get(name, 0) + 1
+        return Budget(
+            self.config.epsilon,
+            self.config.delta,
+            allocate(repetitions, dict(self.config.shares), self.config.components),
+            self.noise_multiplier,  # type: ignore[arg-type]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, with the noise multiplier to the last bit."""
+        return {
+            "version": dpgmm_beam.__version__,
+            "scheme": SCHEME,
+            "config": self.config.to_dict(),
+            "release_id": self.release_id,
+            "noise_multiplier": self.budget.noise_multiplier.hex(),
+        }
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> "Plan":
+        """The inverse of `to_dict`: the same plan, with the noise multiplier that it had.
+
+        Raises:
+          RuntimeError: another version of this package wrote it, whose sums or noise may differ.
+        """
+        found, own = (data.get("version"), data.get("scheme")), (dpgmm_beam.__version__, SCHEME)
+        if found != own:
+            raise RuntimeError(
+                "this run was begun by dpgmm-beam {} (noise scheme {}) and this is {} ({}): driver and"
+                " workers must be of one version; --restart drops what was begun".format(*found, *own)
+            )
+        return Plan(
+            ReleaseConfig.from_dict(data["config"]),
+            data["release_id"],
+            float.fromhex(data["noise_multiplier"]),
+        )
+
+    def multipliers(self, stage: Stage) -> dict[str, float]:
+        """Noise multipliers of a stage's queries."""
+        return {
+            query.name: self.budget.multiplier(f"{stage.mechanism}/{query.name}") for query in stage.queries
+        }
+
+    @property
+    def views(self) -> tuple[tuple[View, int], ...]:
+        """The views that stages read, each with its dimension."""
+        found = {stage.view: stage.view_dimension for stage in self.stages if stage.view is not None}
+        return tuple(found.items())
+
+    @property
+    def row_format(self) -> RowFormat:
+        return self.config.row_format
+
+    @property
+    def fit_digest(self) -> str:
+        return self.config.fit_digest

@@ -1,0 +1,70 @@
+"""What a known noise level says about a noisy statistic.
+
+Every noise here was added by us, so its variance is known exactly; estimates
+are moved towards what the noise cannot explain.
+"""
+
+import numpy as np
+
+from dpgmm_beam.linalg import one_thread
+
+
+def shrink_rows(rows: np.ndarray, target: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    """Moves noisy vectors towards a target by the share that the noise explains.
+
+    Positive-part James and Stein (1961): row i is kept by the factor
+    max(0, 1 - d v_i / |row_i - target|^2).
+
+    Args:
+      rows: (n, d) noisy vectors.
+      target: (d,) or (n, d).
+      variances: (n,) noise variance of each coordinate of each row.
+    """
+    offsets = rows - target
+    energy = np.maximum((offsets**2).sum(axis=1), np.finfo(float).tiny)
+    kept = np.maximum(0.0, 1.0 - rows.shape[1] * variances / energy)
+    return target + offsets * kept[:, None]
+
+
+def shrink_moment(moment: np.ndarray, deviation: float, trace: float) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and vectors of a covariance, from a noisy second moment.
+
+    The noise is a symmetric Gaussian matrix of standard deviation `deviation`
+    on the diagonal and deviation / sqrt 2 off it: a Wigner matrix of variance
+    v = d deviation^2 / 2, whose spectrum fills a semicircle of radius
+    2 sqrt(v).  The best estimate that keeps the noisy eigenvectors has
+    eigenvalues w - 2 v Re g(w), g the resolvent's trace just off the real axis
+    (Bun, Allez, Bouchaud and Potters 2016, table 1).  For an isolated
+    eigenvalue that is l (1 - v / l^2) with w = l + v / l; inside the semicircle
+    the spectrum is flattened smoothly instead of being cut.  Then the estimate
+    is made monotone, held above a fiftieth of the mean and given its trace.
+
+    Args:
+      moment: (d, d) symmetric.
+      deviation: noise on a diagonal entry.
+      trace: what the eigenvalues must sum to.
+
+    Returns:
+      Eigenvalues (d,), descending and positive, and eigenvectors (d, d) in columns, each
+      with its largest entry positive.
+    """
+    dimension = len(moment)
+    with one_thread():
+        observed, vectors = np.linalg.eigh(moment)
+    # LAPACK leaves the sign to the processor: the largest entry is positive.
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(dimension)])
+    variance = dimension * deviation**2 / 2
+    offset = 2 * np.sqrt(variance / dimension)
+    resolvent = np.empty(dimension)
+    for index, value in enumerate(observed):
+        differences = value - observed
+        resolvent[index] = (differences / (differences**2 + offset**2)).sum() / dimension
+    values = np.maximum.accumulate(observed - 2 * variance * resolvent)
+    values = np.maximum(values, 0.02 * trace / dimension)
+    values *= trace / values.sum()
+    return values[::-1], vectors[:, ::-1]
+
+
+def noise_radius(dimension: int, deviation: float) -> float:
+    """Largest eigenvalue of the symmetric noise of `shrink_moment`."""
+    return float(np.sqrt(2.0 * dimension) * deviation)

@@ -1,0 +1,58 @@
+"""A whole release of rows that fit into memory: no runner, no file, the same bytes as the Beam job's."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+
+from dpgmm_beam.data.rows import Rows
+from dpgmm_beam.fit import chain
+from dpgmm_beam.fit.checkpoint import Checkpoint
+from dpgmm_beam.fit.plan import Plan
+from dpgmm_beam.linalg import one_thread
+from dpgmm_beam.mixture import Sampler
+from dpgmm_beam.privacy.noise import NoiseKey
+from dpgmm_beam.release import manifest
+from dpgmm_beam.release.labels import Labeller
+from dpgmm_beam.release.synthesis import draw_part, generator_of_key
+
+
+def release_in_memory(plan: Plan, blocks: Callable[[], Iterable[Rows]], secret: NoiseKey) -> dict[str, bytes]:
+    """The files of a release by their paths, the manifest among them.
+
+    Args:
+      plan: of the release.
+      blocks: gives the rows in blocks, again each time that it is called.
+      secret: the noise key.
+
+    >>> import numpy as np
+    >>> from dpgmm_beam import NoiseKey, Plan, ReleaseConfig, rows_of
+    >>> config = ReleaseConfig("precomputed", ("cat", "dog"), 4, epsilon=1.0, delta=1e-5, samples_per_class=3)
+    >>> rows = rows_of(np.eye(4)[[0, 0, 1, 1]], [0, 0, 1, 1])
+    >>> files = release_in_memory(Plan(config, "2026-05"), lambda: [rows], NoiseKey(bytes(range(32))))
+    >>> [path for path in sorted(files) if not path.startswith("mixture")]
+    ['manifest.json', 'synthetic/part-00000-of-00001.parquet']
+    """
+    files, records = {}, []
+    for path, rows, data in files_of(chain.fit(plan, blocks, secret), secret):
+        files[path] = data
+        sha256 = hashlib.sha256(data).hexdigest()
+        records.append({"path": path, "size": len(data), "sha256": sha256, "rows": rows})
+    return {**files, manifest.FILE_NAME: manifest.build(plan, records)}
+
+
+def files_of(final: Checkpoint, secret: NoiseKey) -> Iterator[tuple[str, int, bytes]]:
+    """Path, number of rows and bytes of each file of a release but its manifest.
+
+    Args:
+      final: as `chain.fit` returns it.
+    """
+    mixture, labeller = chain.released_mixture(final), Labeller.of(final)
+    fitted: list[tuple[str, int, bytes]] = []
+    for each in (mixture, labeller):
+        each.save(lambda name, data, rows: fitted.append((f"{manifest.MIXTURE}/{name}", rows, data)))
+    yield from fitted
+    parts, sampler = manifest.parts_of(final.plan.config), Sampler(mixture)
+    key = chain.release_key(final, secret)
+    for part in range(len(parts)):
+        with one_thread():
+            data = draw_part(parts, part, sampler, labeller, generator_of_key(key, part))
+        yield f"{manifest.SYNTHETIC}/{parts.name(part)}", parts.rows_of(part), data
