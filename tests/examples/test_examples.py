@@ -1,0 +1,49 @@
+"""The programs of examples/, run as their docstrings say."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipelines import cli
+from tests import small
+
+
+def run(name, *arguments) -> str:
+    done = subprocess.run(
+        [sys.executable, small.REPOSITORY / "examples" / name, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(small.REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_fit_in_memory(tmp_path):
+    said = run("fit_in_memory.py", tmp_path / "release")
+    assert said.startswith("6 files; the teacher agrees")
+    assert cli.main(["verify", "--release", str(tmp_path / "release")]) == 0
+
+
+def test_release_on_beam(tmp_path):
+    table = small.table(300)
+    names = ["cat" if label == "a" else "dog" for label in table["label"].to_pylist()]
+    small.write_rows(tmp_path / "in", small.embeddings_table(names, np.array(table["embedding"].to_pylist())))
+    (tmp_path / "private").mkdir(mode=0o700)
+    runner = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+    run("release_on_beam.py", tmp_path / "in" / "*.parquet", tmp_path / "out", tmp_path / "private", runner)
+    assert cli.main(["verify", "--release", str(tmp_path / "out")]) == 0
+
+
+def test_custom_encoder(tmp_path):
+    for number in range(3):
+        (tmp_path / "images" / "a").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (10 * number, 0, 0)).save(tmp_path / "images" / "a" / f"{number}.png")
+    run("custom_encoder.py", tmp_path / "images", tmp_path / "embeddings")
+    (path,) = (tmp_path / "embeddings").glob("shard-*.parquet")
+    assert sorted(row[0] for row in pq.read_table(path)["embedding"].to_pylist()) == [1.0, 11.0, 21.0]
