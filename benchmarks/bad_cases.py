@@ -89,7 +89,6 @@ def _embed() -> Iterator[Case]:
         "8 GiB": huge("odd/_dpgmm_embed.json"),
         "a fifo": fifo("odd/_dpgmm_embed.json"),
         "a folder": folder("odd/_dpgmm_embed.json"),
-        "a link to itself": link("odd/_dpgmm_embed.json", "_dpgmm_embed.json"),
     }
     for title, prepare in markers.items():
         yield Case("embed", f"marker: {title}", output, names, both(folder("odd"), prepare))

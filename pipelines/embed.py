@@ -1,8 +1,10 @@
 """`dpgmm embed`: images -> a private folder of embeddings."""
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
@@ -71,8 +73,14 @@ def main(argv: Sequence[str]) -> int:
     paths.check_path("--input", known.input)
     check_output(known.output)
     paths.check_apart({"--input": known.input, "--output": known.output})
-    description = describe_input(known.input, known.encoder)
-    if description.kind == inputs.EMBEDDING_PARQUET:
+    try:
+        description = describe_input(known.input, known.encoder)
+        embedded = description.kind == inputs.EMBEDDING_PARQUET
+    except ConfigError as error:
+        # Of embeddings that are none of this encoder's.
+        if not (embedded := error.argument == "--encoder"):
+            raise
+    if embedded:
         raise ConfigError("--input", known.input, "hold images; these are embeddings already")
     step = EmbedImages(
         description,
@@ -83,8 +91,8 @@ def main(argv: Sequence[str]) -> int:
         threads_for(options, known.threads) if is_local(options) else known.threads,
         prune=True,
     )
-    claim_output(step)
-    run(step, options, known.verbose)
+    with claimed(step):
+        run(step, options, known.verbose)
     if not job.waits(options):
         cli.say(f"submitted; embeddings will be in {step.cache_dir}")
         return 0
@@ -125,6 +133,20 @@ def check_output(output: str) -> None:
                 output,
                 f"be new, empty or a folder of embeddings only; it holds {printable(name)}",
             )
+
+
+@contextlib.contextmanager
+def claimed(step: EmbedImages) -> Iterator[None]:
+    """While entered, the output folder is this step's; if it is refused, a folder that was new is gone again."""
+    new = private_files.is_local(step.cache_dir) and not os.path.exists(step.cache_dir)
+    claim_output(step)
+    try:
+        yield
+    except Exception as error:
+        refused = isinstance(error, ConfigError) or cli.refusal(error)
+        if new and refused and not finished_shards(step.cache_dir):
+            shutil.rmtree(step.cache_dir, ignore_errors=True)
+        raise
 
 
 def claim_output(step: EmbedImages) -> None:

@@ -91,6 +91,8 @@ def test_somebody_elses_output(folder, tmp_path):
         embed.main([*arguments(folder, tmp_path / "out"), "--encoder", "efficientnet_lite0:64"])
     with pytest.raises(ConfigError, match="hold images; these are embeddings already"):
         embed.main([*arguments(tmp_path / "out", tmp_path / "x")])
+    with pytest.raises(ConfigError, match=r"--input=.* must hold images; these are embeddings already"):
+        embed.main([*arguments(tmp_path / "out", tmp_path / "x"), "--encoder", "efficientnet_lite0:64"])
     (tmp_path / "out" / embed.MARKER).unlink()
     with pytest.raises(ConfigError, match="holds Parquet files of something else"):
         embed.main(arguments(folder, tmp_path / "out"))
@@ -140,3 +142,4 @@ def test_weights_that_cannot_be_read_are_a_refusal(folder, tmp_path, capsys):
     assert cli.run(embed.main, [*arguments(folder, tmp_path / "out"), "--encoder", spec]) == 2
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith(f"dpgmm: --encoder={spec} is refused: it must name weights of that model")
+    assert not (tmp_path / "out").exists()
