@@ -137,8 +137,8 @@ def check_output(output: str) -> None:
 
 @contextlib.contextmanager
 def claimed(step: EmbedImages) -> Iterator[None]:
-    """While entered, the output folder is this step's; if it is refused, a folder that was new is gone again."""
-    new = private_files.is_local(step.cache_dir) and not os.path.exists(step.cache_dir)
+    """While entered, the output folder is this step's; a refusal takes a new folder away again."""
+    new = private.is_local(step.cache_dir) and not os.path.exists(step.cache_dir)
     claim_output(step)
     try:
         yield

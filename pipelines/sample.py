@@ -11,6 +11,8 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
+import pyarrow as pa
+
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.mixture import BASIS_FILE, COMPONENTS_FILE, Mixture, Sampler
@@ -28,7 +30,7 @@ ABOUT_FILE = "_sample.json"
 """Says what the rows were drawn from; readers of Parquet folders skip the name.  It comes last."""
 
 MAX_ROWS, MAX_SEED = 2**31, 2**64
-MAX_FILE_BYTES = 2**34
+MAX_FILE_BYTES = 2**30
 """Of a file of a mixture."""
 
 
@@ -46,22 +48,23 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def load(release: str) -> tuple[dict, Sampler, Labeller]:
-    """A release's manifest, and what draws and labels rows as it does.
+def load(release: str) -> tuple[str, Sampler, Labeller]:
+    """A release's id, and what draws and labels rows as it does.
 
     Raises:
       ConfigError: it is not a release, or its mixture is not as its manifest says.
     """
-    paths.check_path("--release", release)
     path = join(release, manifest.FILE_NAME)
     if not exists(path):
         raise ConfigError("--release", release, f"be a folder with a {manifest.FILE_NAME}")
     content = manifest.parse(read_small("--release", path, manifest.MAX_BYTES), release)
     try:
+        release_id = str(content["release_id"])
         digests = {file["path"]: file["sha256"] for file in content["files"]}
-        content["release_id"]
     except (KeyError, TypeError):
-        raise ConfigError("--release", release, "hold a whole manifest; dpgmm verify tells more") from None
+        raise ConfigError(
+            "--release", release, f"hold a {manifest.FILE_NAME} that states its id and its files"
+        ) from None
 
     def read(name: str) -> bytes:
         name = f"{manifest.MIXTURE}/{name}"
@@ -77,7 +80,12 @@ def load(release: str) -> tuple[dict, Sampler, Labeller]:
 
     for name in (COMPONENTS_FILE, BASIS_FILE, TEACHER_FILE, FEATURES_FILE):
         read(name)
-    return content, Sampler(Mixture.load(read)), Labeller.load(read)
+    try:
+        return release_id, Sampler(Mixture.load(read)), Labeller.load(read)
+    except (pa.ArrowException, AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError) and error.argument == "--release":
+            raise
+        raise ConfigError("--release", release, "hold a mixture that rows can be drawn from") from None
 
 
 def check_output(output: str) -> None:
@@ -97,12 +105,13 @@ def main(argv: Sequence[str]) -> int:
         if value is not None and not least <= value < bound:
             raise ConfigError(f"--{name}", value, f"be a whole number from {least} to {bound - 1}")
     output = inputs.absolute(arguments.output)
+    paths.check_path("--release", arguments.release)
     check_output(arguments.output)
     paths.check_apart({"--release": arguments.release, "--output": arguments.output})
-    content, sampler, labeller = load(inputs.absolute(arguments.release))
+    release_id, sampler, labeller = load(inputs.absolute(arguments.release))
     seed = secrets.randbelow(MAX_SEED) if arguments.seed is None else arguments.seed
     parts = Parts(len(labeller.classes), arguments.rows)
-    about = {"release_id": content["release_id"], "seed": seed, "rows": arguments.rows}
+    about = {"release_id": release_id, "seed": seed, "rows": arguments.rows}
     write(output, parts, sampler, labeller, about, arguments.threads or cores.usable_cores())
     cli.say(f"{arguments.rows} rows are in {output} (seed {seed})")
     return 0

@@ -1,8 +1,10 @@
+import hashlib
 import json
 import os
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -97,6 +99,43 @@ def test_a_mixture_that_is_not_as_its_manifest_says(release, tmp_path, capsys, n
     assert f"must hold mixture/{name}.parquet as its manifest says" in capsys.readouterr().err
     path.unlink()
     assert sample(copy, tmp_path / "out", "--rows", 5) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("components", lambda table: table.drop_columns(["mean"])),
+        ("components", lambda table: table.slice(0, 1)),
+        ("components", lambda table: table.replace_schema_metadata(None)),
+        ("components", lambda table: table.set_column(4, "mean", pa.array(["x"] * len(table)))),
+        ("basis", lambda table: table.slice(0, 0)),
+        ("teacher", lambda table: table.rename_columns([f"{name}x" for name in table.column_names])),
+        ("features", None),
+    ],
+)
+def test_a_mixture_that_its_manifest_says_and_that_is_none(release, tmp_path, capsys, name, change):
+    copy = shutil.copytree(release, tmp_path / "copy")
+    path = copy / "mixture" / f"{name}.parquet"
+    if change is None:
+        path.write_bytes(b"no Parquet")
+    else:
+        pq.write_table(change(pq.read_table(path)), path)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (entry,) = [file for file in manifest["files"] if file["path"] == f"mixture/{name}.parquet"]
+    entry["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert sample(copy, tmp_path / "out", "--rows", 5) == 2
+    assert "must hold a mixture that rows can be drawn from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("entry", ["release_id", "files"])
+def test_a_manifest_that_lacks_something(release, tmp_path, capsys, entry):
+    copy = shutil.copytree(release, tmp_path / "copy")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest[entry]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert sample(copy, tmp_path / "out", "--rows", 5) == 2
+    assert "that states its id and its files" in capsys.readouterr().err
 
 
 def test_what_fails_leaves_nothing(release, tmp_path, monkeypatch, capsys):
