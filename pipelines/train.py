@@ -174,9 +174,6 @@ def check_parquet(argument: str, pattern: str) -> None:
         what = "a release, or " if argument == "--synthetic" else ""
         raise ConfigError(argument, pattern, f"match {what}Parquet files, by file, folder or glob")
     for file in found:
-        # To open a fifo is to wait for ever.
-        if is_local(file.path) and not os.path.isfile(file.path):
-            raise ConfigError(argument, pattern, f"hold regular files; {file.path} is none")
         with _readable(argument, pattern), inputs.open_parquet(file.path) as opened:
             _check_columns(argument, pattern, opened)
 
