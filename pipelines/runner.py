@@ -100,7 +100,13 @@ def check_runner(options: PipelineOptions) -> None:
 def check_options(options: PipelineOptions) -> None:
     """Raises ConfigError where Beam would not take the options together."""
     runner = options.view_as(StandardOptions).runner
-    wrong = PipelineOptionsValidator(options, create_runner(runner)).validate()
+    validator = PipelineOptionsValidator(options, create_runner(runner))
+    if validator.is_service_runner():
+        # Beam also asks the store about its buckets; that is for the job's submission.
+        cloud = options.view_as(GoogleCloudOptions)
+        wrong = validator.validate_gcs_path(cloud, "temp_location") + validator.validate_cloud_options(cloud)
+    else:
+        wrong = validator.validate()
     if wrong:
         raise ConfigError("--runner", runner, f"come with options that Apache Beam takes ({' '.join(wrong)})")
 

@@ -9,7 +9,6 @@ import pytest
 HEAVY = ("torch", "torchvision", "open_clip", "timm", "dp_accounting", "scipy.stats", "mpmath", "PIL")
 
 WORKER = """
-from dpgmm_beam import clustering, stages
 from dpgmm_beam.data import rows
 from dpgmm_beam.fit import chain, plan
 from dpgmm_beam.privacy import noise, queries
