@@ -29,8 +29,8 @@ def shown(module, name, call, *arguments) -> str:
 def test_a_process_that_has_a_key_leaves_no_core_dump(tmp_path):
     """Neither as a file (the limit) nor through a pipe, and no other process may look at its memory."""
     key = small.write_key(tmp_path / "key")
-    assert shown("transforms", "keys", "keys.load(sys.argv[1])", key) == "0 0"
-    assert shown("transforms", "keys", "").endswith(" 1")
+    assert shown("transforms.files", "keys", "keys.load(sys.argv[1])", key) == "0 0"
+    assert shown("transforms.files", "keys", "").endswith(" 1")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
