@@ -26,7 +26,7 @@ MAX_CLASSES = 2**13
 MAX_LABEL = 1024
 """Characters of a label."""
 
-MAX_COMPONENTS, MAX_ROUNDS = 2**12, 200
+MAX_COMPONENTS, MAX_ROUNDS = 2**10, 200
 
 MAX_GAUSSIANS = 2**14
 """Components of all classes together: each has a covariance of 64 x 64."""

@@ -88,10 +88,10 @@ def test_the_ends_of_the_ranges_are_taken(changes):
             {"clip_norm": 1e300},
             "clip_norm=1e+300 is refused: it must be a number above 1e-18 and below 1e+18.",
         ),
-        ({"components": 9999}, "components=9999 is refused: it must be a whole number from 1 to 4096."),
+        ({"components": 9999}, "components=9999 is refused: it must be a whole number from 1 to 1024."),
         (
-            {"components": 1500, "dimension": 8192},
-            "from 1 to 1024 with 2 classes of embeddings of length 8192.",
+            {"components": 800, "dimension": 8192, "classes": ("a", "b", "c")},
+            "from 1 to 682 with 3 classes of embeddings of length 8192.",
         ),
     ],
 )

@@ -83,7 +83,7 @@ def refused(argv, capsys):
         ),
         (
             ["--components", "10000000"],
-            "--components=10000000 is refused: it must be a whole number from 1 to 4096.",
+            "--components=10000000 is refused: it must be a whole number from 1 to 1024.",
         ),
         (
             ["--components", "2", "--rounds", "1000"],
