@@ -4,12 +4,10 @@ import os
 
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy.noise import KEY_BYTES
+from dpgmm_beam.release.manifest import MAX_RELEASE_ID
 from pipelines import paths
 from transforms.files import keys
 from transforms.files.private import check_scheme, is_local, make_private_folder
-
-MAX_RELEASE_ID = 256
-"""Characters of a release id."""
 
 
 def default_folder() -> str:

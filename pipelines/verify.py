@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     content = manifest.parse(read_small("--release", path, manifest.MAX_BYTES), arguments.release)
     present = files_below(arguments.release) - {manifest.FILE_NAME}
     problems = manifest.check(
-        content, present, lambda name: measure(join(arguments.release, *name.split("/")))
+        content, present, lambda name, most: measure(join(arguments.release, *name.split("/")), most)
     )
     if arguments.input is not None and not problems:
         problems = derive_again(content, arguments, options)

@@ -24,6 +24,14 @@ FILE_NAME = "manifest.json"
 MIXTURE, SYNTHETIC = "mixture", "synthetic"
 """Folders of a release."""
 
+MAX_RELEASE_ID = 256
+"""Characters of a release id."""
+
+MAX_FILE_BYTES = 2**31
+"""Of one file of a release: the largest have some 512 MiB."""
+
+Measure = Callable[[str, int], tuple[int, str]]
+
 MAX_BYTES = 2**26
 """Of a manifest that is read; that of the largest release takes some MB."""
 
@@ -133,7 +141,7 @@ def plan_of(content: dict) -> Plan:
         raise ConfigError("release", f"{FILE_NAME} of it", "hold a configuration of a release") from None
 
 
-def check(content: dict, present: Collection[str], measure: Callable[[str], tuple[int, str]]) -> list[str]:
+def check(content: dict, present: Collection[str], measure: Measure) -> list[str]:
     """What is wrong with a release, each in a sentence; empty when all holds.
 
     The plan is computed from the configuration and everything that the manifest
@@ -144,7 +152,8 @@ def check(content: dict, present: Collection[str], measure: Callable[[str], tupl
     Args:
       content: the parsed manifest.
       present: paths of the files that are there, the manifest's own left out.
-      measure: size and SHA-256 (hexadecimal) of a file of the release by its path.
+      measure: size and SHA-256 (hexadecimal) of a file of the release by its path; it may
+        stop when there is more than so many bytes.
     """
     try:
         plan = plan_of(content)
@@ -163,6 +172,12 @@ def check(content: dict, present: Collection[str], measure: Callable[[str], tupl
         for name in sorted({*own, *(privacy if isinstance(privacy, dict) else ())})
         if not isinstance(privacy, dict) or _text(privacy.get(name)) != _text(own.get(name))
     ]
+    release_id = plan.release_id
+    if not (0 < len(release_id) <= MAX_RELEASE_ID and release_id.isprintable() and " " not in release_id):
+        problems.append("release_id is not one that dpgmm release takes")
+    versions = content.get("versions")
+    if not isinstance(versions, dict) or not all(isinstance(each, str) for each in versions.values()):
+        problems.append("the manifest does not state the versions that it was made with")
     if unknown := set(content) - {*due, "versions", "files"}:
         problems.append(f"the manifest has entries of no known meaning: {', '.join(sorted(unknown))}")
     epsilon = accounting.epsilon_by_pld(accounting.event_from_json(plan.budget.event()), plan.budget.delta)
@@ -171,9 +186,7 @@ def check(content: dict, present: Collection[str], measure: Callable[[str], tupl
     return problems + _check_files(content.get("files"), files_of(plan.config), present, measure)
 
 
-def _check_files(
-    files: Any, due: Mapping[str, int], present: Collection[str], measure: Callable[[str], tuple[int, str]]
-) -> list[str]:
+def _check_files(files: Any, due: Mapping[str, int], present: Collection[str], measure: Measure) -> list[str]:
     try:
         stated = {file["path"]: (file["size"], file["sha256"], file["rows"]) for file in files}
     except (KeyError, TypeError):
@@ -187,8 +200,11 @@ def _check_files(
         size, sha256, rows = stated[path]
         if rows != due[path]:
             problems.append(f"{path} has another number of rows than the configuration")
+        if not (type(size) is int and 0 <= size <= MAX_FILE_BYTES):
+            problems.append(f"{path} has no size that a file of such a release can have")
+            continue
         try:
-            found = measure(path)
+            found = measure(path, size)
         except OSError:
             problems.append(f"{path} is missing or cannot be read")
             continue

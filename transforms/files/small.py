@@ -59,15 +59,17 @@ def read_bounded(path: str, most: int) -> bytes:
     return data
 
 
-def measure(path: str) -> tuple[int, str]:
-    """Size and SHA-256 (hexadecimal) of a regular file of any size, on any file system; holds little of it.
+def measure(path: str, most: int) -> tuple[int, str]:
+    """Size and SHA-256 (hexadecimal) of a regular file, on any file system; holds little of it.
+
+    Of a file of more than `most` bytes no more than that is read, and the size is larger than `most`.
 
     Raises:
       OSError: it is no regular file or can't be read.
     """
     sha, size = hashlib.sha256(), 0
     with _open(path) as file:
-        while data := file.read(_CHUNK):
+        while size <= most and (data := file.read(_CHUNK)):
             sha.update(data)
             size += len(data)
     return size, sha.hexdigest()

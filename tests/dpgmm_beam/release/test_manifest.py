@@ -34,7 +34,7 @@ def problems(data, edit=lambda content: None, files=FILES):
     content = copy.deepcopy(manifest.parse(data, "DIR"))
     edit(content)
 
-    def measure(path):
+    def measure(path, most):
         if path not in files:
             raise FileNotFoundError(path)
         return len(files[path]), hashlib.sha256(files[path]).hexdigest()
@@ -151,7 +151,13 @@ def edit_file(**changes):
         (lambda c: c.pop("files"), "list of files is malformed"),
         (edit_file(path="../secret.txt"), r"\.\./secret.txt is in the manifest and is no file"),
         (edit_file(rows=765), "another number of rows"),
-        (edit_file(size="8"), "does not have the digest"),
+        (edit_file(size="8"), "no size that a file"),
+        (edit_file(size=True), "no size that a file"),
+        (edit_file(size=2**33), "no size that a file"),
+        (lambda c: c.update(release_id="x\x1b[2J"), "release_id is not one"),
+        (lambda c: c.update(release_id=""), "release_id is not one"),
+        (lambda c: c.pop("versions"), "does not state the versions"),
+        (lambda c: c.update(versions={"numpy": 3}), "does not state the versions"),
     ],
 )
 def test_edits_are_found(data, edit, found):
