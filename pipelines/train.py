@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.config import MAX_CLASSES, MAX_LABEL, check_classes, check_clip_norm
-from dpgmm_beam.data.rows import EMBEDDING, LABEL, RowFormat, embedding_matrix, label_indices
+from dpgmm_beam.data.rows import RowFormat, embedding_matrix, label_indices
+from dpgmm_beam.data.schema import EMBEDDING, LABEL, PROBABILITIES
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.network import MODEL_FILE, Network, TrainConfig, train_network
 from dpgmm_beam.privacy import lattice
@@ -33,7 +34,6 @@ from transforms.files.publish import exists, join, write_whole
 from transforms.files.small import read_small
 
 METRICS_FILE = "metrics.json"
-PROBABILITIES = "label_probabilities"
 
 _BATCH_ROWS = 1024
 _FEW_VALUES, _LABEL_BYTES = 2**24, 2**20

@@ -24,6 +24,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.data import images
 from dpgmm_beam.data.rows import MAX_LABEL_BYTES
+from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL, SOURCE
 from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError
 from transforms.files import inputs
@@ -300,11 +301,11 @@ def delete_others(cache_dir: str, names: set[str]) -> None:
 def cache_schema(encoder: str, dimension: int, labelled: bool) -> pa.Schema:
     """Schema of a cache file; its metadata names the encoder."""
     fields = [
-        pa.field(inputs.EMBEDDING, pa.list_(pa.float32(), dimension)),
-        pa.field(inputs.SOURCE, pa.string()),
+        pa.field(EMBEDDING, pa.list_(pa.float32(), dimension)),
+        pa.field(SOURCE, pa.string()),
     ]
     if labelled:
-        fields.insert(0, pa.field(inputs.LABEL, pa.string()))
+        fields.insert(0, pa.field(LABEL, pa.string()))
     return pa.schema(fields, metadata={inputs.ENCODER_KEY: encoder.encode()})
 
 
@@ -360,7 +361,7 @@ def _listed(shard: Shard, rows: int) -> Iterator[EncodedImage]:
 
 
 def _read_row_groups(shard: Shard, rows: int) -> Iterator[EncodedImage]:
-    columns = [inputs.IMAGE, inputs.LABEL] if shard.labelled else [inputs.IMAGE]
+    columns = [IMAGE, LABEL] if shard.labelled else [IMAGE]
     with inputs.reading(shard.path), inputs.open_rows(shard.path) as file:
         for row_group in shard.row_groups:
             start = 0
@@ -368,8 +369,8 @@ def _read_row_groups(shard: Shard, rows: int) -> Iterator[EncodedImage]:
             found = file.metadata.row_group(row_group)
             at_once = max(1, min(rows, PART_BYTES * found.num_rows // max(found.total_byte_size, 1)))
             for batch in file.iter_batches(at_once, row_groups=[row_group], columns=columns):
-                labels = _labels(batch.column(inputs.LABEL)) if shard.labelled else [None] * len(batch)
-                for row, (image, label) in enumerate(zip(batch.column(inputs.IMAGE), labels, strict=True)):
+                labels = _labels(batch.column(LABEL)) if shard.labelled else [None] * len(batch)
+                for row, (image, label) in enumerate(zip(batch.column(IMAGE), labels, strict=True)):
                     size = len(image.as_buffer()) if image.is_valid else inputs.NO_FILE
                     size = size if size <= images.MAX_BYTES else inputs.NO_FILE
                     data = None if size == inputs.NO_FILE else image.as_py()
@@ -471,9 +472,9 @@ def _embed_part(use: Preparation, part: list[EncodedImage], schema: pa.Schema) -
     vectors = use.encoder.embed(np.concatenate(prepared)) if good else np.zeros((0, dimension))
     values = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
     columns = {
-        inputs.EMBEDDING: pa.FixedSizeListArray.from_arrays(values, dimension),
-        inputs.SOURCE: pa.array([_printable(image.source) for image in good], pa.string()),
-        inputs.LABEL: pa.array([image.label for image in good], pa.binary()).cast(pa.string(), safe=False),
+        EMBEDDING: pa.FixedSizeListArray.from_arrays(values, dimension),
+        SOURCE: pa.array([_printable(image.source) for image in good], pa.string()),
+        LABEL: pa.array([image.label for image in good], pa.binary()).cast(pa.string(), safe=False),
     }
     return pa.table([columns[name] for name in schema.names], schema=schema), bad
 
@@ -482,8 +483,8 @@ def _write(file: Any, schema: pa.Schema, chunks: Iterable[tuple[pa.Table, list[s
     """Writes row groups of bounded size, so that a shard need not fit into memory."""
     # Embeddings don't compress and are not searched by value.
     options = {
-        "compression": {name: "zstd" for name in schema.names if name != inputs.EMBEDDING},
-        "use_dictionary": [inputs.LABEL] if inputs.LABEL in schema.names else False,
+        "compression": {name: "zstd" for name in schema.names if name != EMBEDDING},
+        "use_dictionary": [LABEL] if LABEL in schema.names else False,
         "write_statistics": False,
     }
     with pq.ParquetWriter(file, schema, **options) as writer:

@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dpgmm_beam.data.schema import EMBEDDING, LABEL
 from dpgmm_beam.privacy import lattice
-
-LABEL, EMBEDDING = "label", "embedding"
 
 MAX_LABEL_BYTES = 2**12
 """No label that is longer can be declared: config.MAX_LABEL characters have no more."""

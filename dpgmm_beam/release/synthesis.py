@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dpgmm_beam.data.schema import EMBEDDING, LABEL, PROBABILITIES
 from dpgmm_beam.mixture import Sampler
 from dpgmm_beam.privacy.noise import NoiseKey
 from dpgmm_beam.release.labels import Labeller
@@ -84,9 +85,9 @@ def draw_part(
     probabilities = labeller.probabilities(embeddings)
     table = pa.table(
         {
-            "label": pa.array(labels, pa.string()).take(pa.array(classes)),
-            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1]),
-            "label_probabilities": pa.FixedSizeListArray.from_arrays(
+            LABEL: pa.array(labels, pa.string()).take(pa.array(classes)),
+            EMBEDDING: pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1]),
+            PROBABILITIES: pa.FixedSizeListArray.from_arrays(
                 pa.array(probabilities.ravel()), probabilities.shape[1]
             ),
         }
@@ -98,7 +99,7 @@ def draw_part(
         sink,
         row_group_size=ROW_GROUP_ROWS,
         compression="none",
-        use_dictionary=["label"],
+        use_dictionary=[LABEL],
         write_statistics=False,
     )
     return sink.getvalue()

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy import lattice
 from transforms.files.private import is_local
@@ -29,8 +30,6 @@ from transforms.files.private import is_local
 IMAGE_FOLDER = "image_folder"
 IMAGE_PARQUET = "image_parquet"
 EMBEDDING_PARQUET = "embedding_parquet"
-
-LABEL, IMAGE, EMBEDDING, SOURCE = "label", "image", "embedding", "source"
 
 # Key of the Parquet schema metadata that names the encoder of the embeddings.
 ENCODER_KEY = b"dpgmm.encoder"

@@ -1,0 +1,7 @@
+"""Names of Parquet columns, said once."""
+
+LABEL, IMAGE, EMBEDDING, SOURCE = "label", "image", "embedding", "source"
+"""Of an input and of the embed cache; a release has the label and the embedding, too."""
+
+PROBABILITIES = "label_probabilities"
+"""Of a release: the teacher's, in the order of the declared classes."""
