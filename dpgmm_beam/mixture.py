@@ -17,6 +17,7 @@ import dataclasses
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -180,12 +181,15 @@ def load_mixture(folder: str) -> Mixture:
     Args:
       folder: a release, or its `mixture` folder, on a local file system.
     """
-    from pathlib import Path
+    return Mixture.load(reader_of(folder))
 
+
+def reader_of(folder: str) -> Callable[[str], bytes]:
+    """What reads files of a release's mixture, from the release or its `mixture` folder, by their names."""
     path = Path(folder)
     if (path / "mixture").is_dir():
         path = path / "mixture"
-    return Mixture.load(lambda name: (path / name).read_bytes())
+    return lambda name: (path / name).read_bytes()
 
 
 def fixed_size_list(matrix: np.ndarray) -> pa.FixedSizeListArray:

@@ -78,13 +78,11 @@ def load(release: str) -> tuple[str, Sampler, Labeller]:
             )
         return data
 
-    for name in (COMPONENTS_FILE, BASIS_FILE, TEACHER_FILE, FEATURES_FILE):
-        read(name)
+    # Each once, and before any is decoded.
+    files = {name: read(name) for name in (COMPONENTS_FILE, BASIS_FILE, TEACHER_FILE, FEATURES_FILE)}
     try:
-        return release_id, Sampler(Mixture.load(read)), Labeller.load(read)
-    except (pa.ArrowException, AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
-        if isinstance(error, ConfigError) and error.argument == "--release":
-            raise
+        return release_id, Sampler(Mixture.load(files.__getitem__)), Labeller.load(files.__getitem__)
+    except (pa.ArrowException, AttributeError, IndexError, KeyError, OSError, TypeError, ValueError):
         raise ConfigError("--release", release, "hold a mixture that rows can be drawn from") from None
 
 

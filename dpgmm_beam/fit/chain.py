@@ -1,6 +1,6 @@
 """The fit as a chain of stages, without any runner.
 
-`Pass` and `advance` are what workers use; `fit` runs the whole chain over
+`Summing` and `advance` are what workers use; `fit` runs the whole chain over
 blocks in memory and is the reference that every runner must equal, bit for bit.
 """
 

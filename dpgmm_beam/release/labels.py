@@ -10,7 +10,6 @@ import dataclasses
 import io
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,7 @@ from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import teacher
 from dpgmm_beam.fit.checkpoint import Checkpoint
 from dpgmm_beam.fit.projection import Projection
-from dpgmm_beam.mixture import fixed_size_list, matrix_of, parquet_bytes
+from dpgmm_beam.mixture import fixed_size_list, matrix_of, parquet_bytes, reader_of
 from dpgmm_beam.privacy import lattice
 
 TEACHER_FILE, FEATURES_FILE = "teacher.parquet", "features.parquet"
@@ -117,7 +116,4 @@ def load_labeller(folder: str) -> Labeller:
     Args:
       folder: a release, or its `mixture` folder, on a local file system.
     """
-    path = Path(folder)
-    if (path / "mixture").is_dir():
-        path = path / "mixture"
-    return Labeller.load(lambda name: (path / name).read_bytes())
+    return Labeller.load(reader_of(folder))

@@ -44,16 +44,8 @@ def read_bounded(path: str, most: int) -> bytes:
       OSError: it is no regular file, can't be read or has more bytes.
       ValueError: the path can't be one.
     """
-    if is_local(path):
-        # Looked at before it is opened: to open a device may do something.
-        _check_regular(os.stat(path), most)
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            _check_regular(os.fstat(descriptor), most)
-            data = file.read(most + 1)
-    else:
-        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-            data = file.read(most + 1)
+    with _open(path, most) as file:
+        data = file.read(most + 1)
     if len(data) > most:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
     return data
@@ -68,19 +60,26 @@ def measure(path: str, most: int) -> tuple[int, str]:
       OSError: it is no regular file or can't be read.
     """
     sha, size = hashlib.sha256(), 0
-    with _open(path) as file:
+    with _open(path, sys.maxsize) as file:
         while size <= most and (data := file.read(_CHUNK)):
             sha.update(data)
             size += len(data)
     return size, sha.hexdigest()
 
 
-def _open(path: str) -> BinaryIO:
+def _open(path: str, most: int) -> BinaryIO:
+    """Opens a file, which on a local disk must be a regular one of at most so many bytes."""
     if not is_local(path):
         return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
     # Looked at before it is opened: to open a device may do something.
-    _check_regular(os.stat(path), sys.maxsize)
-    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb")
+    _check_regular(os.stat(path), most)
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb")  # noqa: SIM115
+    try:
+        _check_regular(os.fstat(file.fileno()), most)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def _check_regular(found: os.stat_result, most: int) -> None:
