@@ -1,6 +1,6 @@
 """k-means cost of private clustering over that of k-means without privacy.
 
-    python benchmarks/clustering.py [--embeddings train.npy --labels train_y.npy] [--rivals]
+    python benchmarks/clustering.py [--embeddings train.npy --labels train_y.npy] [--baselines]
 
 Runs the release's own code (`Plan`, `chain.fit`) in memory.  The cost is the sum of
 squared distances of the rows, as they were given (real ones normalised), to the
@@ -13,9 +13,9 @@ The separated mixtures are those of the usual generator, google/differential-pri
 lies about 1/s from its centre, clipped to norm 1; equal sizes.  s, 8 or 2 here, is its
 "ratio of the intercluster to the intracluster distance".  clip_norm is 1.
 
-The rival is plain private Lloyd (Su et al. 2016): random starts in the unit ball,
+The baseline is plain private Lloyd (Su et al. 2016): random starts in the unit ball,
 as many rounds of noisy counts and sums at half the budget each; diffprivlib's
-k-means (pure epsilon) runs where it is installed, with --rivals.
+k-means (pure epsilon) runs where it is installed, with --baselines.
 """
 
 import argparse
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=3)
     parser.add_argument("--rounds", type=int, help="the release's default unless given")
     parser.add_argument("--only", default="", help="part of a problem's name")
-    parser.add_argument("--rivals", action="store_true")
+    parser.add_argument("--baselines", action="store_true")
     parser.add_argument("--cache", type=Path, help="JSON of costs without privacy")
     arguments = parser.parse_args()
 
@@ -182,12 +182,12 @@ def main() -> None:
             seconds = (time.monotonic() - began) / arguments.keys
             line = f"{name:40s} epsilon {epsilon:2d}  ours {np.mean(costs):.4f} ({np.ptp(costs):.4f})"
             line += f"  {seconds:.0f} s"
-            if arguments.rivals:
-                rival = cost(rows, labels, plain_private_lloyd(rows, labels, k, epsilon, 0, 4)) / base
-                line += f"  plain private Lloyd {rival:.2f}"
+            if arguments.baselines:
+                baseline = cost(rows, labels, plain_private_lloyd(rows, labels, k, epsilon, 0, 4)) / base
+                line += f"  plain private Lloyd {baseline:.2f}"
                 try:
-                    rival = cost(rows, labels, diffprivlib_centres(rows, labels, k, epsilon, 0)) / base
-                    line += f"  diffprivlib {rival:.2f}"
+                    baseline = cost(rows, labels, diffprivlib_centres(rows, labels, k, epsilon, 0)) / base
+                    line += f"  diffprivlib {baseline:.2f}"
                 except ImportError:
                     line += "  diffprivlib not installed"
             print(line, flush=True)

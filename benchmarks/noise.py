@@ -44,10 +44,10 @@ def main() -> None:
     print(f"{'scale of':<20}{'s':>12}{'ours, M/s (min-max)':>26}{'OpenDP, M/s':>14}{'ratio':>8}")
     for name, scale in SCALES.items():
         rates = [ours(scale) / 1e6 for _ in range(REPEATS)]
-        rival = statistics.median(opendp(scale) / 1e6 for _ in range(REPEATS))
+        baseline = statistics.median(opendp(scale) / 1e6 for _ in range(REPEATS))
         median = statistics.median(rates)
         spread = f"{median:.1f} ({min(rates):.1f}-{max(rates):.1f})"
-        print(f"{name:<20}{scale:>12.3g}{spread:>26}{rival:>14.3f}{median / rival:>8.0f}")
+        print(f"{name:<20}{scale:>12.3g}{spread:>26}{baseline:>14.3f}{median / baseline:>8.0f}")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ import functools
 import os
 
 import numpy as np
+from baselines import Problem
 from PIL import Image
-from rivals import Problem
 
 from dpgmm_beam.data.rows import RowFormat, Rows, concatenate, rows_of_batch
 from dpgmm_beam.encoders.registry import load_encoder

@@ -133,10 +133,10 @@ def main() -> None:
         values = [run[name] for run in ours]
         print(f"  {name:<24}{statistics.median(values):>10.2f} ({min(values):.2f}-{max(values):.2f})")
     rates = [arguments.rows / run["step"] for run in ours]
-    rivals = [arguments.rows / seconds for seconds in plain]
-    ratios = [rate / rival for rate, rival in zip(rates, rivals, strict=True)]
+    baselines = [arguments.rows / seconds for seconds in plain]
+    ratios = [rate / baseline for rate, baseline in zip(rates, baselines, strict=True)]
     print(
-        f"rounds: {statistics.median(rates):,.0f} rows/s, plain numpy {statistics.median(rivals):,.0f},"
+        f"rounds: {statistics.median(rates):,.0f} rows/s, plain numpy {statistics.median(baselines):,.0f},"
         f" ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
     )
 

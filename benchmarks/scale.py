@@ -1,4 +1,4 @@
-"""How a release grows: passes against numpy, threads, memory, ten million rows, kills, starts, rivals.
+"""How a release grows: passes against numpy, threads, memory, ten million rows, kills, starts, baselines.
 
     python benchmarks/scale.py --work FOLDER [--repeats 3] [CASE ...]
 
@@ -349,8 +349,8 @@ def start(bench: Bench) -> None:
         print(f"  {name}: {spread(seconds)} s")
 
 
-def _rival(name: str, folder: str) -> None:
-    """Fits a rival on all rows in memory; prints its seconds and memory."""
+def _baseline(name: str, folder: str) -> None:
+    """Fits a baseline on all rows in memory; prints its seconds and memory."""
     import resource
 
     import pyarrow.parquet as pq
@@ -370,12 +370,12 @@ def _rival(name: str, folder: str) -> None:
 
 
 @case
-def rivals(bench: Bench) -> None:
+def baselines(bench: Bench) -> None:
     """scikit-learn's fits of 10 clusters on the same rows, not private, until one gives up (300 s)."""
     for name in ("MiniBatchKMeans", "GaussianMixture"):
         for rows in (10_000, 100_000, 1_000_000):
             folder = bench.rows(rows)
-            command = [sys.executable, __file__, "--rival", name, str(folder), "--work", str(bench.work)]
+            command = [sys.executable, __file__, "--baseline", name, str(folder), "--work", str(bench.work)]
             try:
                 said = subprocess.run(command, capture_output=True, timeout=300, check=True).stdout
             except subprocess.TimeoutExpired:
@@ -401,10 +401,10 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rival", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--baseline", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.rival:
-        _rival(*given.rival)
+    if given.baseline:
+        _baseline(*given.baseline)
         return
     if unknown := set(given.cases) - set(CASES):
         parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")

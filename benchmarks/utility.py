@@ -1,4 +1,4 @@
-"""Accuracy of the two-layer network on our release, beside every private rival, on the same embeddings.
+"""Accuracy of the two-layer network on our release, beside every private baseline, on the same embeddings.
 
     python benchmarks/utility.py --train EMBEDDINGS --test EMBEDDINGS [--quick]
 
@@ -9,7 +9,7 @@ figure is kept in the JSON as soon as it is there: run again, it goes on.
 
 Ours is the release's own code: the chain of stages over blocks in memory, the
 synthetic files' bytes, the default training.  Nothing of ours was chosen here.
-Rivals are tuned, which flatters them: for each data set, the setting of a stated
+Baselines are tuned, which flatters them: for each data set, the setting of a stated
 small grid (GRIDS) with the best *test* accuracy, for key 1, at epsilon 1 serves .5
 and 1, those at 2, 4 and 8 serve themselves, that at 8 also "none".  Neither search nor
 choice is charged to their budget.
@@ -29,10 +29,10 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import baselines
 import numpy as np
 import problems
 import pyarrow.parquet as pq
-import rivals
 import torch
 from dpgmm_beam.stages import Stage
 from problems import Dataset
@@ -116,17 +116,17 @@ def tuned_at(epsilon: float) -> float:
     return next((at for at in TUNED_AT if epsilon <= at), TUNED_AT[-1])
 
 
-def predictions(method: str, problem: rivals.Problem) -> Callable[..., np.ndarray]:
-    """The rival by its name: (epsilon, delta, generator, **setting) -> test predictions."""
+def predictions(method: str, problem: baselines.Problem) -> Callable[..., np.ndarray]:
+    """The baseline by its name: (epsilon, delta, generator, **setting) -> test predictions."""
     if method == "DP least squares":
-        return rivals.LeastSquares(problem)
+        return baselines.LeastSquares(problem)
     functions = {
-        "DP-SGD linear probe": rivals.linear_probe,
-        "DP-SGD two-layer network": rivals.two_layers,
-        "private class means": rivals.class_means,
-        "one private Gaussian a class": rivals.gaussian_per_class,
-        "dp-learning-ff prototypes": rivals.dp_learning_ff,
-        "diffprivlib GaussianNB": rivals.diffprivlib_naive_bayes,
+        "DP-SGD linear probe": baselines.linear_probe,
+        "DP-SGD two-layer network": baselines.two_layers,
+        "private class means": baselines.class_means,
+        "one private Gaussian a class": baselines.gaussian_per_class,
+        "dp-learning-ff prototypes": baselines.dp_learning_ff,
+        "diffprivlib GaussianNB": baselines.diffprivlib_naive_bayes,
     }
     return functools.partial(functions[method], problem)
 
@@ -203,11 +203,11 @@ class Run:
         return self.loaders[name]()
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
-    def rival(self, dataset: str, method: str) -> Callable[..., np.ndarray]:
+    def baseline(self, dataset: str, method: str) -> Callable[..., np.ndarray]:
         return predictions(method, self.dataset(dataset).problem)
 
     def cell(self, dataset: str, method: str, epsilon: float, key: int) -> dict | None:
-        """One figure, computed unless it is there; None where a rival's package is missing."""
+        """One figure, computed unless it is there; None where a baseline's package is missing."""
         try:
             return self._cell(dataset, method, epsilon, key)
         except ImportError as error:
@@ -239,7 +239,7 @@ class Run:
     def measured(self, dataset: str, method: str, epsilon: float, key: int, setting: Setting) -> dict:
         def compute():
             seed = zlib.crc32(f"{dataset} {method} {epsilon} {key}".encode())
-            predicted = self.rival(dataset, method)(epsilon, DELTA, np.random.default_rng(seed), **setting)
+            predicted = self.baseline(dataset, method)(epsilon, DELTA, np.random.default_rng(seed), **setting)
             return {"accuracy": float((predicted == self.dataset(dataset).test.classes).mean())}
 
         return self._kept(Results.name(dataset, method, epsilon, key, setting), compute)

@@ -38,6 +38,10 @@ MAX_SAMPLES = 2**28
 """Synthetic rows of all classes together: some 30,000 files, each of which the manifest names."""
 
 
+_WIRE_NAMES = {"subspace_dim": "reduced"}
+"""What digests and manifests call a field, where it has been renamed since."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """Constants of the fit.
@@ -45,7 +49,7 @@ class Method:
     Attributes:
       residual_radius: clipping radius of a row round its class's mean, over the
         root mean squared residual.
-      reduced: directions in which components are found.
+      subspace_dim: directions in which components are found (`reduced` in a manifest, where names stay).
       damping: of the feature whitening, as a share of the largest eigenvalue
         of the covariance's noise.
       teacher_steps: gradient steps of the labelling teacher.
@@ -56,13 +60,23 @@ class Method:
     """
 
     residual_radius: float = 1.2
-    reduced: int = 64
+    subspace_dim: int = 64
     damping: float = 1 / 7
     teacher_steps: int = 20
     teacher_clip: float = 0.25
     teacher_rate: float = 3.0
     teacher_noise_cap: float = 0.05
     teacher_momentum: float = 0.9
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for the manifest and the digest."""
+        return {_WIRE_NAMES.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> "Method":
+        """The inverse of `to_dict`."""
+        names = {wire: name for name, wire in _WIRE_NAMES.items()}
+        return Method(**{names.get(name, name): value for name, value in data.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +162,12 @@ class ReleaseConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest and the digest."""
-        return {**dataclasses.asdict(self), "classes": list(self.classes), "shares": dict(self.shares)}
+        return {
+            **dataclasses.asdict(self),
+            "classes": list(self.classes),
+            "shares": dict(self.shares),
+            "method": self.method.to_dict(),
+        }
 
     @property
     def digest(self) -> str:
@@ -172,7 +191,7 @@ class ReleaseConfig:
         typed = {
             "classes": tuple(data["classes"]),
             "shares": tuple(data["shares"].items()),
-            "method": Method(**data["method"]),
+            "method": Method.from_dict(data["method"]),
         }
         return ReleaseConfig(**{**data, **typed})
 

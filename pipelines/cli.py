@@ -36,7 +36,7 @@ _OPTIONS = {"secret": "--noise-key-file", "shares": "--share"}
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one sentence and exit status 2.
+    """An argument parser whose errors are one sentence and exit status 2.
 
     Abbreviated options are off: an abbreviation would swallow Beam's options.
     """

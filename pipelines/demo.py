@@ -13,7 +13,8 @@ from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy.accounting import check_privacy_parameters
 from dpgmm_beam.privacy.noise import KEY_BYTES
 from pipelines import cli, embed, fashion_mnist, paths, release, runner, train
-from transforms.files.private import is_local, write_private_file
+from transforms.files.private import is_local
+from transforms.files.write import write_whole
 
 ENCODER = "efficientnet_lite0"
 DELTA = 1e-5
@@ -101,7 +102,7 @@ def demo_key(number: int, work: str) -> str:
     """
     path = os.path.join(work, "private", f"key-{number}")
     secret = hashlib.sha256(f"dpgmm demo {number}".encode()).digest()[:KEY_BYTES]
-    write_private_file(path, lambda file: file.write(secret))
+    write_whole(path, secret, private=True)
     return path
 
 

@@ -25,8 +25,9 @@ from transforms.embed import (
 from transforms.execution import MAX_THREADS
 from transforms.files import inputs, private
 from transforms.files.inputs import describe_input
-from transforms.files.private import make_private_folder, write_private_file
+from transforms.files.private import make_private_folder
 from transforms.files.small import read_small
+from transforms.files.write import write_whole
 
 # Says what a folder was made from.  Readers of Parquet folders skip its name.
 MARKER = "_dpgmm_embed.json"
@@ -78,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
         embedded = description.kind == inputs.EMBEDDING_PARQUET
     except ConfigError as error:
         # Of embeddings that are none of this encoder's.
-        if not (embedded := error.argument == "--encoder"):
+        if not (embedded := error.argument == "encoder"):
             raise
     if embedded:
         raise ConfigError("--input", known.input, "hold images; these are embeddings already")
@@ -168,7 +169,7 @@ def claim_output(step: EmbedImages) -> None:
         if inputs.list_parquet(step.cache_dir):
             raise ConfigError("--output", step.cache_dir, "be new: it holds Parquet files of something else")
         make_private_folder(step.cache_dir)
-        write_private_file(marker, lambda file: file.write(json.dumps(claim).encode()))
+        write_whole(marker, json.dumps(claim).encode(), private=True)
     except OSError as error:
         raise ConfigError(
             "--output", step.cache_dir, f"be a folder that can be written ({error.strerror})"

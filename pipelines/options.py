@@ -95,7 +95,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[st
     try:
         return parser.parse_known_args(list(arguments))[1]
     except argparse.ArgumentError as error:
-        # Beam has hundreds of options: its complaint alone, without the list of them.
+        # Beam has hundreds of options: its own sentence alone, without the list of them.
         names = (error.argument_name or "").split("/")
         raise ConfigError(
             names[0], _given(arguments, names), f"be as Apache Beam takes it ({error.message})"

@@ -33,9 +33,10 @@ from dpgmm_beam.fit import chain
 from dpgmm_beam.privacy.noise import KEY_BYTES
 from pipelines import cli
 from transforms.files import inputs, keys, register
-from transforms.files.private import is_local, make_private_folder, write_private_file
+from transforms.files.private import is_local, make_private_folder
 from transforms.files.publish import join
 from transforms.files.run_files import Workspace, bases, has_state
+from transforms.files.write import write_whole
 from transforms.prepare import set_aside
 
 RUNS, ROWS, REPORTS, REGISTER = "runs", "rows", "reports", "register"
@@ -164,9 +165,9 @@ def _drawn(private_dir: str, command: str) -> Iterator[tuple[str, str]]:
     folder = join(private_dir, RUNS, release_id)
     with _locked(folder, True):
         secret = secrets.token_bytes(KEY_BYTES)
-        write_private_file(join(folder, _KEY), lambda file: file.write(secret))
+        write_whole(join(folder, _KEY), secret, private=True)
         about = json.dumps({"command": command, "release_id": release_id}).encode()
-        write_private_file(join(folder, _ABOUT), lambda file: file.write(about))
+        write_whole(join(folder, _ABOUT), about, private=True)
         yield folder, release_id
 
 
@@ -284,7 +285,7 @@ def report(private_dir: str, run: Run, stages: int) -> str:
     ]
     path = join(private_dir, REPORTS, f"{run.name}.json")
     data = json.dumps({"release_id": run.release_id, "input": found}, indent=2).encode()
-    write_private_file(path, lambda file: file.write(data))
+    write_whole(path, data, private=True)
     return path
 
 

@@ -23,8 +23,9 @@ from pipelines import cli, cores, paths
 from pipelines.progress import Progress
 from transforms.files import inputs
 from transforms.files.private import is_local
-from transforms.files.publish import exists, files_below, join, write_whole
+from transforms.files.publish import exists, files_below, join
 from transforms.files.small import read_bounded, read_small
+from transforms.files.write import write_whole
 
 ABOUT_FILE = "_sample.json"
 """Says what the rows were drawn from; readers of Parquet folders skip the name.  It comes last."""

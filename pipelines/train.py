@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.config import MAX_CLASSES, MAX_LABEL, check_classes, check_clip_norm
-from dpgmm_beam.data.rows import RowFormat, embedding_matrix, label_indices
+from dpgmm_beam.data.rows import RowFormat, embedding_matrix, rows_of_batch
 from dpgmm_beam.data.schema import EMBEDDING, LABEL, PROBABILITIES
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.network import MODEL_FILE, Network, TrainConfig, train_network
@@ -30,8 +30,9 @@ from dpgmm_beam.release import manifest
 from pipelines import cli, paths
 from transforms.files import inputs
 from transforms.files.private import is_local
-from transforms.files.publish import exists, join, write_whole
+from transforms.files.publish import exists, join
 from transforms.files.small import read_small
+from transforms.files.write import write_whole
 
 METRICS_FILE = "metrics.json"
 
@@ -121,7 +122,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         _describe("--test", arguments.test, dimension)
     except ConfigError as error:
-        if error.argument != "--dimension":
+        if error.argument != "dimension":
             raise
         raise ConfigError(
             "--test", arguments.test, f"hold embeddings of length {dimension}, as --synthetic does"
@@ -268,7 +269,7 @@ def _describe_release(arguments: argparse.Namespace) -> Source:
     try:
         _describe("--synthetic", pattern, row_format.dimension)
     except ConfigError as error:
-        if error.argument != "--dimension":
+        if error.argument != "dimension":
             raise
         raise ConfigError(
             "--synthetic", folder, f"hold embeddings of length {row_format.dimension}, as its manifest states"
@@ -318,7 +319,7 @@ def _describe(argument: str, pattern: str, dimension: int | None) -> inputs.Inpu
         with _readable(argument, pattern):
             found = inputs.describe_input(pattern, "precomputed", dimension)
     except ConfigError as error:
-        if error.argument == "--encoder":
+        if error.argument == "encoder":
             raise ConfigError(argument, pattern, "hold embeddings, not images") from None
         raise _renamed(error, argument) from None
     if not found.labelled:
@@ -327,9 +328,8 @@ def _describe(argument: str, pattern: str, dimension: int | None) -> inputs.Inpu
 
 
 def _renamed(error: ConfigError, argument: str) -> ConfigError:
-    """The complaint of a reader whose options are called otherwise."""
-    kept = error.argument if error.argument == "--dimension" else argument
-    return ConfigError(kept, error.value, error.allowed.replace("--input", argument))
+    """What a reader refused, by the name of the option that named it here."""
+    return ConfigError(argument if error.argument == "input" else error.argument, error.value, error.allowed)
 
 
 def _good(source: Source) -> str:
@@ -386,19 +386,15 @@ def _read_rows(argument: str, source: Source) -> LabelledRows:
     norm = row_format.clip_norm or 1.0
     done = 0
     for batch in _batches(pattern, [LABEL, EMBEDDING] + ([PROBABILITIES] if source.soft else [])):
-        matrix, kept = embedding_matrix(batch.column(EMBEDDING), row_format.dimension)
-        labels = label_indices(batch.column(LABEL), row_format.classes)[kept]
-        declared = labels >= 0
-        values, good = lattice.quantise_rows(matrix[declared], row_format.clip_norm)
-        chosen = np.flatnonzero(kept)[declared][good]
-        if source.released and len(chosen) < len(batch):
+        rows = rows_of_batch(batch, row_format)
+        if source.released and len(rows) < len(batch):
             raise ConfigError(argument, pattern, f"have in every row {_good(source)}")
-        block = slice(done, done + len(chosen))
-        embeddings[block] = values * (norm / lattice.UNIT)
-        targets[block] = labels[declared][good]
+        block = slice(done, done + len(rows))
+        embeddings[block] = rows.values * (norm / lattice.UNIT)
+        targets[block] = rows.classes
         if probabilities is not None:
             probabilities[block] = _probabilities(argument, pattern, batch, classes)
-        done += len(chosen)
+        done += len(rows)
     return LabelledRows(
         embeddings[:done], targets[:done], None if probabilities is None else probabilities[:done]
     )

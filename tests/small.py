@@ -94,7 +94,7 @@ def small_config(**changes) -> ReleaseConfig:
         samples_per_class=40,
         components=2,
         rounds=2,
-        method=Method(teacher_steps=2, reduced=8),
+        method=Method(teacher_steps=2, subspace_dim=8),
     )
     return dataclasses.replace(config, **changes)
 

@@ -29,8 +29,9 @@ from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError
 from transforms.files import inputs
 from transforms.files.inputs import InputDescription
-from transforms.files.private import is_local, make_private_folder, write_private_file, write_private_once
+from transforms.files.private import is_local, make_private_folder
 from transforms.files.small import read_bounded
+from transforms.files.write import write_whole
 from transforms.ordered_map import ordered_map
 from transforms.prepare import Source
 
@@ -179,7 +180,7 @@ class ListShards(beam.DoFn):
             # Before anything of this run is written, so that not even a run that
             # dies half-way leaves two embeddings of one image side by side.
             delete_others(self.cache_dir, {shard.name for shard in shards})
-        write_private_once(names_file, listed)
+        write_whole(names_file, listed, private=True, once=True)
         # An input without images is embedded, too.
         yield from ((names_file, shard) for shard in shards)
         if not shards:
@@ -230,14 +231,12 @@ class EmbedShards(beam.DoFn):
             _write(file, schema, embedded, rejected)
 
         with readers:
-            write_private_file(path, write)
+            write_whole(path, write, private=True)
         if rejected:
             lines = "".join(json.dumps({"source": source}) + "\n" for source in rejected)
             name = shard.name.removesuffix(SHARD_SUFFIX) + ".jsonl"
-            write_private_file(
-                FileSystems.join(self.cache_dir, REJECTED_FOLDER, name),
-                lambda file: file.write(lines.encode()),
-            )
+            path = FileSystems.join(self.cache_dir, REJECTED_FOLDER, name)
+            write_whole(path, lines.encode(), private=True)
 
 
 def plan_shards(description: InputDescription, encoder: str, shard_rows: int) -> Iterator[Shard]:

@@ -25,8 +25,8 @@ from dpgmm_beam.privacy import queries
 from dpgmm_beam.release.manifest import parts_of
 from transforms.execution import Execution
 from transforms.files import inputs, keys, register, run_files
-from transforms.files.private import write_private_once
 from transforms.files.run_files import Base, Workspace
+from transforms.files.write import write_whole
 from transforms.passes import Pass, fingerprint
 
 _LOG = logging.getLogger("dpgmm.fit")
@@ -120,7 +120,7 @@ class StorePart(beam.DoFn):
         (base, number), vector = element
         data = number.to_bytes(8, "little") + vector.astype("<i8").tobytes()
         path = run_files.sums_file(base, self.position, number, hashlib.sha256(data).hexdigest()[:16])
-        write_private_once(path, data)
+        write_whole(path, data, private=True, once=True)
         yield base, path
 
 

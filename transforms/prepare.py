@@ -11,7 +11,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import BinaryIO
 
 import apache_beam as beam
 import pyarrow as pa
@@ -24,8 +23,9 @@ from dpgmm_beam.fit.plan import Plan
 from transforms.execution import Execution
 from transforms.files import inputs, keys, listing, prepared, run_files
 from transforms.files.listing import Listing, Piece, Stretch
-from transforms.files.private import is_local, make_private_folder, write_private_file, write_private_once
+from transforms.files.private import is_local, make_private_folder
 from transforms.files.run_files import Base, Workspace
+from transforms.files.write import write_whole
 from transforms.ordered_map import ordered_map
 
 SLICE_ROWS, SLICE_BYTES = 8192, 2**24
@@ -94,7 +94,7 @@ class ListUnits(beam.DoFn):
             files = inputs.read_footers(source.pattern, pins, config.encoder, config.dimension)
             found = listing.cut(files, config.dimension, self.execution.piece_bytes)
         check_room(self.plan, found, self.workspace, base)
-        write_private_once(run_files.input_file(base), found.to_json())
+        write_whole(run_files.input_file(base), found.to_json(), private=True, once=True)
         secret = keys.load(self.workspace.key_file)
         run_files.write_state(base, chain.begin(self.plan, secret, len(found.pieces)))
         chain.check_key(run_files.load_state(base, 0), secret)
@@ -117,7 +117,7 @@ def check_room(plan: Plan, found: Listing, workspace: Workspace, base: Base) -> 
         folder = os.path.dirname(folder)
     if needed > shutil.disk_usage(folder).free:
         raise ConfigError(
-            "--private-dir",
+            "private_dir",
             folder,
             "have room for the prepared rows and their features: 8 + 2 d bytes a row, twice",
         )
@@ -198,11 +198,7 @@ def write_pieces(
         make_private_folder(os.path.dirname(os.path.dirname(path)))
         prepared.write(path, row_format.dimension, blocks())
         report = json.dumps({"rows": piece.rows, "set_aside": dataclasses.asdict(left_out[0])}).encode()
-        write_private_file(report_file(path), functools.partial(_write, report))
-
-
-def _write(data: bytes, file: BinaryIO) -> None:
-    file.write(data)
+        write_whole(report_file(path), report, private=True)
 
 
 def report_file(piece: str) -> str:

@@ -175,7 +175,7 @@ def _fold_children(parent: torch.nn.Module) -> int:
     return count + sum(_fold_children(child) for _, child in children)
 
 
-def complaint(argument: str) -> str | None:
+def validation_error(argument: str) -> str | None:
     """What is wrong with MODEL/PRETRAINED-or-path, or None; loads no weights."""
     if argument in _SCHEMES:
         return f"be open_clip:{argument}NAME"

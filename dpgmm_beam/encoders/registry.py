@@ -28,14 +28,14 @@ class Registration:
     Attributes:
       load: (argument, batch size or 0 for the encoder's own choice) -> encoder,
         where the argument is what follows ":" in the spec, or "".
-      complaint: argument -> what must be so and is not, or None.  It is called
+      validation_error: argument -> what must be so and is not, or None.  It is called
         before any data is read and loads no weights.
       fingerprint: argument -> what tells two sets of weights of one spec apart,
         e.g. the digest of a local file.
     """
 
     load: Callable[[str, int], Encoder]
-    complaint: Callable[[str], str | None]
+    validation_error: Callable[[str], str | None]
     fingerprint: Callable[[str], str]
 
 
@@ -47,7 +47,7 @@ _lock = threading.RLock()
 def register_encoder(
     name: str,
     load: Callable[[str, int], Encoder],
-    complaint: Callable[[str], str | None] = lambda argument: None,
+    validation_error: Callable[[str], str | None] = lambda argument: None,
     fingerprint: Callable[[str], str] = lambda argument: "",
 ) -> None:
     """Makes `name` or `name:argument` an encoder; see `Registration`.
@@ -55,7 +55,7 @@ def register_encoder(
     Registering in a script reaches this process only.  Workers are processes of
     their own: an entry point (docs/encoders.md) reaches those, too.
     """
-    _REGISTRY[name] = Registration(load, complaint, fingerprint)
+    _REGISTRY[name] = Registration(load, validation_error, fingerprint)
 
 
 def check_encoder(spec: str) -> None:
@@ -69,9 +69,9 @@ def check_encoder(spec: str) -> None:
     except UnicodeEncodeError:
         raise ConfigError("encoder", spec, "be text in UTF-8") from None
     registration, argument = _find(spec)
-    complaint = registration.complaint(argument)
-    if complaint:
-        raise ConfigError("encoder", spec, complaint)
+    validation_error = registration.validation_error(argument)
+    if validation_error:
+        raise ConfigError("encoder", spec, validation_error)
 
 
 def encoder_fingerprint(spec: str) -> str:
@@ -128,10 +128,10 @@ def _load_open_clip(argument: str, batch_size: int) -> Encoder:
     return open_clip_encoder.load_open_clip(argument, batch_size)
 
 
-def _open_clip_complaint(argument: str) -> str | None:
+def _open_clip_validation_error(argument: str) -> str | None:
     from dpgmm_beam.encoders import open_clip_encoder
 
-    return open_clip_encoder.complaint(argument)
+    return open_clip_encoder.validation_error(argument)
 
 
 def _open_clip_fingerprint(argument: str) -> str:
@@ -146,7 +146,7 @@ def _load_efficientnet_lite0(argument: str, batch_size: int) -> Encoder:
     return open_clip_encoder.load_efficientnet_lite0(int(argument or 128), batch_size)
 
 
-def _efficientnet_lite0_complaint(argument: str) -> str | None:
+def _efficientnet_lite0_validation_error(argument: str) -> str | None:
     # The network has a stride of 32.
     if argument and not (re.fullmatch("[0-9]{1,5}", argument) and 32 <= int(argument) <= 1024):
         return "be efficientnet_lite0 or efficientnet_lite0:SIZE with SIZE from 32 to 1024 pixels"
@@ -157,10 +157,10 @@ def _load_precomputed(argument: str, batch_size: int) -> Encoder:
     raise ConfigError("encoder", "precomputed", "name a model where images are to be embedded")
 
 
-def _precomputed_complaint(argument: str) -> str | None:
+def _precomputed_validation_error(argument: str) -> str | None:
     return "be just 'precomputed', without an argument" if argument else None
 
 
-register_encoder("open_clip", _load_open_clip, _open_clip_complaint, _open_clip_fingerprint)
-register_encoder("efficientnet_lite0", _load_efficientnet_lite0, _efficientnet_lite0_complaint)
-register_encoder("precomputed", _load_precomputed, _precomputed_complaint)
+register_encoder("open_clip", _load_open_clip, _open_clip_validation_error, _open_clip_fingerprint)
+register_encoder("efficientnet_lite0", _load_efficientnet_lite0, _efficientnet_lite0_validation_error)
+register_encoder("precomputed", _load_precomputed, _precomputed_validation_error)

@@ -27,7 +27,7 @@ def mixture_of(config: ReleaseConfig, state: FitState, pooled: Covariance) -> Mi
     clip_norm = config.clip_norm or 1.0
     basis = pooled.basis * 2.0**-BASIS_BITS
     class_weights = state.class_means.counts / state.class_means.counts.sum()
-    count, r = len(class_weights), min(config.method.reduced, config.dimension)
+    count, r = len(class_weights), min(config.method.subspace_dim, config.dimension)
     means = state.class_means.means[:, None, :] / lattice.UNIT
     weights, covariance = np.ones((count, 1)), np.eye(r)
     if state.components is not None:

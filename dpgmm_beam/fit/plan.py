@@ -60,7 +60,7 @@ class Plan:
     @property
     def shape(self) -> Shape:
         config = self.config
-        subspace_dim = min(config.method.reduced, config.dimension)
+        subspace_dim = min(config.method.subspace_dim, config.dimension)
         return Shape(len(config.classes), config.dimension, config.components, subspace_dim)
 
     @functools.cached_property

@@ -26,12 +26,12 @@ def shrink_rows(rows: np.ndarray, target: np.ndarray, variances: np.ndarray) -> 
     return target + offsets * kept[:, None]
 
 
-def shrink_moment(moment: np.ndarray, deviation: float, trace: float) -> tuple[np.ndarray, np.ndarray]:
+def shrink_moment(moment: np.ndarray, stddev: float, trace: float) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues and vectors of a covariance, from a noisy second moment.
 
-    The noise is a symmetric Gaussian matrix of standard deviation `deviation`
-    on the diagonal and deviation / sqrt 2 off it: a Wigner matrix of variance
-    v = d deviation^2 / 2, whose spectrum fills a semicircle of radius
+    The noise is a symmetric Gaussian matrix of standard deviation `stddev`
+    on the diagonal and stddev / sqrt 2 off it: a Wigner matrix of variance
+    v = d stddev^2 / 2, whose spectrum fills a semicircle of radius
     2 sqrt(v).  The best estimate that keeps the noisy eigenvectors has
     eigenvalues w - 2 v Re g(w), g the resolvent's trace just off the real axis
     (Bun, Allez, Bouchaud and Potters 2016, table 1).  For an isolated
@@ -41,7 +41,7 @@ def shrink_moment(moment: np.ndarray, deviation: float, trace: float) -> tuple[n
 
     Args:
       moment: (d, d) symmetric.
-      deviation: noise on a diagonal entry.
+      stddev: noise on a diagonal entry.
       trace: what the eigenvalues must sum to.
 
     Returns:
@@ -53,7 +53,7 @@ def shrink_moment(moment: np.ndarray, deviation: float, trace: float) -> tuple[n
         observed, vectors = np.linalg.eigh(moment)
     # LAPACK leaves the sign to the processor: the largest entry is positive.
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(dimension)])
-    variance = dimension * deviation**2 / 2
+    variance = dimension * stddev**2 / 2
     offset = 2 * np.sqrt(variance / dimension)
     resolvent = np.empty(dimension)
     for index, value in enumerate(observed):
@@ -65,6 +65,6 @@ def shrink_moment(moment: np.ndarray, deviation: float, trace: float) -> tuple[n
     return values[::-1], vectors[:, ::-1]
 
 
-def noise_radius(dimension: int, deviation: float) -> float:
+def noise_radius(dimension: int, stddev: float) -> float:
     """Largest eigenvalue of the symmetric noise of `shrink_moment`."""
-    return float(np.sqrt(2.0 * dimension) * deviation)
+    return float(np.sqrt(2.0 * dimension) * stddev)

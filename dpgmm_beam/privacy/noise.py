@@ -79,13 +79,13 @@ def _encode(*items: bytes) -> bytes:
 
 
 def rounded_gaussian(
-    key: NoiseKey, standard_deviation: float | np.ndarray, size: int, *, settle_all: bool = False
+    key: NoiseKey, stddev: float | np.ndarray, size: int, *, settle_all: bool = False
 ) -> np.ndarray:
     """Draws round(N(0, s^2)) exactly, as a pure function of the key.
 
     Args:
       key: the secret and the context; the same key gives the same draws.
-      standard_deviation: s, one number or (size,).
+      stddev: s, one number or (size,).
       size: how many.
       settle_all: settle every draw in multiple precision (for tests; the
         result is the same, thousands of times slower).
@@ -96,40 +96,40 @@ def rounded_gaussian(
     Raises:
       ConfigError: s is not in (0, 2**40].
     """
-    deviations = np.broadcast_to(np.asarray(standard_deviation, dtype=np.float64), (size,))
-    if size and not (deviations.min() > 0 and deviations.max() <= MAX_STANDARD_DEVIATION):
-        raise ConfigError("noise standard deviation", standard_deviation, "be above 0 and at most 2**40")
+    stddevs = np.broadcast_to(np.asarray(stddev, dtype=np.float64), (size,))
+    if size and not (stddevs.min() > 0 and stddevs.max() <= MAX_STANDARD_DEVIATION):
+        raise ConfigError("noise standard deviation", stddev, "be above 0 and at most 2**40")
     words = np.frombuffer(key.stream(8 * size), dtype="<u8")
     result = np.empty(size, dtype=np.int64)
     # Batches that stay in the cache of one core are twice as fast as one sweep.
     for start in range(0, size, _BATCH):
         stop = min(start + _BATCH, size)
         result[start:stop] = _settle_batch(
-            key, words[start:stop], deviations[start:stop], offset=start, settle_all=settle_all
+            key, words[start:stop], stddevs[start:stop], offset=start, settle_all=settle_all
         )
     return result
 
 
-def _settle_batch(key, words, deviations, *, offset, settle_all):
+def _settle_batch(key, words, stddevs, *, offset, settle_all):
     # The top bit is the sign, the other 63 the lower tail probability in (0, 1/2).
     negative = (words >> np.uint64(63)).astype(bool)
     bits = (words & np.uint64(2**63 - 1)).astype(np.float64) + 0.5
     magnitudes = -ndtri(bits * 2.0**-64)
-    values = magnitudes * deviations
+    values = magnitudes * stddevs
     rounded = np.rint(values)
     margin = 0.5 - np.abs(values - rounded)
-    error = deviations * ((1.0 + magnitudes) * _RELATIVE_ERROR + _MILLS / bits) + np.abs(values) * 2.0**-52
+    error = stddevs * ((1.0 + magnitudes) * _RELATIVE_ERROR + _MILLS / bits) + np.abs(values) * 2.0**-52
     # Nothing bounds the value of a draw whose 63 bits are all zero.
     unsettled = np.ones(len(words), bool) if settle_all else (margin <= error) | (bits < 1.0)
     for index in np.flatnonzero(unsettled):
         rounded[index] = _settle_exactly(
-            key, int(words[index]) & (2**63 - 1), float(deviations[index]), offset + int(index)
+            key, int(words[index]) & (2**63 - 1), float(stddevs[index]), offset + int(index)
         )
     np.negative(rounded, out=rounded, where=negative)
     return rounded.astype(np.int64)
 
 
-def _settle_exactly(key: NoiseKey, head: int, deviation: float, index: int) -> int:
+def _settle_exactly(key: NoiseKey, head: int, stddev: float, index: int) -> int:
     """The magnitude of the draw whose first 63 bits are `head`, from as many bits as it takes."""
     # Here, because most processes never draw such a number.
     import mpmath
@@ -142,7 +142,7 @@ def _settle_exactly(key: NoiseKey, head: int, deviation: float, index: int) -> i
         with mpmath.workprec(length + 64):
             step = mpmath.mpf(2) ** -length
             lower, upper = low * step, (low + 1) * step
-            scale = mpmath.mpf(deviation)
+            scale = mpmath.mpf(stddev)
             slack = mpmath.mpf(2) ** -(length + 16)
 
             def beyond(half_integer, *, scale=scale):
@@ -150,7 +150,7 @@ def _settle_exactly(key: NoiseKey, head: int, deviation: float, index: int) -> i
                 return mpmath.ncdf(-half_integer / scale)
 
             start = float(ndtri(max(float((lower + upper) / 2), 5e-324)))
-            candidate = max(0, round(-start * deviation))
+            candidate = max(0, round(-start * stddev))
             while candidate > 0 and lower > beyond(candidate - mpmath.mpf(1) / 2) + slack:
                 candidate -= 1
             while upper < beyond(candidate + mpmath.mpf(1) / 2) - slack:

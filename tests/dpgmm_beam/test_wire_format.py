@@ -28,7 +28,7 @@ KEY = NoiseKey(bytes(range(32)))
 
 
 def config(classes=3, components=1, **changes):
-    method = Method(teacher_steps=3, reduced=4)
+    method = Method(teacher_steps=3, subspace_dim=4)
     names = tuple(f"class {number}" for number in range(classes))
     return ReleaseConfig(
         "precomputed", names, 6, 1.0, 1e-5, components=components, rounds=4, method=method, **changes
@@ -219,6 +219,14 @@ RELEASES = {
         "teacher.parquet": "9c80833145c3aec9000c071e",
         "features.parquet": "77471624e10cee80646b676b",
         "rows": "bf25facf04d9473fb6802442",
+    },
+    (1000, 1): {
+        "contexts": "225d8830d80ec4e119e745cf",
+        "components.parquet": "e8cf453924646c026f131185",
+        "basis.parquet": "1423e37e60205db579287a26",
+        "teacher.parquet": "3037391ea367f20b02eb32dc",
+        "features.parquet": "0cb2185192cd94d3a95808a1",
+        "rows": "19ab789597d555fb758ec28a",
     },
 }
 

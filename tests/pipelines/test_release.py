@@ -22,7 +22,9 @@ from transforms.files.publish import Publication
 def few_steps(monkeypatch):
     """Releases of four stages: what is tested here does not depend on their number."""
     *others, _ = ReleaseConfig.__init__.__defaults__
-    monkeypatch.setattr(ReleaseConfig.__init__, "__defaults__", (*others, Method(teacher_steps=2, reduced=8)))
+    monkeypatch.setattr(
+        ReleaseConfig.__init__, "__defaults__", (*others, Method(teacher_steps=2, subspace_dim=8))
+    )
 
 
 @pytest.fixture(scope="module")

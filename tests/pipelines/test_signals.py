@@ -76,7 +76,7 @@ def start(name, ready="ready", **options):
 
 
 def ended(started):
-    """(exit status, the rest of what it printed, its complaints)."""
+    """(exit status, the rest of what it printed, its errors)."""
     try:
         out, err = started.communicate(timeout=60)
     finally:

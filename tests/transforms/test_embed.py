@@ -22,7 +22,7 @@ from dpgmm_beam.errors import ConfigError
 from tests import small
 from tests.transforms.crate import plain
 from transforms import embed
-from transforms.files import inputs, private
+from transforms.files import inputs
 from transforms.files.inputs import RowGroups, describe_input
 from transforms.prepare import Source
 
@@ -532,16 +532,6 @@ def test_any_scheme(folder, tmp_path):
     }
     described = describe_input(f"crate://{tmp_path}/cache/*.parquet", "precomputed")
     assert described.pattern.startswith("crate://")
-
-
-def test_a_failed_write_leaves_nothing(tmp_path):
-    def write(file):
-        file.write(b"half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        private.write_private_file(str(tmp_path / "x"), write)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def job_pipeline(
         encoder="efficientnet_lite0:32" if images else "precomputed",
         dimension=dimension,
         rounds=rounds,
-        method=Method(teacher_steps=steps, reduced=8),
+        method=Method(teacher_steps=steps, subspace_dim=8),
     )
     pipeline = beam.Pipeline(options=options or PipelineOptions([]))
     if images:

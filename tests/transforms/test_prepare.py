@@ -371,7 +371,7 @@ def test_too_little_room_is_refused_before_anything_is_written(setting, tmp_path
         steps.list_units(plan, workspace, source)
     sentence = str(refused.value)
     assert sentence == (
-        f"--private-dir={tmp_path} is refused: it must have room for the prepared rows and their features:"
+        f"private_dir={tmp_path} is refused: it must have room for the prepared rows and their features:"
         " 8 + 2 d bytes a row, twice."
     )
     assert not re.search(r"\d{2,}", sentence.replace(str(tmp_path), ""))

@@ -110,7 +110,7 @@ def test_the_register_is_written_before_the_release_and_keeps_others_out(finishe
     assert small.contents(tmp_path / "again") == small.contents(tmp_path / "out")
     os.unlink(path)
     register.enter(path, dataclasses.replace(entry, data="0" * 128))
-    with pytest.raises(ConfigError, match=r"--release-id=small is refused: it must be new: .* of other data"):
+    with pytest.raises(ConfigError, match=r"release_id=small is refused: it must be new: .* of other data"):
         published(finished, tmp_path / "third", written(finished, [0, 1]), register=path)
     assert not (tmp_path / "third").exists()
 

@@ -129,37 +129,37 @@ class RowGroups:
 
 
 def describe_input(pattern: str, encoder: str, dimension: int | None = None) -> InputDescription:
-    """Finds out what `--input` is.
+    """Finds out what an input is.
 
     A folder in which nothing is found is a data set without rows: to refuse it
     would tell nothing from one row.
 
     Args:
       pattern: a folder of images, or a Parquet file, folder or glob.
-      encoder: the `--encoder` spec.
-      dimension: `--dimension`, needed only for embeddings in plain lists whose
+      encoder: the encoder's spec.
+      dimension: needed only for embeddings in plain lists whose
         length the footers can't tell.
 
     Raises:
       ConfigError: see the sentences below.
     """
     if not pattern:
-        raise ConfigError("--input", pattern, _WANTED)
+        raise ConfigError("input", pattern, _WANTED)
     pattern = absolute(pattern)
     parquet = list_parquet(pattern)
     images = _has_images(pattern)
     if parquet and images:
-        raise ConfigError("--input", pattern, "hold either Parquet files or LABEL/*.png|jpg|jpeg, not both")
+        raise ConfigError("input", pattern, "hold either Parquet files or LABEL/*.png|jpg|jpeg, not both")
     if parquet:
         return _describe_parquet(pattern, [file.path for file in parquet], encoder, dimension)
     if images:
         _refuse_precomputed(pattern, encoder)
     elif not _is_folder(pattern):
-        raise ConfigError("--input", pattern, f"match something: {_WANTED}")
+        raise ConfigError("input", pattern, f"match something: {_WANTED}")
     elif encoder == "precomputed":
         if dimension is None:
             raise ConfigError(
-                "--input", pattern, "hold Parquet files, or be an empty data set: give --dimension D then"
+                "input", pattern, "hold Parquet files, or be an empty data set: state its dimension then"
             )
         return InputDescription(EMBEDDING_PARQUET, pattern, dimension, labelled=True, rows=0)
     _refuse_dimension(dimension)
@@ -217,7 +217,7 @@ def read_footers(
     Args:
       pattern: the input, as the sentence of an error names it.
       pins: of the files, by path.
-      encoder: the `--encoder` spec.
+      encoder: the encoder's spec.
       dimension: length of an embedding; None for images.
 
     Raises:
@@ -355,7 +355,7 @@ def _listing(shown: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError("--input", shown, f"be listable ({error.filename}: {error.strerror})") from None
+        raise ConfigError("input", shown, f"be listable ({error.filename}: {error.strerror})") from None
 
 
 def _stat(path: str) -> os.stat_result | None:
@@ -395,7 +395,7 @@ def _local_files(pattern: str) -> Iterator[InputFile]:
     for path in filter(_is_shown, paths):
         found = _stat(path)
         if found is None or not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-            raise ConfigError("--input", pattern, f"be regular files; {path} is none")
+            raise ConfigError("input", pattern, f"be regular files; {path} is none")
         if stat.S_ISREG(found.st_mode):
             yield InputFile(path, found.st_size, found.st_mtime)
 
@@ -476,13 +476,13 @@ def _match(shown: str, pattern: str, limit: int | None = None) -> list[InputFile
         (result,) = FileSystems.match([pattern], limits=[limit])
     except (ValueError, ImportError):
         raise ConfigError(
-            "--input",
+            "input",
             shown,
             "lie on a file system that Beam can open (gs://, s3:// and others need an extra)",
         ) from None
     except BeamIOError as error:
         reasons = "; ".join(sorted({str(reason) for reason in (error.exception_details or {}).values()}))
-        raise ConfigError("--input", shown, f"be listable ({reasons})") from None
+        raise ConfigError("input", shown, f"be listable ({reasons})") from None
     return [
         InputFile(found.path, found.size_in_bytes, found.last_updated_in_seconds or 0.0)
         for found in result.metadata_list
@@ -506,12 +506,12 @@ def _has_images(pattern: str) -> bool:
 
 def _refuse_precomputed(pattern: str, encoder: str) -> None:
     if encoder == "precomputed":
-        raise ConfigError("--encoder", encoder, f"name a model, because --input={pattern} holds images")
+        raise ConfigError("encoder", encoder, f"name a model, because the input {pattern} holds images")
 
 
 def _refuse_dimension(dimension: int | None) -> None:
     if dimension is not None:
-        raise ConfigError("--dimension", dimension, "be left out for images: the encoder sets it")
+        raise ConfigError("dimension", dimension, "be left out for images: the encoder sets it")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -573,7 +573,7 @@ def _describe_parquet(
         if encoder not in ("precomputed", columns.encoder):
             stored = f" or {columns.encoder}, which the files name" if columns.encoder else ""
             raise ConfigError(
-                "--encoder", encoder, f"be precomputed{stored}, because --input={pattern} holds embeddings"
+                "encoder", encoder, f"be precomputed{stored}, because the input {pattern} holds embeddings"
             )
         length = _embedding_length(pattern, columns.type, [footer for _, _, footer in found], dimension)
     for path, _, footer in found:
@@ -601,7 +601,7 @@ def _agreeing(
             number = error.errno if isinstance(error, OSError) else None
             reason = os.strerror(number) if number else type(error).__name__
             raise ConfigError(
-                "--input", pattern, f"be readable Parquet only; {path} is not ({reason})"
+                "input", pattern, f"be readable Parquet only; {path} is not ({reason})"
             ) from None
 
     near = all(map(is_local, paths))
@@ -611,7 +611,7 @@ def _agreeing(
             before, together = together, together.and_also(columns) if together else columns
             if together is None:
                 raise ConfigError(
-                    "--input",
+                    "input",
                     pattern,
                     f"have one schema in all files; {paths[0]} has {before}, but {path} has {columns}",
                 )
@@ -641,12 +641,12 @@ def _check_sizes(
             allowed = "hold at most 128 MiB and 16 bytes a row of labels in a row group"
         else:
             continue
-        raise ConfigError("--input", pattern, f"{allowed}; {path} holds more")
+        raise ConfigError("input", pattern, f"{allowed}; {path} holds more")
 
 
 def _check_rows(pattern: str, rows: int) -> None:
     if rows > lattice.MAX_ROWS:
-        raise ConfigError("--input", pattern, f"have at most {lattice.MAX_ROWS:,} rows")
+        raise ConfigError("input", pattern, f"have at most {lattice.MAX_ROWS:,} rows")
 
 
 def _leaf(schema: pa.Schema, name: str) -> int:
@@ -664,7 +664,7 @@ def _columns(pattern: str, path: str, schema: pa.Schema, encoder: str) -> _Colum
     label = None
     for name in (LABEL, IMAGE, EMBEDDING):
         if schema.names.count(name) > 1:
-            raise ConfigError("--input", pattern, f"have one column {name!r}; {path} has several")
+            raise ConfigError("input", pattern, f"have one column {name!r}; {path} has several")
     if LABEL in schema.names:
         label = _label_kind(pattern, path, schema.field(LABEL).type)
     stored = (schema.metadata or {}).get(ENCODER_KEY)
@@ -674,7 +674,7 @@ def _columns(pattern: str, path: str, schema: pa.Schema, encoder: str) -> _Colum
         column_type = schema.field(EMBEDDING).type
         if not _is_embedding(column_type):
             raise ConfigError(
-                "--input",
+                "input",
                 pattern,
                 f"hold a list or fixed-size list of float16, float32 or float64 in column 'embedding';"
                 f" {path} holds {column_type}",
@@ -685,13 +685,13 @@ def _columns(pattern: str, path: str, schema: pa.Schema, encoder: str) -> _Colum
         kinds = pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null
         if not any(is_kind(column_type) for is_kind in kinds):
             raise ConfigError(
-                "--input",
+                "input",
                 pattern,
                 f"hold encoded images as binary in column 'image'; {path} holds {column_type}",
             )
         return _Columns(IMAGE_PARQUET, label, column_type, None)
     raise ConfigError(
-        "--input",
+        "input",
         pattern,
         f"have a column 'image' (binary) or 'embedding' (list of float);"
         f" {path} has {', '.join(schema.names) or 'no columns'}",
@@ -707,7 +707,7 @@ def _label_kind(pattern: str, path: str, label_type: pa.DataType) -> str:
     if pa.types.is_null(plain):
         return _ANY
     raise ConfigError(
-        "--input", pattern, f"hold strings or integers in column 'label'; {path} holds {label_type}"
+        "input", pattern, f"hold strings or integers in column 'label'; {path} holds {label_type}"
     )
 
 
@@ -731,7 +731,7 @@ def _embedding_length(
     if pa.types.is_fixed_size_list(column_type):
         if dimension not in (None, column_type.list_size):
             raise ConfigError(
-                "--dimension", dimension, f"be {column_type.list_size}, the length of --input's embeddings"
+                "dimension", dimension, f"be {column_type.list_size}, the length of the embeddings"
             )
         return column_type.list_size
     if dimension is not None:
@@ -740,9 +740,9 @@ def _embedding_length(
     if len(lengths) == 1 and (length := lengths.pop()) == int(length) and length >= 1:
         return int(length)
     raise ConfigError(
-        "--input",
+        "input",
         pattern,
-        "hold embeddings of one length, which its footers do not show; give --dimension D,"
+        "hold embeddings of one length, which its footers do not show; state the dimension,"
         " and rows of another length are set aside",
     )
 

@@ -29,11 +29,11 @@ def load(key_file: str) -> NoiseKey:
     secret = read_bounded(key_file, _MOST_BYTES)
     if len(secret) != KEY_BYTES:
         raise ConfigError(
-            "--noise-key-file", key_file, f"hold exactly {KEY_BYTES} bytes, not {len(secret)} bytes"
+            "noise_key_file", key_file, f"hold exactly {KEY_BYTES} bytes, not {len(secret)} bytes"
         )
     if len(set(secret)) == 1:
         raise ConfigError(
-            "--noise-key-file", key_file, "hold random bytes (head -c 32 /dev/urandom), not one repeated"
+            "noise_key_file", key_file, "hold random bytes (head -c 32 /dev/urandom), not one repeated"
         )
     return NoiseKey(secret)
 
@@ -58,17 +58,17 @@ def check_access(key_file: str) -> None:
     user, mode = os.geteuid(), stat.S_IMODE(found.st_mode)
     if found.st_uid not in (user, 0):
         raise ConfigError(
-            "--noise-key-file",
+            "noise_key_file",
             key_file,
             f"be a file of this user (number {user}) or of root's; number {found.st_uid} owns it",
         )
     if found.st_uid == user and mode & 0o077:
         raise ConfigError(
-            "--noise-key-file", key_file, f"be its owner's alone (chmod 600), and has mode {mode:04o}"
+            "noise_key_file", key_file, f"be its owner's alone (chmod 600), and has mode {mode:04o}"
         )
     if mode & 0o027:
         raise ConfigError(
-            "--noise-key-file",
+            "noise_key_file",
             key_file,
             f"be root's and its group's to read (chmod 440; Kubernetes' defaultMode); it has mode {mode:04o}",
         )

@@ -21,7 +21,8 @@ from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.data.rows import Rows, record_type
 from transforms.files.inputs import open_ranges
-from transforms.files.private import is_local, write_private_file
+from transforms.files.private import is_local
+from transforms.files.write import write_whole
 
 CRC_BYTES = 4
 _RANGE_BYTES = 2**24
@@ -44,12 +45,12 @@ def write(path: str, dimension: int, blocks: Iterable[Rows]) -> None:
         file.write(_header(dimension, count))
 
     if is_local(path):
-        write_private_file(path, fill)
+        write_whole(path, fill, private=True)
         return
     with tempfile.TemporaryFile() as spool:
         fill(spool)
         spool.seek(0)
-        write_private_file(path, lambda file: shutil.copyfileobj(spool, file, _RANGE_BYTES))
+        write_whole(path, lambda file: shutil.copyfileobj(spool, file, _RANGE_BYTES), private=True)
 
 
 def is_whole(path: str, dimension: int) -> bool:

@@ -1,14 +1,10 @@
-"""Files that only their owner may read, on any file system that Beam knows.
+"""Folders that only their owner may enter, on any file system that Beam knows.
 
 Modes are set on local disks; elsewhere the bucket's own rules hold.
 """
 
 import os
-import uuid
-from collections.abc import Callable
-from typing import BinaryIO
 
-from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.errors import ConfigError
@@ -73,59 +69,3 @@ def check_private_folder(argument: str, path: str) -> None:
         raise ConfigError(
             argument, path, "be a folder that only its owner can enter: do chmod 700, or name a new one"
         )
-
-
-def write_private_file(path: str, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file under a hidden name beside `path`, then renames it into place.
-
-    Two attempts at once leave one whole file.  A failed attempt leaves none.
-    """
-    folder, name = FileSystems.split(path)
-    hidden = FileSystems.join(folder, f".{name}-{uuid.uuid4().hex}")
-    make_private_folder(folder)
-    try:
-        with _create(hidden) as file:
-            write(file)
-        FileSystems.rename([hidden], [path])
-    except BaseException:
-        if FileSystems.exists(hidden):
-            FileSystems.delete([hidden])
-        raise
-
-
-def write_private_once(path: str, data: bytes) -> None:
-    """Writes a file whole unless one is there, which then stays as it is.
-
-    On a local disk two attempts at once leave the first one's file.  Object
-    stores are asked whether there is one before they are given another.
-    """
-    if not is_local(path):
-        if not FileSystems.exists(path):
-            write_private_file(path, lambda file: file.write(data))
-        return
-    folder, name = os.path.split(path)
-    make_private_folder(folder)
-    hidden = os.path.join(folder, f".{name}-{uuid.uuid4().hex}")
-    try:
-        with _create(hidden) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            # Unlike a rename, a link never replaces what is there.
-            os.link(hidden, path)
-        except FileExistsError:
-            return
-        except OSError:
-            # A file system without links.
-            if not os.path.exists(path):
-                os.rename(hidden, path)
-    finally:
-        if os.path.lexists(hidden):
-            os.unlink(hidden)
-
-
-def _create(path: str) -> BinaryIO:
-    if is_local(path):
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-    return FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)

@@ -27,6 +27,7 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam.release import manifest as manifests
 from transforms.files.inputs import literal, read_bytes
 from transforms.files.private import is_local
+from transforms.files.write import write_whole
 
 MANIFEST = manifests.FILE_NAME
 
@@ -66,36 +67,6 @@ def exists(path: str) -> bool:
     return FileSystems.exists(path)
 
 
-def write_whole(path: str, data: bytes, scratch: str | None = None) -> None:
-    """Writes a file so that it is seen whole or not at all; writing it again is harmless.
-
-    Args:
-      path: of the file.
-      data: its bytes.
-      scratch: local folder, on the same disk, for the unfinished file, which a
-        killed process leaves behind; default: the folder of `path`.
-    """
-    if not is_local(path):
-        # Object stores make an object visible when it is complete.
-        with FileSystems.create(path, "application/octet-stream", compression_type="uncompressed") as file:
-            file.write(data)
-        return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{uuid.uuid4().hex}.partial"
-    if scratch is not None:
-        os.makedirs(scratch, exist_ok=True)
-        temporary = os.path.join(scratch, os.path.basename(temporary))
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-
-
 @contextlib.contextmanager
 def _locked(folder: str) -> Iterator[None]:
     """One publication at a time in a folder, where its file system has locks.
@@ -115,7 +86,7 @@ def stage(folder: str, path: str, data: bytes, rows: int, state: str) -> FileRec
     """Writes one file of the release into a staging folder."""
     for left in reversed(range(_TRIES)):
         try:
-            write_whole(join(folder, *path.split("/")), data, _scratch(folder))
+            write_whole(join(folder, *path.split("/")), data, scratch=_scratch(folder))
             break
         except (FileNotFoundError, FileExistsError):
             # Another attempt has just published the folder, or removes what it has published.
@@ -248,7 +219,9 @@ class Publication:
                     _keep_only(staged, records)
                 else:
                     _copy(staged, records, ready)
-                write_whole(os.path.join(source, MANIFEST), manifest, _scratch(staged) if near else None)
+                write_whole(
+                    os.path.join(source, MANIFEST), manifest, scratch=_scratch(staged) if near else None
+                )
                 if os.path.exists(os.path.join(output, MANIFEST)):
                     shutil.rmtree(replaced, ignore_errors=True)
                     os.rename(output, replaced)

@@ -9,8 +9,8 @@ import json
 
 from dpgmm_beam.errors import ConfigError
 from transforms.files.inputs import read_bytes
-from transforms.files.private import write_private_once
 from transforms.files.publish import exists
+from transforms.files.write import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ def read(path: str) -> Entry | None:
     try:
         return Entry(**json.loads(read_bytes(path)))
     except (ValueError, TypeError):
-        raise ConfigError("--private-dir", path, "hold the register's entry whole: it is damaged") from None
+        raise ConfigError("private_dir", path, "hold the register's entry whole: it is damaged") from None
 
 
 def check(path: str, **facts: str) -> None:
@@ -68,7 +68,7 @@ def check(path: str, **facts: str) -> None:
     for name, meaning in _MEANINGS.items() if entry else ():
         if name in facts and getattr(entry, name) != facts[name]:
             raise ConfigError(
-                "--release-id",
+                "release_id",
                 entry.release_id if entry else "",
                 f"be new: it names a release of {meaning}, and each release needs an id of its own",
             )
@@ -81,5 +81,5 @@ def enter(path: str, entry: Entry) -> None:
       ConfigError: the id has named something else.
     """
     if path:
-        write_private_once(path, json.dumps(dataclasses.asdict(entry), indent=2).encode())
+        write_whole(path, json.dumps(dataclasses.asdict(entry), indent=2).encode(), private=True, once=True)
         check(path, **dataclasses.asdict(entry))

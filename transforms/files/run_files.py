@@ -20,7 +20,8 @@ from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.fit.checkpoint import Checkpoint
 from transforms.files.inputs import literal, read_bytes
-from transforms.files.private import is_local, write_private_once
+from transforms.files.private import is_local
+from transforms.files.write import write_whole
 
 Base = str
 """A run's folder for one state of the data: what elements of the pipeline carry."""
@@ -89,7 +90,8 @@ def load_state(base: Base, stages: int) -> Checkpoint:
 
 def write_state(base: Base, checkpoint: Checkpoint) -> None:
     """Writes a state unless one is there: what counts afterwards is what the file holds."""
-    write_private_once(state_file(base, checkpoint.stages_done), checkpoint.to_bytes())
+    path = state_file(base, checkpoint.stages_done)
+    write_whole(path, checkpoint.to_bytes(), private=True, once=True)
 
 
 def bases(folder: str) -> list[Base]:

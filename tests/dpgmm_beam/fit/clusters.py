@@ -15,7 +15,7 @@ KEY = NoiseKey(bytes(range(32)))
 
 def plan_of(classes=1, dimension=12, components=4, epsilon=1.0, **others):
     names = tuple(str(c) for c in range(classes))
-    method = Method(teacher_steps=0, reduced=8)
+    method = Method(teacher_steps=0, subspace_dim=8)
     config = ReleaseConfig(
         "test",
         names,

@@ -18,7 +18,7 @@ from dpgmm_beam.release.labels import Labeller
 from tests.strategies import blobs, quick, splits, take
 
 SECRET = NoiseKey(bytes(range(32)))
-SMALL = Method(teacher_steps=3, reduced=4)
+SMALL = Method(teacher_steps=3, subspace_dim=4)
 
 
 @functools.cache

@@ -4,21 +4,21 @@ import pytest
 from dpgmm_beam.fit.shrinkage import noise_radius, shrink_moment, shrink_rows
 
 
-def wigner(dimension, deviation, generator):
-    """Symmetric noise: `deviation` on the diagonal, less by sqrt 2 off it."""
-    upper = np.triu(generator.standard_normal((dimension, dimension)), 1) * deviation / np.sqrt(2)
-    return upper + upper.T + np.diag(generator.standard_normal(dimension) * deviation)
+def wigner(dimension, stddev, generator):
+    """Symmetric noise: `stddev` on the diagonal, less by sqrt 2 off it."""
+    upper = np.triu(generator.standard_normal((dimension, dimension)), 1) * stddev / np.sqrt(2)
+    return upper + upper.T + np.diag(generator.standard_normal(dimension) * stddev)
 
 
-@pytest.mark.parametrize("deviation", [0.003, 0.01, 0.05])
-def test_a_shrunk_covariance_is_nearer_to_the_truth(deviation):
+@pytest.mark.parametrize("stddev", [0.003, 0.01, 0.05])
+def test_a_shrunk_covariance_is_nearer_to_the_truth(stddev):
     generator = np.random.default_rng(0)
     truth = 1.0 / np.arange(1, 61) ** 1.2
     truth /= truth.sum()
     axes = np.linalg.qr(generator.standard_normal((60, 60)))[0]
     covariance = (axes * truth) @ axes.T
-    noisy = covariance + wigner(60, deviation, generator)
-    values, vectors = shrink_moment(noisy, deviation, trace=1.0)
+    noisy = covariance + wigner(60, stddev, generator)
+    values, vectors = shrink_moment(noisy, stddev, trace=1.0)
     shrunk = (vectors * values) @ vectors.T
     assert np.linalg.norm(shrunk - covariance) < 0.8 * np.linalg.norm(noisy - covariance)
     np.testing.assert_allclose(values.sum(), 1.0)

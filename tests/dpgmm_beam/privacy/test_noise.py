@@ -35,26 +35,26 @@ class Scripted:
         return self.tail(length)
 
 
-def magnitude(head, tail, deviation):
+def magnitude(head, tail, stddev):
     """The rounded magnitude of the draw with these bits, in multiple precision."""
     length = 64 + 8 * len(tail)
     with mpmath.workprec(length + 200):
         low = (head << (8 * len(tail))) | int.from_bytes(tail, "big")
         probability = (low + mpmath.mpf(1) / 2) * mpmath.mpf(2) ** -length
         z = mpmath.sqrt(2) * mpmath.erfinv(1 - 2 * probability)
-        return int(mpmath.nint(z * mpmath.mpf(deviation)))
+        return int(mpmath.nint(z * mpmath.mpf(stddev)))
 
 
-def boundary(half_integer, deviation, bits=1200):
+def boundary(half_integer, stddev, bits=1200):
     """Bits of P(N(0, s^2) < -half_integer), as an integer over 2**bits."""
     with mpmath.workprec(bits + 100):
-        return int(mpmath.floor(mpmath.ncdf(-mpmath.mpf(half_integer) / deviation) * mpmath.mpf(2) ** bits))
+        return int(mpmath.floor(mpmath.ncdf(-mpmath.mpf(half_integer) / stddev) * mpmath.mpf(2) ** bits))
 
 
-def exact_probabilities(edges, deviation):
+def exact_probabilities(edges, stddev):
     """P(a <= round(N(0, s^2)) < b) between integer edges, from -infinity to infinity."""
-    upper = stats.norm.sf((np.asarray(edges) - 0.5) / deviation)
-    lower = stats.norm.cdf((np.asarray(edges) - 0.5) / deviation)
+    upper = stats.norm.sf((np.asarray(edges) - 0.5) / stddev)
+    lower = stats.norm.cdf((np.asarray(edges) - 0.5) / stddev)
     by_cdf = np.diff(np.concatenate([[0.0], lower, [1.0]]))
     by_sf = -np.diff(np.concatenate([[1.0], upper, [0.0]]))
     return np.where(np.arange(len(by_cdf)) < len(by_cdf) / 2, by_cdf, by_sf)
@@ -65,95 +65,95 @@ def chi_square(draws, edges, probabilities):
     return stats.chisquare(observed, probabilities * len(draws)).pvalue
 
 
-@pytest.mark.parametrize("deviation", [0.3, 1.0, 4.0])
-def test_small_scales_have_the_exact_probabilities(deviation):
-    draws = rounded_gaussian(KEY.within("small", str(deviation)), deviation, 1_000_000)
+@pytest.mark.parametrize("stddev", [0.3, 1.0, 4.0])
+def test_small_scales_have_the_exact_probabilities(stddev):
+    draws = rounded_gaussian(KEY.within("small", str(stddev)), stddev, 1_000_000)
     edges = np.arange(-60, 61)
-    probabilities = exact_probabilities(edges, deviation)
+    probabilities = exact_probabilities(edges, stddev)
     # Bins with an expectation under 10 join their neighbour nearer to zero.
     keep = probabilities * len(draws) >= 10
     first, last = np.flatnonzero(keep)[[0, -1]]
     edges = edges[first + 1 : last - 1] if last - first > 2 else edges[first:last]
-    assert chi_square(draws, edges, exact_probabilities(edges, deviation)) > ALARM
-    # The test can tell a deviation that is two percent off.
-    assert chi_square(draws, edges, exact_probabilities(edges, 1.02 * deviation)) < ALARM
+    assert chi_square(draws, edges, exact_probabilities(edges, stddev)) > ALARM
+    # The test can tell a standard deviation that is two percent off.
+    assert chi_square(draws, edges, exact_probabilities(edges, 1.02 * stddev)) < ALARM
 
 
-@pytest.mark.parametrize("deviation", [1000.5, 2.0**20, 2.0**39])
-def test_large_scales_have_the_exact_probabilities(deviation):
-    draws = rounded_gaussian(KEY.within("large", str(deviation)), deviation, 500_000)
-    edges = np.unique(np.rint(stats.norm.ppf(np.arange(1, 200) / 200) * deviation).astype(np.int64))
-    assert chi_square(draws, edges, exact_probabilities(edges, deviation)) > ALARM
-    assert chi_square(draws, edges, exact_probabilities(edges, 1.02 * deviation)) < ALARM
+@pytest.mark.parametrize("stddev", [1000.5, 2.0**20, 2.0**39])
+def test_large_scales_have_the_exact_probabilities(stddev):
+    draws = rounded_gaussian(KEY.within("large", str(stddev)), stddev, 500_000)
+    edges = np.unique(np.rint(stats.norm.ppf(np.arange(1, 200) / 200) * stddev).astype(np.int64))
+    assert chi_square(draws, edges, exact_probabilities(edges, stddev)) > ALARM
+    assert chi_square(draws, edges, exact_probabilities(edges, 1.02 * stddev)) < ALARM
     # The low bits are uniform: the residue modulo 64 is, to within exp(-2 (pi s / 64)^2).
     assert stats.chisquare(np.bincount(draws % 64, minlength=64)).pvalue > ALARM
 
 
 def test_scales_may_differ_within_a_draw():
-    deviations = np.array([1.0, 50.0, 0.01, 1e6])
-    mixed = rounded_gaussian(KEY, deviations, 4)
-    for index, deviation in enumerate(deviations):
-        assert mixed[index] == rounded_gaussian(KEY, deviation, 4)[index]
+    stddevs = np.array([1.0, 50.0, 0.01, 1e6])
+    mixed = rounded_gaussian(KEY, stddevs, 4)
+    for index, stddev in enumerate(stddevs):
+        assert mixed[index] == rounded_gaussian(KEY, stddev, 4)[index]
 
 
-@pytest.mark.parametrize("deviation", [*SCALES, 2.0**40])
-def test_the_fast_path_gives_what_settling_every_draw_gives(deviation):
-    key = KEY.within("settle", str(deviation))
+@pytest.mark.parametrize("stddev", [*SCALES, 2.0**40])
+def test_the_fast_path_gives_what_settling_every_draw_gives(stddev):
+    key = KEY.within("settle", str(stddev))
     np.testing.assert_array_equal(
-        rounded_gaussian(key, deviation, 120), rounded_gaussian(key, deviation, 120, settle_all=True)
+        rounded_gaussian(key, stddev, 120), rounded_gaussian(key, stddev, 120, settle_all=True)
     )
 
 
-@pytest.mark.parametrize("deviation", [0.05, 0.3, 1.0, 4.0, 2.0**30])
+@pytest.mark.parametrize("stddev", [0.05, 0.3, 1.0, 4.0, 2.0**30])
 @pytest.mark.parametrize("tail", [b"\x01", b"\xff", b"\x5a"])
-def test_the_far_tail_is_settled_exactly(deviation, tail):
+def test_the_far_tail_is_settled_exactly(stddev, tail):
     heads = [0, 1, 2, 3, 9, 1000, 2**20, 2**40]
     words = heads + [head | 2**63 for head in heads]
     key = Scripted(words, lambda length: tail * length)
-    draws = rounded_gaussian(key, deviation, len(words))
-    expected = [magnitude(head, tail * 64, deviation) for head in heads]
+    draws = rounded_gaussian(key, stddev, len(words))
+    expected = [magnitude(head, tail * 64, stddev) for head in heads]
     np.testing.assert_array_equal(draws, expected + [-value for value in expected])
 
 
 def test_a_draw_whose_bits_are_all_zero_is_never_left_to_one_word():
-    # The word says only that the draw is somewhere beyond nine deviations.
-    for deviation in (1e-3, 0.1, 1.0):
+    # The word says only that the draw is somewhere beyond nine standard deviations.
+    for stddev in (1e-3, 0.1, 1.0):
         key = Scripted([0], lambda length: b"\x5a" * length)
-        rounded_gaussian(key, deviation, 1)
+        rounded_gaussian(key, stddev, 1)
         assert key.asked
 
 
 def test_the_middle_rounds_to_zero():
     heads = [2**63 - 1, 2**63 - 2, 2**62 + 1]
-    for deviation in (0.3, 0.6):
-        assert rounded_gaussian(Scripted(heads), deviation, 3).tolist() == [0, 0, 0]
+    for stddev in (0.3, 0.6):
+        assert rounded_gaussian(Scripted(heads), stddev, 3).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("deviation", SCALES[1:])
-def test_draws_on_a_half_integer_take_the_guard_band(deviation):
-    # Half-integers within five deviations, and the words on either side of each.
-    most = max(1, int(5 * deviation))
+@pytest.mark.parametrize("stddev", SCALES[1:])
+def test_draws_on_a_half_integer_take_the_guard_band(stddev):
+    # Half-integers within five standard deviations, and the words on either side of each.
+    most = max(1, int(5 * stddev))
     halves = sorted({int(step) + 0.5 for step in np.linspace(0, most, 12)})
-    heads = [(boundary(half, deviation) >> (1200 - 64)) for half in halves]
+    heads = [(boundary(half, stddev) >> (1200 - 64)) for half in halves]
     heads = [head for head in heads if 0 < head < 2**63 - 1]
     words = [head + step for head in heads for step in (-1, 0, 1)]
     key = Scripted(words, lambda length: b"\x77" * length)
-    draws = rounded_gaussian(key, deviation, len(words))
+    draws = rounded_gaussian(key, stddev, len(words))
     assert len(key.asked) >= len(heads) > 0
-    np.testing.assert_array_equal(draws, [magnitude(word, b"\x77" * 32, deviation) for word in words])
+    np.testing.assert_array_equal(draws, [magnitude(word, b"\x77" * 32, stddev) for word in words])
 
 
-@pytest.mark.parametrize("deviation", [0.3, 4.0, 2.0**30])
+@pytest.mark.parametrize("stddev", [0.3, 4.0, 2.0**30])
 @pytest.mark.parametrize("half", [0.5, 3.5])
-def test_bits_that_stay_on_the_boundary_are_followed_by_more(deviation, half):
-    bits = boundary(half, deviation)
+def test_bits_that_stay_on_the_boundary_are_followed_by_more(stddev, half):
+    bits = boundary(half, stddev)
     digits = bits.to_bytes(150, "big")
     head = int.from_bytes(digits[:8], "big")
     for last, expected in ((b"\x00", int(half + 0.5)), (b"\xff", int(half - 0.5))):
         # 40 bytes on the boundary itself: 32 cannot tell, 64 can.
         tail = digits[8:48] + last * 100
         key = Scripted([head], lambda length, tail=tail: tail[:length])
-        assert rounded_gaussian(key, deviation, 1)[0] == expected
+        assert rounded_gaussian(key, stddev, 1)[0] == expected
         assert key.asked == [32, 64]
 
 
@@ -256,7 +256,7 @@ def test_a_key_travels_to_workers():
     np.testing.assert_array_equal(rounded_gaussian(copy, 5.0, 10), rounded_gaussian(KEY, 5.0, 10))
 
 
-@pytest.mark.parametrize("deviation", [0.0, -1.0, np.nan, np.inf, 2.0**40 + 1, np.array([1.0, 0.0])])
-def test_deviations_out_of_range_are_refused(deviation):
+@pytest.mark.parametrize("stddev", [0.0, -1.0, np.nan, np.inf, 2.0**40 + 1, np.array([1.0, 0.0])])
+def test_deviations_out_of_range_are_refused(stddev):
     with pytest.raises(ConfigError, match="noise standard deviation"):
-        rounded_gaussian(KEY, deviation, 2)
+        rounded_gaussian(KEY, stddev, 2)

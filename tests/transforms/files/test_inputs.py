@@ -135,9 +135,9 @@ def test_images_in_parquet(tmp_path):
         assert describe_input(path, "efficientnet_lite0").kind == inputs.IMAGE_PARQUET
     error = refusal(path, "precomputed")
     assert str(error) == (
-        f"--encoder=precomputed is refused: it must name a model, because --input={path} holds images."
+        f"encoder=precomputed is refused: it must name a model, because the input {path} holds images."
     )
-    assert "--dimension=7 is refused" in str(refusal(path, "efficientnet_lite0", 7))
+    assert "dimension=7 is refused" in str(refusal(path, "efficientnet_lite0", 7))
 
 
 def test_both_columns_the_encoder_decides(tmp_path):
@@ -153,8 +153,8 @@ def test_the_encoder_of_embeddings(tmp_path):
     assert "be precomputed or open_clip:M/x, which the files name" in str(refusal(path, "efficientnet_lite0"))
     path = write(tmp_path / "x.parquet", embedding=vectors(2))
     error = refusal(path, "efficientnet_lite0")
-    assert error.argument == "--encoder"
-    assert "be precomputed, because --input=" in str(error)
+    assert error.argument == "encoder"
+    assert "be precomputed, because the input " in str(error)
 
 
 def test_lengths_of_plain_lists_from_footers(tmp_path):
@@ -167,8 +167,8 @@ def test_lengths_of_plain_lists_from_footers(tmp_path):
     for bad in (ragged, pa.array([[1.0] * 3, [1.0] * 4], plain), pa.array([], plain)):
         path = write(tmp_path / "y.parquet", 1, embedding=bad)
         error = refusal(path, "precomputed")
-        assert error.argument == "--input"
-        assert "give --dimension D, and rows of another length are set aside" in str(error)
+        assert error.argument == "input"
+        assert "state the dimension, and rows of another length are set aside" in str(error)
         assert describe_input(path, "precomputed", 4).dimension == 4
 
 
@@ -176,7 +176,7 @@ def test_dimension_beside_fixed_size_lists(tmp_path):
     path = write(tmp_path / "x.parquet", embedding=vectors(2))
     assert describe_input(path, "precomputed", 4).dimension == 4
     assert str(refusal(path, "precomputed", 5)) == (
-        "--dimension=5 is refused: it must be 4, the length of --input's embeddings."
+        "dimension=5 is refused: it must be 4, the length of the embeddings."
     )
 
 
@@ -194,7 +194,7 @@ def test_dimension_beside_fixed_size_lists(tmp_path):
 def test_wrong_columns(tmp_path, columns, words):
     path = write(tmp_path / "x.parquet", **columns)
     error = refusal(path, "precomputed")
-    assert error.argument == "--input"
+    assert error.argument == "input"
     assert all(word in str(error) for word in [*words, path, "is refused: it must"])
 
 
@@ -214,7 +214,7 @@ def test_files_must_agree(tmp_path, other):
     write(tmp_path / "a.parquet", embedding=vectors(1), label=pa.array(["x"]))
     write(tmp_path / "b.parquet", **other)
     error = refusal(str(tmp_path), "precomputed")
-    assert error.argument == "--input"
+    assert error.argument == "input"
     assert "have one schema in all files" in str(error)
     assert "a.parquet" in str(error)
     assert "b.parquet" in str(error)
@@ -229,7 +229,7 @@ def test_columns_that_are_not_used_may_differ(tmp_path):
 def test_nothing_matches(tmp_path):
     for pattern in (str(tmp_path / "none"), str(tmp_path / "*.parquet"), str(tmp_path / "*" / "*")):
         assert str(refusal(pattern, "precomputed")) == (
-            f"--input={pattern} is refused: it must match something: be a folder of LABEL/*.png|jpg|jpeg"
+            f"input={pattern} is refused: it must match something: be a folder of LABEL/*.png|jpg|jpeg"
             " images, or Parquet by file, folder or glob."
         )
     assert "be a folder of" in str(refusal("", "precomputed"))
@@ -247,10 +247,10 @@ def test_an_empty_folder_is_a_data_set_without_rows(tmp_path):
     assert describe_input(folder, "precomputed", 7) == embeddings
     assert inputs.list_images(folder) == inputs.list_parquet(folder) == row_groups(folder) == []
     assert str(refusal(folder, "precomputed")) == (
-        f"--input={folder} is refused: it must hold Parquet files, or be an empty data set: give"
-        " --dimension D then."
+        f"input={folder} is refused: it must hold Parquet files, or be an empty data set: state"
+        " its dimension then."
     )
-    assert refusal(folder, "efficientnet_lite0", 7).argument == "--dimension"
+    assert refusal(folder, "efficientnet_lite0", 7).argument == "dimension"
 
 
 def test_an_empty_far_folder(tmp_path):
@@ -296,7 +296,7 @@ def test_nothing_but_nulls(tmp_path):
         described = describe_input(path, "precomputed", 4)
         assert (described.kind, described.dimension, described.rows) == ("embedding_parquet", 4, 2)
         if number:
-            assert "give --dimension D" in str(refusal(path, "precomputed"))
+            assert "state the dimension" in str(refusal(path, "precomputed"))
         with inputs.open_rows(path) as file:
             (batch,) = file.iter_batches()
         row_format = rows.RowFormat(("x", "y"), 4, None, "label" in columns)
@@ -311,7 +311,7 @@ def test_two_columns_of_one_name(tmp_path):
         table = pa.table([*columns.values(), columns[name]], [*columns, name])
         pq.write_table(table, tmp_path / "x.parquet")
         error = refusal(str(tmp_path / "x.parquet"), "precomputed")
-        assert error.argument == "--input"
+        assert error.argument == "input"
         assert f"have one column '{name}'; {tmp_path}/x.parquet has several" in str(error)
 
 
@@ -342,7 +342,7 @@ def refused_twice(pattern, encoder="precomputed", dimension=None):
     with pytest.raises(ConfigError) as from_worker:
         inputs.read_footers(str(pattern), pins, encoder, dimension)
     assert str(from_worker.value) == str(error)
-    assert error.argument == "--input"
+    assert error.argument == "input"
     return str(error)
 
 
@@ -354,7 +354,7 @@ def test_a_row_group_of_one_enormous_list(tmp_path, monkeypatch):
     assert describe_input(path, "precomputed", 4).dimension == 4
     write(tmp_path / "x.parquet", embedding=pa.array([*lists, [0.0] * 5], PLAIN))
     assert refused_twice(path, dimension=4) == (
-        f"--input={path} is refused: it must hold at most 4 values a row and 1,000 in a row group; {path}"
+        f"input={path} is refused: it must hold at most 4 values a row and 1,000 in a row group; {path}"
         " holds more."
     )
 
@@ -415,7 +415,7 @@ def test_what_is_no_file_is_refused_and_not_opened(tmp_path):
         ("/dev/zero", "/dev/zero"),
     ):
         assert str(refusal(str(pattern), "precomputed")) == (
-            f"--input={pattern} is refused: it must be regular files; {path} is none."
+            f"input={pattern} is refused: it must be regular files; {path} is none."
         )
     os.unlink(tmp_path / "b.parquet")
     os.symlink("gone.parquet", tmp_path / "b.parquet")
@@ -512,7 +512,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch, pattern):
 
     monkeypatch.setattr(os, "scandir", forbidden)
     assert str(refusal(f"{tmp_path}{pattern}", "efficientnet_lite0")) == (
-        f"--input={tmp_path}{pattern} is refused: it must be listable ({tmp_path}/b: Permission denied)."
+        f"input={tmp_path}{pattern} is refused: it must be listable ({tmp_path}/b: Permission denied)."
     )
 
 
@@ -529,7 +529,7 @@ def test_a_footer_that_cannot_be_read_is_not_quoted(tmp_path):
         (tmp_path / "x.parquet").write_bytes(broken)
         sentence = str(refusal(path, "precomputed"))
         assert sentence.startswith(
-            f"--input={path} is refused: it must be readable Parquet only; {path} is not ("
+            f"input={path} is refused: it must be readable Parquet only; {path} is not ("
         )
         assert sentence.partition(" is not (")[2] in ("ArrowInvalid).", "OSError).")
 
@@ -544,7 +544,7 @@ def test_other_refusals(tmp_path):
     assert "a file system that Beam can open" in str(refusal("nosuch://bucket/x.parquet", "precomputed"))
     folder = image_folder(tmp_path / "images")
     assert "name a model" in str(refusal(folder, "precomputed"))
-    assert refusal(folder, "efficientnet_lite0", 3).argument == "--dimension"
+    assert refusal(folder, "efficientnet_lite0", 3).argument == "dimension"
 
 
 @pytest.mark.parametrize("value_type", [pa.float16(), pa.float32(), pa.float64()])
@@ -582,7 +582,7 @@ def test_the_driver_reads_some_footers_and_a_worker_all(tmp_path):
     from_driver = refusal(str(folder), "precomputed")
     assert str(from_worker.value) == str(from_driver)
     assert "have one schema in all files" in str(from_driver)
-    assert from_driver.argument == "--input"
+    assert from_driver.argument == "input"
 
 
 def test_a_driver_that_reads_all_footers_knows_the_rows_bad_ones_included(tmp_path):

@@ -41,7 +41,7 @@ def test_the_same_release_again(path):
 def test_anything_else_under_the_id_is_refused_and_says_why(path, field, meaning):
     register.enter(path, ENTRY)
     other = dataclasses.replace(ENTRY, **{field: "0"})
-    said = f"--release-id=2026-05 is refused: it must be new: it names a release of {meaning}"
+    said = f"release_id=2026-05 is refused: it must be new: it names a release of {meaning}"
     with pytest.raises(ConfigError, match=re.escape(said)):
         register.check(path, **{field: "0"})
     with pytest.raises(ConfigError, match=re.escape(said)):
@@ -77,6 +77,6 @@ def test_an_entry_that_is_damaged_is_not_taken_for_none(path, text):
     with open(path, "w") as file:
         file.write(text)
     with pytest.raises(
-        ConfigError, match=r"--private-dir=.* is refused: it must hold the register's entry whole"
+        ConfigError, match=r"private_dir=.* is refused: it must hold the register's entry whole"
     ):
         register.check(path, fit_digest="0")

@@ -3,7 +3,7 @@
 Every one is (epsilon, delta)-private for adding or removing a row unless its
 docstring says otherwise (two packages keep to weaker or stronger notions), but
 that the gradient methods take the number of rows as known, which flatters them.  They
-give predictions for the test rows; what a rival would release is smaller than a
+give predictions for the test rows; what a baseline would release is smaller than a
 release of rows, and is good for one task only.  An epsilon of infinity is none.
 """
 
