@@ -11,7 +11,7 @@ from PIL import Image
 from dpgmm_beam.data.rows import RowFormat, Rows, concatenate, rows_of_batch
 from dpgmm_beam.encoders.registry import load_encoder
 from dpgmm_beam.privacy import lattice
-from transforms.files import inputs
+from transforms.files import finding, inputs, parquet
 
 TEN = tuple(map(str, range(10)))
 ENCODER = "efficientnet_lite0:128"
@@ -93,8 +93,8 @@ def _parquet_rows(pattern: str) -> Rows:
     assert dimension is not None
     row_format = RowFormat(TEN, dimension, None)
     blocks = []
-    for found in inputs.list_parquet(inputs.absolute(pattern)):
-        with inputs.open_parquet(found.path) as file:
+    for found in finding.list_parquet(finding.absolute(pattern)):
+        with parquet.open_parquet(found.path) as file:
             blocks += [
                 rows_of_batch(batch, row_format)
                 for batch in file.iter_batches(1024, columns=["embedding", "label"])

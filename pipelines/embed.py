@@ -23,7 +23,7 @@ from transforms.embed import (
     plan_shards,
 )
 from transforms.execution import MAX_THREADS
-from transforms.files import inputs, private
+from transforms.files import finding, parquet, private
 from transforms.files.inputs import describe_input
 from transforms.files.private import make_private_folder
 from transforms.files.small import read_small
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     paths.check_apart({"--input": known.input, "--output": known.output})
     try:
         description = describe_input(known.input, known.encoder)
-        embedded = description.kind == inputs.EMBEDDING_PARQUET
+        embedded = description.kind == parquet.EMBEDDING_PARQUET
     except ConfigError as error:
         # Of embeddings that are none of this encoder's.
         if not (embedded := error.argument == "encoder"):
@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     step = EmbedImages(
         description,
         known.encoder,
-        inputs.absolute(known.output),
+        finding.absolute(known.output),
         known.shard_rows,
         known.batch_size,
         threads_for(options, known.threads) if is_local(options) else known.threads,
@@ -166,7 +166,7 @@ def claim_output(step: EmbedImages) -> None:
                     "--output", step.cache_dir, "be new, or hold embeddings of the same --input and --encoder"
                 )
             return
-        if inputs.list_parquet(step.cache_dir):
+        if finding.list_parquet(step.cache_dir):
             raise ConfigError("--output", step.cache_dir, "be new: it holds Parquet files of something else")
         make_private_folder(step.cache_dir)
         write_whole(marker, json.dumps(claim).encode(), private=True)

@@ -20,7 +20,7 @@ from pipelines import cli, embed, job, paths, private, runner, runs, signals
 from pipelines.progress import StageWatch
 from transforms.embed import EmbedImages
 from transforms.execution import MAX_THREADS, Execution
-from transforms.files import inputs, run_files
+from transforms.files import finding, inputs, parquet, run_files
 from transforms.files.private import is_local
 from transforms.files.publish import Publication, exists, is_release, join, left_overs, occupied
 from transforms.files.small import read_small
@@ -224,9 +224,9 @@ def run(
     """Runs the release's pipeline to its end."""
     config = request.config
     plan = Plan(config, current.release_id)
-    publication = Publication(inputs.absolute(output), overwrite)
+    publication = Publication(finding.absolute(output), overwrite)
     embedding = None
-    if request.source.kind != inputs.EMBEDDING_PARQUET:
+    if request.source.kind != parquet.EMBEDDING_PARQUET:
         threads = request.execution.threads if runner.is_local(options) else 0
         embedding = EmbedImages(request.source, config.encoder, request.embed_cache, threads=threads)
     pipeline = beam.Pipeline(options=options)
@@ -255,8 +255,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     request = check(arguments, options)
     private_dir = private.open_folder(arguments.private_dir)
     # Workers run in folders of their own.
-    output = inputs.absolute(arguments.output)
-    key_file = arguments.noise_key_file and inputs.absolute(arguments.noise_key_file)
+    output = finding.absolute(arguments.output)
+    key_file = arguments.noise_key_file and finding.absolute(arguments.noise_key_file)
     say_what_is_left(output, private_dir)
     with runs.open_run(
         private_dir,

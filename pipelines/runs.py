@@ -32,7 +32,7 @@ from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import chain
 from dpgmm_beam.privacy.noise import KEY_BYTES
 from pipelines import cli
-from transforms.files import inputs, keys, register
+from transforms.files import finding, keys, register
 from transforms.files.private import is_local, make_private_folder
 from transforms.files.publish import join
 from transforms.files.run_files import Workspace, bases, has_state
@@ -230,7 +230,7 @@ def _delete(folder: str, but: str = "") -> None:
     """Deletes what lies in a folder, and the folder itself unless something is to stay."""
     if not is_local(folder):
         with contextlib.suppress(BeamIOError, OSError):
-            (found,) = FileSystems.match([join(inputs.literal(folder), "**")])
+            (found,) = FileSystems.match([join(finding.literal(folder), "**")])
             FileSystems.delete([file.path for file in found.metadata_list])
         return
     for name in os.listdir(folder) if os.path.isdir(folder) else []:

@@ -21,7 +21,7 @@ from dpgmm_beam.release.labels import FEATURES_FILE, TEACHER_FILE, Labeller
 from dpgmm_beam.release.synthesis import Parts, draw_part, generator_of_seed
 from pipelines import cli, cores, paths
 from pipelines.progress import Progress
-from transforms.files import inputs
+from transforms.files import finding
 from transforms.files.private import is_local
 from transforms.files.publish import exists, files_below, join
 from transforms.files.small import read_bounded, read_small
@@ -103,11 +103,11 @@ def main(argv: Sequence[str]) -> int:
         value = getattr(arguments, name)
         if value is not None and not least <= value < bound:
             raise ConfigError(f"--{name}", value, f"be a whole number from {least} to {bound - 1}")
-    output = inputs.absolute(arguments.output)
+    output = finding.absolute(arguments.output)
     paths.check_path("--release", arguments.release)
     check_output(arguments.output)
     paths.check_apart({"--release": arguments.release, "--output": arguments.output})
-    release_id, sampler, labeller = load(inputs.absolute(arguments.release))
+    release_id, sampler, labeller = load(finding.absolute(arguments.release))
     seed = secrets.randbelow(MAX_SEED) if arguments.seed is None else arguments.seed
     parts = Parts(len(labeller.classes), arguments.rows)
     about = {"release_id": release_id, "seed": seed, "rows": arguments.rows}

@@ -28,7 +28,7 @@ from dpgmm_beam.network import MODEL_FILE, Network, TrainConfig, train_network
 from dpgmm_beam.privacy import lattice
 from dpgmm_beam.release import manifest
 from pipelines import cli, paths
-from transforms.files import inputs
+from transforms.files import finding, inputs, parquet
 from transforms.files.private import is_local
 from transforms.files.publish import exists, join
 from transforms.files.small import read_small
@@ -168,14 +168,14 @@ def check_output(output: str, overwrite: bool) -> None:
 def check_parquet(argument: str, pattern: str) -> None:
     """Raises ConfigError unless the pattern matches Parquet files that can be read without surprise."""
     try:
-        found = inputs.list_parquet(inputs.absolute(pattern))
+        found = finding.list_parquet(finding.absolute(pattern))
     except ConfigError as error:
         raise _renamed(error, argument) from None
     if not found:
         what = "a release, or " if argument == "--synthetic" else ""
         raise ConfigError(argument, pattern, f"match {what}Parquet files, by file, folder or glob")
     for file in found:
-        with _readable(argument, pattern), inputs.open_parquet(file.path) as opened:
+        with _readable(argument, pattern), parquet.open_parquet(file.path) as opened:
             _check_columns(argument, pattern, opened)
 
 
@@ -190,8 +190,8 @@ def check_sizes(argument: str, source: Source) -> None:
     """Raises ConfigError where, as footers say, rows would not fit into memory, together or one of them."""
     row_format, total = source.row_format, 0
     lengths = {EMBEDDING: row_format.dimension, PROBABILITIES: len(row_format.classes)}
-    for found in inputs.list_parquet(inputs.absolute(source.pattern)):
-        with _readable(argument, source.pattern), inputs.open_parquet(found.path) as file:
+    for found in finding.list_parquet(finding.absolute(source.pattern)):
+        with _readable(argument, source.pattern), parquet.open_parquet(found.path) as file:
             footer = file.metadata
         total += footer.num_rows
         for number in range(footer.num_row_groups):
@@ -262,7 +262,7 @@ def _describe_release(arguments: argparse.Namespace) -> Source:
     row_format, files = _stated(folder)
     pattern = join(folder, "synthetic")
     check_parquet("--synthetic", pattern)
-    if files != {file.path.rpartition("/")[2] for file in inputs.list_parquet(inputs.absolute(pattern))}:
+    if files != {file.path.rpartition("/")[2] for file in finding.list_parquet(finding.absolute(pattern))}:
         raise ConfigError(
             "--synthetic", folder, "hold in synthetic/ the files that its manifest names, and no others"
         )
@@ -274,7 +274,7 @@ def _describe_release(arguments: argparse.Namespace) -> Source:
         raise ConfigError(
             "--synthetic", folder, f"hold embeddings of length {row_format.dimension}, as its manifest states"
         ) from None
-    with inputs.open_parquet(inputs.list_parquet(inputs.absolute(pattern))[0].path) as file:
+    with parquet.open_parquet(finding.list_parquet(finding.absolute(pattern))[0].path) as file:
         soft = PROBABILITIES in file.schema_arrow.names
     if arguments.labels == "soft" and not soft:
         raise ConfigError("--labels", "soft", f"be hard: --synthetic={folder} has no {PROBABILITIES}")
@@ -376,8 +376,8 @@ def read_rows(argument: str, source: Source) -> LabelledRows:
 def _read_rows(argument: str, source: Source) -> LabelledRows:
     pattern, row_format = source.pattern, source.row_format
     total = 0
-    for file in inputs.list_parquet(inputs.absolute(pattern)):
-        with inputs.open_parquet(file.path) as opened:
+    for file in finding.list_parquet(finding.absolute(pattern)):
+        with parquet.open_parquet(file.path) as opened:
             total += opened.metadata.num_rows
     classes = len(row_format.classes)
     embeddings = np.empty((total, row_format.dimension), np.float32)
@@ -410,8 +410,8 @@ def _probabilities(argument: str, pattern: str, batch: pa.RecordBatch, classes: 
 
 
 def _batches(pattern: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    for found in inputs.list_parquet(inputs.absolute(pattern)):
-        with inputs.open_rows(found.path) as file:
+    for found in finding.list_parquet(finding.absolute(pattern)):
+        with parquet.open_rows(found.path) as file:
             yield from file.iter_batches(_BATCH_ROWS, columns=columns)
 
 

@@ -10,8 +10,8 @@ from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.release import manifest
 from pipelines import cli, paths, private, release, runner, runs
 from transforms.execution import Execution
-from transforms.files import inputs
-from transforms.files.inputs import read_bytes
+from transforms.files import finding, inputs
+from transforms.files.opening import read_bytes
 from transforms.files.private import is_local
 from transforms.files.publish import exists, files_below, join
 from transforms.files.run_files import Workspace
@@ -85,7 +85,7 @@ def derive_again(content: dict, arguments: argparse.Namespace, options) -> list[
     parent = private_dir if is_local(private_dir) else None
     with tempfile.TemporaryDirectory(prefix="verify-", dir=parent) as scratch:
         output = os.path.join(scratch, "release")
-        key_file, rows = inputs.absolute(arguments.noise_key_file), join(private_dir, runs.ROWS)
+        key_file, rows = finding.absolute(arguments.noise_key_file), join(private_dir, runs.ROWS)
         workspace = Workspace(os.path.join(scratch, "run"), rows, key_file)
         current = runs.Run("verify", workspace, content["release_id"], drawn=False)
         release.run(request, output, False, current, options)

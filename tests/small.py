@@ -25,7 +25,7 @@ from dpgmm_beam.privacy.noise import NoiseKey
 from dpgmm_beam.release.in_memory import release_in_memory
 from pipelines import cli, release, runner, runs
 from transforms.execution import Execution
-from transforms.files import inputs
+from transforms.files import finding, inputs, parquet
 from transforms.files.run_files import Workspace
 
 REPOSITORY = Path(__file__).parents[1]
@@ -148,8 +148,8 @@ def contents(folder: str | Path) -> dict[str, bytes]:
 def read_blocks(source: str | Path, config: ReleaseConfig, block_rows: int = 64) -> list[rows.Rows]:
     columns = rows.columns_of(config.row_format)
     blocks = []
-    for listed in inputs.list_parquet(str(source)):
-        with inputs.open_parquet(listed.path) as file:
+    for listed in finding.list_parquet(str(source)):
+        with parquet.open_parquet(listed.path) as file:
             for batch in file.iter_batches(block_rows, columns=columns):
                 blocks.append(rows.rows_of_batch(batch, config.row_format))
     return blocks

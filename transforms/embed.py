@@ -27,7 +27,8 @@ from dpgmm_beam.data.rows import MAX_LABEL_BYTES
 from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL, SOURCE
 from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError
-from transforms.files import inputs
+from transforms.files import finding, image_folders, opening, parquet
+from transforms.files.image_folders import ImageFile
 from transforms.files.inputs import InputDescription
 from transforms.files.private import is_local, make_private_folder
 from transforms.files.small import read_bounded
@@ -88,7 +89,7 @@ class EncodedImage:
     Attributes:
       source: names it to the owner.
       label: text as bytes, for it need not be UTF-8; None if there is none.
-      size: in bytes; of what can't or shall not be read, inputs.NO_FILE.
+      size: in bytes; of what can't or shall not be read, image_folders.NO_FILE.
       data: None before a file is read.
     """
 
@@ -248,12 +249,12 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
     until they have `shard_rows` rows.
 
     Raises:
-      ConfigError: see `transforms.files.inputs`.
+      ConfigError: see `transforms.files.inputs.describe_input`.
     """
     version = [_FORMAT, registry.encoder_fingerprint(encoder), description.labelled]
-    if description.kind == inputs.IMAGE_FOLDER:
+    if description.kind == image_folders.IMAGE_FOLDER:
         folder = description.pattern.rstrip("/")
-        for files in _cut(inputs.list_images(folder), len(folder) + 1, shard_rows):
+        for files in _cut(image_folders.list_images(folder), len(folder) + 1, shard_rows):
             yield Shard(
                 name=_shard_name(version, [dataclasses.astuple(file) for file in files]),
                 path=folder,
@@ -263,8 +264,8 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
                 sizes=tuple(file.size for file in files),
             )
         return
-    listed = {file.path: file for file in inputs.list_parquet(description.pattern)}
-    for groups in inputs.read_footers(
+    listed = {file.path: file for file in finding.list_parquet(description.pattern)}
+    for groups in parquet.read_footers(
         description.pattern, {path: file.pin for path, file in listed.items()}, encoder
     ):
         for members in _pack(groups.rows, shard_rows):
@@ -281,7 +282,7 @@ def finished_shards(cache_dir: str) -> set[str]:
     if is_local(cache_dir):
         names = os.listdir(cache_dir) if os.path.isdir(cache_dir) else []
         return {name for name in names if name.startswith(SHARD_PREFIX) and name.endswith(SHARD_SUFFIX)}
-    pattern = FileSystems.join(inputs.literal(cache_dir), f"{SHARD_PREFIX}*{SHARD_SUFFIX}")
+    pattern = FileSystems.join(finding.literal(cache_dir), f"{SHARD_PREFIX}*{SHARD_SUFFIX}")
     (match,) = FileSystems.match([pattern])
     return {os.path.basename(file.path) for file in match.metadata_list}
 
@@ -305,7 +306,7 @@ def cache_schema(encoder: str, dimension: int, labelled: bool) -> pa.Schema:
     ]
     if labelled:
         fields.insert(0, pa.field(LABEL, pa.string()))
-    return pa.schema(fields, metadata={inputs.ENCODER_KEY: encoder.encode()})
+    return pa.schema(fields, metadata={parquet.ENCODER_KEY: encoder.encode()})
 
 
 def _shard_name(version: Sequence, sources: Sequence) -> str:
@@ -313,8 +314,10 @@ def _shard_name(version: Sequence, sources: Sequence) -> str:
     return f"{SHARD_PREFIX}{digest}{SHARD_SUFFIX}"
 
 
-def _cut(files: Sequence[inputs.ImageFile], prefix: int, shard_rows: int) -> Iterator[list[inputs.ImageFile]]:
-    shard: list[inputs.ImageFile] = []
+def _cut(
+    files: Sequence[image_folders.ImageFile], prefix: int, shard_rows: int
+) -> Iterator[list[image_folders.ImageFile]]:
+    shard: list[ImageFile] = []
     for file in files:
         shard.append(file)
         checksum = zlib.crc32(file.path[prefix:].encode(errors="surrogateescape"))
@@ -343,7 +346,7 @@ def _is_finished(path: str) -> bool:
     if not FileSystems.exists(path):
         return False
     try:
-        with inputs.open_parquet(path):
+        with parquet.open_parquet(path):
             return True
     except pa.ArrowInvalid:
         # Cut short by a machine that lost power: as good as absent.
@@ -355,13 +358,13 @@ def _listed(shard: Shard, rows: int) -> Iterator[EncodedImage]:
     if shard.row_groups:
         yield from _read_row_groups(shard, rows)
     for name, label, size in zip(shard.files, shard.labels, shard.sizes, strict=True):
-        size = size if size <= images.MAX_BYTES else inputs.NO_FILE
+        size = size if size <= images.MAX_BYTES else image_folders.NO_FILE
         yield EncodedImage(f"{shard.path}/{name}", _printable(label).encode(), size)
 
 
 def _read_row_groups(shard: Shard, rows: int) -> Iterator[EncodedImage]:
     columns = [IMAGE, LABEL] if shard.labelled else [IMAGE]
-    with inputs.reading(shard.path), inputs.open_rows(shard.path) as file:
+    with opening.reading(shard.path), parquet.open_rows(shard.path) as file:
         for row_group in shard.row_groups:
             start = 0
             # Of images of some megabytes, few are read at a time.
@@ -370,9 +373,9 @@ def _read_row_groups(shard: Shard, rows: int) -> Iterator[EncodedImage]:
             for batch in file.iter_batches(at_once, row_groups=[row_group], columns=columns):
                 labels = _labels(batch.column(LABEL)) if shard.labelled else [None] * len(batch)
                 for row, (image, label) in enumerate(zip(batch.column(IMAGE), labels, strict=True)):
-                    size = len(image.as_buffer()) if image.is_valid else inputs.NO_FILE
-                    size = size if size <= images.MAX_BYTES else inputs.NO_FILE
-                    data = None if size == inputs.NO_FILE else image.as_py()
+                    size = len(image.as_buffer()) if image.is_valid else image_folders.NO_FILE
+                    size = size if size <= images.MAX_BYTES else image_folders.NO_FILE
+                    data = None if size == image_folders.NO_FILE else image.as_py()
                     yield EncodedImage(f"{shard.path}#{row_group}:{start + row}", label, size, data)
                 start += len(batch)
 
@@ -409,7 +412,7 @@ def _load(shard: Shard, part: list[EncodedImage]) -> list[EncodedImage]:
     if shard.row_groups:
         return part
     return [
-        image if image.size == inputs.NO_FILE else dataclasses.replace(image, data=_read_image(image))
+        image if image.size == image_folders.NO_FILE else dataclasses.replace(image, data=_read_image(image))
         for image in part
     ]
 

@@ -24,7 +24,7 @@ from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.privacy import queries
 from dpgmm_beam.release.manifest import parts_of
 from transforms.execution import Execution
-from transforms.files import inputs, keys, register, run_files
+from transforms.files import keys, opening, register, run_files
 from transforms.files.run_files import Base, Workspace
 from transforms.files.write import write_whole
 from transforms.passes import Pass, fingerprint
@@ -126,7 +126,7 @@ class StorePart(beam.DoFn):
 
 def load_part(path: str) -> tuple[int, np.ndarray]:
     """What `StorePart` has written: number and vector."""
-    data = inputs.read_bytes(path)
+    data = opening.read_bytes(path)
     return int.from_bytes(data[:8], "little"), np.frombuffer(data[8:], "<i8")
 
 

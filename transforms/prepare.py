@@ -21,7 +21,7 @@ from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.plan import Plan
 from transforms.execution import Execution
-from transforms.files import inputs, keys, listing, prepared, run_files
+from transforms.files import finding, keys, listing, opening, parquet, prepared, run_files
 from transforms.files.listing import Listing, Piece, Stretch
 from transforms.files.private import is_local, make_private_folder
 from transforms.files.run_files import Base, Workspace
@@ -44,12 +44,12 @@ class Source:
     pattern: str
     names_file: str = ""
 
-    def files(self) -> list[inputs.InputFile]:
+    def files(self) -> list[finding.InputFile]:
         """The files, by path."""
-        found = inputs.list_parquet(self.pattern)
+        found = finding.list_parquet(self.pattern)
         if not self.names_file:
             return found
-        names = set(json.loads(inputs.read_bytes(self.names_file)))
+        names = set(json.loads(opening.read_bytes(self.names_file)))
         return [file for file in found if os.path.basename(file.path) in names]
 
 
@@ -89,9 +89,9 @@ class ListUnits(beam.DoFn):
         base = self.workspace.base(listing.digest(pins, self.plan, self.execution.piece_bytes))
         # Footers are read once: a job that begins again finds what they said.
         if FileSystems.exists(run_files.input_file(base)):
-            found = Listing.from_json(inputs.read_bytes(run_files.input_file(base)))
+            found = Listing.from_json(opening.read_bytes(run_files.input_file(base)))
         else:
-            files = inputs.read_footers(source.pattern, pins, config.encoder, config.dimension)
+            files = parquet.read_footers(source.pattern, pins, config.encoder, config.dimension)
             found = listing.cut(files, config.dimension, self.execution.piece_bytes)
         check_room(self.plan, found, self.workspace, base)
         write_whole(run_files.input_file(base), found.to_json(), private=True, once=True)
@@ -137,7 +137,7 @@ class PrepareUnits(beam.DoFn):
         base, unit = element
         if self.known is None or self.known[0] != base:
             plan = run_files.load_state(base, 0).plan
-            found = Listing.from_json(inputs.read_bytes(run_files.input_file(base)))
+            found = Listing.from_json(opening.read_bytes(run_files.input_file(base)))
             self.known = base, plan, found
         _, plan, found = self.known
         numbers = found.numbers_of(unit)
@@ -229,24 +229,24 @@ def _read_unit(unit: Iterable[Stretch], row_format: RowFormat) -> Iterator[pa.Re
     # Mapped, so that no name keeps a batch with a long list while the next one is read.
     shorten = functools.partial(without_long_lists, row_format=row_format)
     for stretch in unit:
-        with inputs.reading(stretch.path), inputs.open_rows(stretch.path) as file:
-            for groups in inputs.streams(file.metadata, stretch.row_groups, row_format.dimension):
+        with opening.reading(stretch.path), parquet.open_rows(stretch.path) as file:
+            for groups in parquet.streams(file.metadata, stretch.row_groups, row_format.dimension):
                 batches = file.iter_batches(slice_rows, row_groups=groups, columns=columns)
                 yield from map(shorten, batches)
 
 
 def _check_pins(unit: Iterable[Stretch]) -> None:
     for stretch in unit:
-        if inputs.pin_of(stretch.path) != stretch.pin:
+        if finding.pin_of(stretch.path) != stretch.pin:
             raise RuntimeError(f"{stretch.path} has changed while the job ran; run it again")
 
 
 def set_aside(folder: str) -> dict:
     """What was set aside of the rows in a folder of pieces, in all.  Exact: for the owner alone."""
     rows, total = 0, SetAside()
-    (found,) = FileSystems.match([FileSystems.join(inputs.literal(folder), "piece-*.json")])
+    (found,) = FileSystems.match([FileSystems.join(finding.literal(folder), "piece-*.json")])
     for file in found.metadata_list:
-        report = json.loads(inputs.read_bytes(file.path))
+        report = json.loads(opening.read_bytes(file.path))
         rows += report["rows"]
         total += SetAside(**report["set_aside"])
     return {"rows": rows, "set_aside": dataclasses.asdict(total)}

@@ -22,8 +22,9 @@ from dpgmm_beam.errors import ConfigError
 from tests import small
 from tests.transforms.crate import plain
 from transforms import embed
-from transforms.files import inputs
-from transforms.files.inputs import RowGroups, describe_input
+from transforms.files import image_folders, parquet
+from transforms.files.inputs import describe_input
+from transforms.files.parquet import RowGroups
 from transforms.prepare import Source
 
 ENCODER = "efficientnet_lite0:32"
@@ -67,7 +68,7 @@ def run(input_, cache, **options):
     """Runs the transform; returns the row groups of the source that it yields."""
     (source,) = embedded(input_, cache, **options)
     assert source.pattern == str(cache)
-    return inputs.read_footers(source.pattern, {file.path: file.pin for file in source.files()}, ENCODER)
+    return parquet.read_footers(source.pattern, {file.path: file.pin for file in source.files()}, ENCODER)
 
 
 def save(elements, folder):
@@ -79,7 +80,7 @@ def rows(row_groups):
     found = {}
     for groups in row_groups:
         assert isinstance(groups, RowGroups)
-        with inputs.open_parquet(groups.path) as file:
+        with parquet.open_parquet(groups.path) as file:
             table = file.read()
         assert len(table) == sum(groups.rows)
         embeddings = np.array(table["embedding"].to_pylist(), np.float32).reshape(len(table), 1280)
@@ -296,7 +297,7 @@ def test_what_numpy_would_warn_of_is_not_said(folder, tmp_path, odd, monkeypatch
     ("sizes", "parts"),
     [
         ([1] * 10, [4, 4, 2]),
-        ([inputs.NO_FILE] * 5, [4, 1]),
+        ([image_folders.NO_FILE] * 5, [4, 1]),
         ([2**23] * 9, [4, 4, 1]),
         ([2**24] * 5, [2, 2, 1]),
         ([2**28, 1, 1, 2**28], [1, 2, 1]),

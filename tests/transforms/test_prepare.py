@@ -20,7 +20,7 @@ from tests.transforms import (
 )
 from transforms import prepare
 from transforms.execution import Execution
-from transforms.files import inputs, prepared, run_files
+from transforms.files import parquet, prepared, run_files
 from transforms.files.private import make_private_folder
 from transforms.files.run_files import Workspace
 from transforms.prepare import PrepareUnits, Source
@@ -186,7 +186,7 @@ def test_a_list_that_no_worker_could_hold_is_refused(setting, tmp_path, monkeypa
     lists = pa.array([[0.0] * 16, [0.0] * 150], pa.list_(pa.float32()))
     pq.write_table(pa.table({"label": ["a", "b"], "embedding": lists}), tmp_path / "in" / "x.parquet")
     assert steps.list_units(plan, workspace, tmp_path / "in")
-    monkeypatch.setattr(inputs, "MAX_EXTRA_VALUES", 100)
+    monkeypatch.setattr(parquet, "MAX_EXTRA_VALUES", 100)
     os.utime(tmp_path / "in" / "x.parquet", (1, 1))
     with pytest.raises(ConfigError, match="16 values a row and 100 in a row group"):
         steps.list_units(plan, workspace, tmp_path / "in")
@@ -207,7 +207,7 @@ def test_found_pieces_are_not_read_again(setting, tmp_path, monkeypatch):
     source = small.write_rows(tmp_path / "in", small.table(200))
     pieces = steps.prepare(plan, workspace, source)
     before = marks(workspace)
-    monkeypatch.setattr(inputs, "open_rows", lambda path: pytest.fail("the input was read again"))
+    monkeypatch.setattr(parquet, "open_rows", lambda path: pytest.fail("the input was read again"))
     assert steps.prepare(plan, workspace, source) == pieces
     # Nor by another run over the same data.
     other = Workspace(f"{tmp_path}/other", workspace.rows, workspace.key_file)
@@ -260,8 +260,8 @@ def test_a_missing_piece_costs_one_unit(setting, tmp_path, monkeypatch):
     whole = small.contents(workspace.rows)
     files_of(workspace, pieces)[3].unlink()
     opened = []
-    open_rows = inputs.open_rows
-    monkeypatch.setattr(inputs, "open_rows", lambda path: opened.append(path) or open_rows(path))
+    open_rows = parquet.open_rows
+    monkeypatch.setattr(parquet, "open_rows", lambda path: opened.append(path) or open_rows(path))
     steps.prepare(plan, workspace, source)
     assert small.contents(workspace.rows) == whole
     assert opened == [str(source / "rows-0.parquet")]
@@ -469,7 +469,7 @@ def test_footers_are_read_once(setting, tmp_path, monkeypatch):
     plan, workspace = setting
     source = small.write_rows(tmp_path / "in", small.table(100))
     units = steps.list_units(plan, workspace, source)
-    monkeypatch.setattr(inputs, "read_footers", lambda *_: pytest.fail("footers were read again"))
+    monkeypatch.setattr(parquet, "read_footers", lambda *_: pytest.fail("footers were read again"))
     assert steps.list_units(plan, workspace, source) == units
     # A file that changed is another state of the data.
     monkeypatch.undo()

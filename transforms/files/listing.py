@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 from dpgmm_beam.data.rows import record_type
 from dpgmm_beam.fit.plan import Plan
-from transforms.files.inputs import RowGroups
+from transforms.files.parquet import RowGroups
 
 LEAST_PIECE_ROWS = 4096
 PIECES = 64

@@ -20,7 +20,7 @@ import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.data.rows import Rows, record_type
-from transforms.files.inputs import open_ranges
+from transforms.files.opening import open_ranges
 from transforms.files.private import is_local
 from transforms.files.write import write_whole
 

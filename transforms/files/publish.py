@@ -25,7 +25,8 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.release import manifest as manifests
-from transforms.files.inputs import literal, read_bytes
+from transforms.files.finding import literal
+from transforms.files.opening import read_bytes
 from transforms.files.private import is_local
 from transforms.files.write import write_whole
 

@@ -8,7 +8,7 @@ import dataclasses
 import json
 
 from dpgmm_beam.errors import ConfigError
-from transforms.files.inputs import read_bytes
+from transforms.files.opening import read_bytes
 from transforms.files.publish import exists
 from transforms.files.write import write_whole
 

@@ -19,7 +19,8 @@ from collections.abc import Iterable
 from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.fit.checkpoint import Checkpoint
-from transforms.files.inputs import literal, read_bytes
+from transforms.files.finding import literal
+from transforms.files.opening import read_bytes
 from transforms.files.private import is_local
 from transforms.files.write import write_whole
 

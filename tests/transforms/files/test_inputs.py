@@ -11,7 +11,7 @@ from PIL import Image
 from dpgmm_beam.data import rows
 from dpgmm_beam.errors import ConfigError
 from tests.transforms import crate
-from transforms.files import inputs
+from transforms.files import finding, image_folders, opening, parquet
 from transforms.files.inputs import InputDescription, describe_input
 
 
@@ -29,8 +29,8 @@ def write(path, row_group_size=None, metadata=None, **columns):
 
 def row_groups(pattern):
     """What a worker finds of an input's files."""
-    pins = {file.path: file.pin for file in inputs.list_parquet(str(pattern))}
-    return inputs.read_footers(str(pattern), pins, "precomputed")
+    pins = {file.path: file.pin for file in finding.list_parquet(str(pattern))}
+    return parquet.read_footers(str(pattern), pins, "precomputed")
 
 
 def image_folder(folder, names=("a/1.png", "b/2.JPG", "b/3.jpeg")):
@@ -55,7 +55,7 @@ def test_a_folder_of_images(tmp_path):
         "image_folder", folder, None, True
     )
     assert describe_input(folder + "/", "efficientnet_lite0").pattern == folder
-    images = inputs.list_images(folder)
+    images = image_folders.list_images(folder)
     assert [(os.path.relpath(image.path, folder), image.label) for image in images] == [
         ("a/1.png", "a"),
         ("b/2.JPG", "b"),
@@ -74,8 +74,8 @@ def test_names_with_pattern_characters(tmp_path):
     folder = tmp_path / "set [1] what?"
     image_folder(folder, ("a[b]/1.png",))
     description = describe_input(str(folder), "efficientnet_lite0")
-    assert description.kind == inputs.IMAGE_FOLDER
-    assert [image.label for image in inputs.list_images(description.pattern)] == ["a[b]"]
+    assert description.kind == image_folders.IMAGE_FOLDER
+    assert [image.label for image in image_folders.list_images(description.pattern)] == ["a[b]"]
     write(folder / "a[b]" / "x.parquet", embedding=vectors(2))
     assert describe_input(str(folder / "a[b]" / "x.parquet"), "precomputed").dimension == 4
     assert describe_input(str(folder / "a[b]"), "precomputed").dimension == 4
@@ -92,7 +92,7 @@ def test_parquet_by_file_folder_and_glob(tmp_path, how):
     assert description == InputDescription("embedding_parquet", os.path.abspath(pattern), 4, True, rows=7)
     (found,) = row_groups(pattern)
     assert (found.path, found.rows) == (str(tmp_path / "one.parquet"), (3, 3, 1))
-    assert found.pin == inputs.pin_of(found.path)
+    assert found.pin == finding.pin_of(found.path)
 
 
 def test_a_folder_named_like_a_file(tmp_path):
@@ -100,7 +100,7 @@ def test_a_folder_named_like_a_file(tmp_path):
     (tmp_path / "x.parquet").mkdir()
     write(tmp_path / "x.parquet" / "part-0.parquet", embedding=vectors(2))
     for pattern in (str(tmp_path / "x.parquet"), str(tmp_path / "x.parquet" / "*")):
-        assert describe_input(pattern, "precomputed").kind == inputs.EMBEDDING_PARQUET
+        assert describe_input(pattern, "precomputed").kind == parquet.EMBEDDING_PARQUET
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_unlabelled(tmp_path):
 def test_images_in_parquet(tmp_path):
     for kind in (pa.binary(), pa.large_binary()):
         path = write(tmp_path / "x.parquet", image=pa.array([b"x", None], kind), label=pa.array([1, 2]))
-        assert describe_input(path, "efficientnet_lite0").kind == inputs.IMAGE_PARQUET
+        assert describe_input(path, "efficientnet_lite0").kind == parquet.IMAGE_PARQUET
     error = refusal(path, "precomputed")
     assert str(error) == (
         f"encoder=precomputed is refused: it must name a model, because the input {path} holds images."
@@ -142,12 +142,13 @@ def test_images_in_parquet(tmp_path):
 
 def test_both_columns_the_encoder_decides(tmp_path):
     path = write(tmp_path / "x.parquet", image=pa.array([b"x"]), embedding=vectors(1))
-    assert describe_input(path, "efficientnet_lite0").kind == inputs.IMAGE_PARQUET
-    assert describe_input(path, "precomputed").kind == inputs.EMBEDDING_PARQUET
+    assert describe_input(path, "efficientnet_lite0").kind == parquet.IMAGE_PARQUET
+    assert describe_input(path, "precomputed").kind == parquet.EMBEDDING_PARQUET
 
 
 def test_the_encoder_of_embeddings(tmp_path):
-    path = write(tmp_path / "x.parquet", embedding=vectors(2), metadata={inputs.ENCODER_KEY: "open_clip:M/x"})
+    metadata = {parquet.ENCODER_KEY: "open_clip:M/x"}
+    path = write(tmp_path / "x.parquet", embedding=vectors(2), metadata=metadata)
     for encoder in ("precomputed", "open_clip:M/x"):
         assert describe_input(path, encoder).encoder == "open_clip:M/x"
     assert "be precomputed or open_clip:M/x, which the files name" in str(refusal(path, "efficientnet_lite0"))
@@ -245,7 +246,7 @@ def test_an_empty_folder_is_a_data_set_without_rows(tmp_path):
     assert describe_input(folder, "efficientnet_lite0") == images
     embeddings = InputDescription("embedding_parquet", folder, 7, True, rows=0)
     assert describe_input(folder, "precomputed", 7) == embeddings
-    assert inputs.list_images(folder) == inputs.list_parquet(folder) == row_groups(folder) == []
+    assert image_folders.list_images(folder) == finding.list_parquet(folder) == row_groups(folder) == []
     assert str(refusal(folder, "precomputed")) == (
         f"input={folder} is refused: it must hold Parquet files, or be an empty data set: state"
         " its dimension then."
@@ -258,7 +259,7 @@ def test_an_empty_far_folder(tmp_path):
     assert "match something" in str(refusal(far, "efficientnet_lite0"))
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "_SUCCESS").write_text("")
-    assert describe_input(far, "efficientnet_lite0").kind == inputs.IMAGE_FOLDER
+    assert describe_input(far, "efficientnet_lite0").kind == image_folders.IMAGE_FOLDER
     assert describe_input(far, "precomputed", 7).rows == 0
 
 
@@ -297,12 +298,12 @@ def test_nothing_but_nulls(tmp_path):
         assert (described.kind, described.dimension, described.rows) == ("embedding_parquet", 4, 2)
         if number:
             assert "state the dimension" in str(refusal(path, "precomputed"))
-        with inputs.open_rows(path) as file:
+        with parquet.open_rows(path) as file:
             (batch,) = file.iter_batches()
         row_format = rows.RowFormat(("x", "y"), 4, None, "label" in columns)
         assert len(rows.rows_of_batch(batch, row_format)) == 0
     path = write(tmp_path / "images.parquet", image=pa.nulls(2), label=pa.nulls(2))
-    assert describe_input(path, "efficientnet_lite0").kind == inputs.IMAGE_PARQUET
+    assert describe_input(path, "efficientnet_lite0").kind == parquet.IMAGE_PARQUET
 
 
 def test_two_columns_of_one_name(tmp_path):
@@ -329,7 +330,7 @@ def test_columns_whose_names_begin_alike(tmp_path):
     }
     path = write(tmp_path / "x.parquet", **columns)
     assert describe_input(path, "precomputed").dimension == 4
-    with inputs.open_rows(path) as file:
+    with parquet.open_rows(path) as file:
         (batch,) = file.iter_batches(columns=["embedding", "label"])
     assert pa.types.is_dictionary(batch.schema.field("label").type)
     assert rows.rows_of_batch(batch, rows.RowFormat(("x", "y"), 4, None)).classes.tolist() == [0, 1, 0]
@@ -338,9 +339,9 @@ def test_columns_whose_names_begin_alike(tmp_path):
 def refused_twice(pattern, encoder="precomputed", dimension=None):
     """The driver's refusal, which a worker's reading of the footers repeats."""
     error = refusal(str(pattern), encoder, dimension)
-    pins = {file.path: file.pin for file in inputs.list_parquet(str(pattern))}
+    pins = {file.path: file.pin for file in finding.list_parquet(str(pattern))}
     with pytest.raises(ConfigError) as from_worker:
-        inputs.read_footers(str(pattern), pins, encoder, dimension)
+        parquet.read_footers(str(pattern), pins, encoder, dimension)
     assert str(from_worker.value) == str(error)
     assert error.argument == "input"
     return str(error)
@@ -348,7 +349,7 @@ def refused_twice(pattern, encoder="precomputed", dimension=None):
 
 def test_a_row_group_of_one_enormous_list(tmp_path, monkeypatch):
     """300 million zeros are 36 bytes in a file."""
-    monkeypatch.setattr(inputs, "MAX_EXTRA_VALUES", 1000)
+    monkeypatch.setattr(parquet, "MAX_EXTRA_VALUES", 1000)
     lists = [[1.0] * 4] * 5 + [[0.0] * 1004]
     path = write(tmp_path / "x.parquet", embedding=pa.array(lists, PLAIN))
     assert describe_input(path, "precomputed", 4).dimension == 4
@@ -362,19 +363,19 @@ def test_a_row_group_of_one_enormous_list(tmp_path, monkeypatch):
 def test_row_groups_of_enormous_labels_and_images(tmp_path, monkeypatch):
     path = str(tmp_path / "x.parquet")
     long = pa.array(["x" * 1000, "y"])
-    monkeypatch.setattr(inputs, "MAX_LABEL_CHUNK", 3000)
+    monkeypatch.setattr(parquet, "MAX_LABEL_CHUNK", 3000)
     write(path, embedding=vectors(2), label=long)
     describe_input(path, "precomputed")
-    monkeypatch.setattr(inputs, "MAX_LABEL_CHUNK", 999)
+    monkeypatch.setattr(parquet, "MAX_LABEL_CHUNK", 999)
     assert "128 MiB and 16 bytes a row of labels in a row group" in refused_twice(path)
     write(path, image=pa.array([b"x", b"y"]), label=long)
     assert "128 MiB and 16 bytes a row of labels in a row group" in refused_twice(path, "efficientnet_lite0")
 
-    monkeypatch.setattr(inputs, "MAX_IMAGE_CHUNKS", ((1000, 5500), (10_000, 1000)))
+    monkeypatch.setattr(parquet, "MAX_IMAGE_CHUNKS", ((1000, 5500), (10_000, 1000)))
     few, many = [b"x" * 5000, b"y" * 5000], [b"%d" % i * 4500 for i in range(3)]
     for images in (few, many[:2], many[:1], []):
         write(path, image=pa.array(images, pa.binary()))
-        assert describe_input(path, "efficientnet_lite0").kind == inputs.IMAGE_PARQUET
+        assert describe_input(path, "efficientnet_lite0").kind == parquet.IMAGE_PARQUET
     for images in ([b"x" * 7000], [b"x" * 12_500, b"y"], many):
         write(path, image=pa.array(images))
         sentence = refused_twice(path, "efficientnet_lite0")
@@ -389,10 +390,10 @@ def test_row_groups_of_one_stream(tmp_path):
     path = write(tmp_path / "x.parquet", 3, embedding=lists, label=labels)
     footer = pq.read_metadata(path)
     # 16 MiB in double precision each, of 64.
-    assert list(inputs.streams(footer, range(10), 4)) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
-    assert list(inputs.streams(footer, [5], 4)) == [[5]]
+    assert list(parquet.streams(footer, range(10), 4)) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert list(parquet.streams(footer, [5], 4)) == [[5]]
     path = write(tmp_path / "y.parquet", 3, embedding=pa.array(normal * 2, PLAIN))
-    assert list(inputs.streams(pq.read_metadata(path), [0, 1], 4)) == [[0, 1]]
+    assert list(parquet.streams(pq.read_metadata(path), [0, 1], 4)) == [[0, 1]]
 
 
 def test_too_many_rows(tmp_path, monkeypatch):
@@ -434,7 +435,7 @@ def test_label_folders_may_be_links(tmp_path):
     os.symlink(tmp_path / "gone", tmp_path / "in" / "c")
     os.symlink(".", tmp_path / "in" / "d")
     os.symlink("e", tmp_path / "in" / "e")
-    found = inputs.list_images(str(tmp_path / "in"))
+    found = image_folders.list_images(str(tmp_path / "in"))
     assert [os.path.relpath(image.path, tmp_path / "in") for image in found] == [
         "a/1.png",
         "a/2.png",
@@ -450,7 +451,7 @@ def test_an_image_of_several_names_is_one_row(tmp_path):
     os.symlink(tmp_path / "b" / "2.png", tmp_path / "a" / "0.png")
     os.symlink(tmp_path / "b", tmp_path / "c")
     shutil.copy(tmp_path / "a" / "1.png", tmp_path / "c" / "copy.png")
-    found = inputs.list_images(str(tmp_path))
+    found = image_folders.list_images(str(tmp_path))
     assert [os.path.relpath(image.path, tmp_path) for image in found] == [
         "a/0.png",
         "a/1.png",
@@ -465,7 +466,7 @@ def test_listings_are_those_of_beam(tmp_path):
     image_folder(tmp_path, names)
     for name in ("x.parquet", "b/y.parquet", "b/.z.parquet", "b/_z.parquet", "b/c/w.parquet"):
         write(tmp_path / name, embedding=vectors(1))
-    near, far = (inputs.list_images(f"{scheme}{tmp_path}") for scheme in ("", "crate://"))
+    near, far = (image_folders.list_images(f"{scheme}{tmp_path}") for scheme in ("", "crate://"))
     assert [(image.label, image.size) for image in near] == [(image.label, image.size) for image in far]
     assert [image.modified for image in near] == [image.modified for image in far]
     for pattern in (
@@ -479,7 +480,7 @@ def test_listings_are_those_of_beam(tmp_path):
         "/**/w.*",
         "/b/y.parquet",
     ):
-        near, far = (inputs.list_parquet(f"{scheme}{tmp_path}{pattern}") for scheme in ("", "crate://"))
+        near, far = (finding.list_parquet(f"{scheme}{tmp_path}{pattern}") for scheme in ("", "crate://"))
         assert [(file.path, file.size) for file in near] == [
             (crate.plain(file.path), file.size) for file in far
         ], pattern
@@ -492,10 +493,10 @@ def test_no_more_than_one_level_is_listed(tmp_path, monkeypatch):
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
     monkeypatch.setattr(os, "walk", lambda *_: pytest.fail("a tree was walked"))
-    assert describe_input(str(tmp_path), "efficientnet_lite0").kind == inputs.IMAGE_FOLDER
-    assert inputs.list_images(str(tmp_path)) == []
+    assert describe_input(str(tmp_path), "efficientnet_lite0").kind == image_folders.IMAGE_FOLDER
+    assert image_folders.list_images(str(tmp_path)) == []
     assert set(listed) == {str(tmp_path), str(tmp_path / "a")}
-    assert inputs.list_parquet("") == []
+    assert finding.list_parquet("") == []
     assert set(listed) == {str(tmp_path), str(tmp_path / "a")}
 
 
@@ -553,7 +554,7 @@ def test_a_null_among_fixed_size_lists_is_read_as_a_null(tmp_path, value_type):
     labels = pa.array(["a", "b", "a"]).dictionary_encode()
     path = str(tmp_path / "rows.parquet")
     pq.write_table(pa.table({"label": labels, "embedding": values}), path)
-    with inputs.open_rows(path) as file:
+    with parquet.open_rows(path) as file:
         (batch,) = file.iter_batches()
     accepted = rows.rows_of_batch(batch, rows.RowFormat(("a", "b"), 2, None))
     assert accepted.classes.tolist() == [0, 0]
@@ -570,11 +571,11 @@ def many_files(folder, count):
 
 def test_the_driver_reads_some_footers_and_a_worker_all(tmp_path):
     """A file beyond the driver's with another schema is refused by the worker, in the same sentence."""
-    folder = many_files(tmp_path / "in", inputs.DRIVER_FOOTERS + 1)
+    folder = many_files(tmp_path / "in", parquet.DRIVER_FOOTERS + 1)
     assert describe_input(str(folder), "precomputed").rows is None
-    assert len(row_groups(folder)) == inputs.DRIVER_FOOTERS + 1
+    assert len(row_groups(folder)) == parquet.DRIVER_FOOTERS + 1
     other = {"embedding": vectors(1, 5), "label": pa.array(["x"])}
-    write(folder / f"{inputs.DRIVER_FOOTERS:05d}.parquet", **other)
+    write(folder / f"{parquet.DRIVER_FOOTERS:05d}.parquet", **other)
     assert describe_input(str(folder), "precomputed").dimension == 4
     with pytest.raises(ConfigError) as from_worker:
         row_groups(folder)
@@ -603,17 +604,17 @@ def test_a_file_of_two_names_is_there_once(tmp_path):
 
 def test_a_pin_tells_a_file_from_the_same_file_changed(tmp_path):
     path = write(tmp_path / "x.parquet", embedding=vectors(2))
-    pins = [inputs.pin_of(path)]
-    assert pins == [file.pin for file in inputs.list_parquet(path)]
+    pins = [finding.pin_of(path)]
+    assert pins == [file.pin for file in finding.list_parquet(path)]
     stat = os.stat(path)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    pins.append(inputs.pin_of(path))
+    pins.append(finding.pin_of(path))
     # Replaced by its own bytes with its own times: still another file.
     shutil.copy2(path, tmp_path / "y")
     os.replace(tmp_path / "y", path)
-    pins.append(inputs.pin_of(path))
+    pins.append(finding.pin_of(path))
     os.unlink(path)
-    pins.append(inputs.pin_of(path))
+    pins.append(finding.pin_of(path))
     assert len(set(pins)) == 4
     assert pins[-1] == ""
 
@@ -621,13 +622,13 @@ def test_a_pin_tells_a_file_from_the_same_file_changed(tmp_path):
 def test_a_pin_of_a_far_file(tmp_path):
     write(tmp_path / "x.parquet", embedding=vectors(2))
     far = f"crate://{tmp_path}/x.parquet"
-    (listed,) = inputs.list_parquet(far)
-    assert inputs.pin_of(far) == listed.pin != ""
+    (listed,) = finding.list_parquet(far)
+    assert finding.pin_of(far) == listed.pin != ""
     with open(tmp_path / "x.parquet", "ab") as file:
         file.write(b"more")
-    assert inputs.pin_of(far) != listed.pin
+    assert finding.pin_of(far) != listed.pin
     os.unlink(tmp_path / "x.parquet")
-    assert inputs.pin_of(far) == ""
+    assert finding.pin_of(far) == ""
 
 
 @pytest.mark.parametrize("scheme", ["gs", "s3"])
@@ -643,11 +644,11 @@ def test_ranges_of_google_and_amazon_come_from_arrow(tmp_path, monkeypatch, sche
     monkeypatch.setattr(
         pyarrow.fs, "FileSystem", type("FileSystem", (), {"from_uri": staticmethod(from_uri)})
     )
-    monkeypatch.setattr(inputs, "_open", lambda path: pytest.fail("Beam's reader was asked"))
+    monkeypatch.setattr(opening, "open_file", lambda path: pytest.fail("Beam's reader was asked"))
     path = f"{scheme}://bucket/x.parquet"
-    with inputs.open_rows(path) as file:
+    with parquet.open_rows(path) as file:
         assert len(file.read()) == 5
-    with inputs.open_ranges(path) as file:
+    with opening.open_ranges(path) as file:
         assert file.size() == os.path.getsize(tmp_path / "x.parquet")
         assert file.read_at(4, 0) == b"PAR1"
     assert opened == [path, path]
@@ -655,6 +656,6 @@ def test_ranges_of_google_and_amazon_come_from_arrow(tmp_path, monkeypatch, sche
 
 def test_ranges_of_other_far_files_come_from_beam(tmp_path):
     (tmp_path / "x").write_bytes(b"0123456789")
-    with inputs.open_ranges(f"crate://{tmp_path}/x") as file:
+    with opening.open_ranges(f"crate://{tmp_path}/x") as file:
         assert (file.size(), file.read_at(3, 6), file.read_at(2, 0)) == (10, b"678", b"01")
-    assert inputs.read_bytes(f"crate://{tmp_path}/x") == b"0123456789"
+    assert opening.read_bytes(f"crate://{tmp_path}/x") == b"0123456789"

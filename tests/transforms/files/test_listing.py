@@ -9,8 +9,8 @@ from dpgmm_beam.fit.plan import Plan
 from tests import small
 from tests.strategies import quick
 from transforms.files import listing
-from transforms.files.inputs import RowGroups
 from transforms.files.listing import LEAST_PIECE_ROWS, Listing, Piece, cut
+from transforms.files.parquet import RowGroups
 
 DIMENSION = 8
 ROW_BYTES = record_type(DIMENSION).itemsize

@@ -1,0 +1,191 @@
+"""Finding files, on the local disk or through Beam's file systems (any other scheme).
+
+Local folders are listed here and not by Beam, whose local file system walks
+everything below them and leaves out in silence what it may not read.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import fnmatch
+import os
+import stat
+from collections.abc import Iterator, Sequence
+
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
+
+from dpgmm_beam.errors import ConfigError
+from transforms.files.private import is_local
+
+
+@dataclasses.dataclass(frozen=True)
+class InputFile:
+    """A listed file: path, size in bytes, modification time (0 where there is none)."""
+
+    path: str
+    size: int
+    modified: float
+
+    @property
+    def pin(self) -> str:
+        """What tells the file as it is now from the file after a change, as far as its system says."""
+        if not is_local(self.path):
+            return f"{self.size} {self.modified}"
+        found = os.stat(self.path)
+        return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+
+
+def pin_of(path: str) -> str:
+    """The pin of a file as it is now; empty where it is gone."""
+    if is_local(path):
+        return InputFile(path, 0, 0.0).pin if os.path.exists(path) else ""
+    (result,) = FileSystems.match([path])
+    pins = [
+        InputFile(found.path, found.size_in_bytes, found.last_updated_in_seconds or 0.0).pin
+        for found in result.metadata_list
+    ]
+    return pins[0] if pins else ""
+
+
+def list_parquet(pattern: str) -> list[InputFile]:
+    """Parquet files of a file, folder or glob, sorted; none if nothing matches.
+
+    A folder means the *.parquet directly in it.  Names that start with "." or
+    "_" are left out, as other readers of Parquet folders do.
+
+    Raises:
+      ConfigError: no file system for the pattern's scheme, or it can't be
+        listed, or what matches is no regular file.
+    """
+    if is_local(pattern):
+        with listable(pattern):
+            found = list(_local_files(pattern))
+    else:
+        found = match(pattern, literal(pattern.rstrip("/")) + "/*.parquet")
+        if not found and not is_folder(pattern):
+            found = match(pattern, literal(pattern))
+    parquet = (file for file in found if _is_shown(file.path))
+    return sorted(parquet, key=lambda file: file.path)
+
+
+def absolute(pattern: str) -> str:
+    return os.path.abspath(pattern) if pattern and is_local(pattern) else pattern
+
+
+def literal(path: str) -> str:
+    """A pattern for a path that exists, which may itself hold [, * or ?; patterns stay as they are."""
+    if not _is_glob(path) or not FileSystems.exists(path):
+        return path
+    return "".join(f"[{character}]" if character in "[*?" else character for character in path)
+
+
+def is_folder(path: str) -> bool:
+    """Whether anything lies below a path; some file systems call folders files."""
+    if is_local(path):
+        return os.path.isdir(path)
+    folder = literal(path.rstrip("/"))
+    return (folder != path.rstrip("/") or not _is_glob(path)) and bool(match(path, folder + "/**", limit=1))
+
+
+@contextlib.contextmanager
+def listable(shown: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError("input", shown, f"be listable ({error.filename}: {error.strerror})") from None
+
+
+def stat_of(path: str) -> os.stat_result | None:
+    """What is at a path, links followed; None for nothing."""
+    try:
+        return os.stat(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+
+
+def leads_to_folder(entry: os.DirEntry) -> bool:
+    if not entry.is_symlink():
+        return entry.is_dir()
+    found = stat_of(entry.path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def _local_files(pattern: str) -> Iterator[InputFile]:
+    """The regular files of a local folder (*.parquet), a path or a glob.
+
+    Raises:
+      ConfigError: something else is there by such a name.
+      OSError: a folder can't be listed.
+    """
+    if os.path.isdir(pattern):
+        with os.scandir(pattern) as entries:
+            paths = [entry.path for entry in entries if entry.name.endswith(".parquet")]
+    elif os.path.lexists(pattern):
+        paths = [pattern]
+    elif _is_glob(pattern):
+        # It may be one of folders.
+        paths = _matching(pattern + "/*.parquet") or _matching(pattern)
+    else:
+        paths = []
+    for path in filter(_is_shown, paths):
+        found = stat_of(path)
+        if found is None or not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise ConfigError("input", pattern, f"be regular files; {path} is none")
+        if stat.S_ISREG(found.st_mode):
+            yield InputFile(path, found.st_size, found.st_mtime)
+
+
+def _matching(pattern: str) -> list[str]:
+    """Local paths that match a glob; no folders."""
+    if "**" in pattern:
+        return [file.path for file in match(pattern, pattern)]
+    return [path for path in _glob("/", absolute(pattern).split("/")) if not os.path.isdir(path)]
+
+
+def _is_shown(path: str) -> bool:
+    return os.path.basename(path)[:1] not in (".", "_", "")
+
+
+def _glob(folder: str, parts: Sequence[str]) -> Iterator[str]:
+    """Paths below a folder that match, one part of a glob for each level.
+
+    Unlike Python's own it raises what it meets: a folder that can't be listed
+    is data that would be left out.
+    """
+    part, *rest = parts
+    if _is_glob(part):
+        with os.scandir(folder) as entries:
+            paths = [entry.path for entry in entries if fnmatch.fnmatchcase(entry.name, part)]
+    else:
+        paths = [os.path.join(folder, part)]
+    for path in paths:
+        if not rest:
+            if os.path.lexists(path):
+                yield path
+        elif os.path.isdir(path):
+            yield from _glob(path, rest)
+
+
+def _is_glob(pattern: str) -> bool:
+    return any(character in pattern for character in "[*?")
+
+
+def match(shown: str, pattern: str, limit: int | None = None) -> list[InputFile]:
+    try:
+        (result,) = FileSystems.match([pattern], limits=[limit])
+    except (ValueError, ImportError):
+        raise ConfigError(
+            "input",
+            shown,
+            "lie on a file system that Beam can open (gs://, s3:// and others need an extra)",
+        ) from None
+    except BeamIOError as error:
+        reasons = "; ".join(sorted({str(reason) for reason in (error.exception_details or {}).values()}))
+        raise ConfigError("input", shown, f"be listable ({reasons})") from None
+    return [
+        InputFile(found.path, found.size_in_bytes, found.last_updated_in_seconds or 0.0)
+        for found in result.metadata_list
+    ]
