@@ -40,21 +40,8 @@ IMAGE_FOLDER = "image_folder"
 NO_FILE = -1
 """The size of what has an image's name and is no regular file: a fifo, a device, a link to nothing."""
 
-SPLITS = frozenset(
-    [
-        "train",
-        "training",
-        "test",
-        "testing",
-        "val",
-        "valid",
-        "validation",
-        "dev",
-        "eval",
-        "evaluation",
-        "holdout",
-    ]
-)
+_SPLITS = "train training test testing val valid validation dev eval evaluation holdout"
+SPLITS = frozenset(_SPLITS.split())
 """Names of folders that are parts of a data set, and no labels, where all of them are such."""
 
 _SIZE = re.compile(r"\d+(x\d+)?(px|@\d+x?)?|scalable|symbolic|original|full", re.IGNORECASE)

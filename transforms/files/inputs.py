@@ -31,8 +31,8 @@ DEFAULT_COLUMNS = Columns()
 _SINGLE = dict.fromkeys(("zip", "7z", "rar"), "an archive: unpack it and name the folder, or make it a tar")
 
 _WANTED = (
-    "be a folder that holds a folder of images for each label, a .csv or .jsonl list of images, .tar files of"
-    " images, or Parquet by file, folder or glob"
+    "be a folder of LABEL/*.png|jpg|... images, a .csv or .jsonl list of images, .tar files of images, or"
+    " Parquet by file, folder or glob"
 )
 
 
@@ -105,7 +105,7 @@ def describe_input(
 
 def _describe_images(pattern: str, columns: Columns) -> InputDescription | None:
     """The description of images that are files, or in tars; None if there are none."""
-    if pattern == "/":
+    if not pattern.strip("/"):
         raise ConfigError("input", pattern, _WANTED)
     folder = is_folder(pattern)
     if not folder and image_lists.is_list(pattern):
@@ -119,8 +119,11 @@ def _describe_images(pattern: str, columns: Columns) -> InputDescription | None:
     layout = None if found and not folder else image_folders.layout(pattern, far)
     images = layout is not None and bool(image_folders.find(pattern, layout.labelled, far).images)
     kinds = {"images": images, "tars": bool(found)}
-    if images or found:
-        kinds["Parquet"] = bool(list_parquet(pattern)) and layout is not None
+    if layout is not None and (images or found):
+        kinds["Parquet"] = bool(list_parquet(pattern))
+        if not layout.labelled and kinds["Parquet"]:
+            # Pictures beside the rows, in no label's folder, are no data.
+            kinds["images"] = images = False
     if sum(kinds.values()) > 1:
         several = " or ".join(name for name, there in kinds.items() if there)
         raise ConfigError("input", pattern, f"hold either {several}, not both")

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import shutil
 
@@ -230,8 +231,8 @@ def test_columns_that_are_not_used_may_differ(tmp_path):
 def test_nothing_matches(tmp_path):
     for pattern in (str(tmp_path / "none"), str(tmp_path / "*.parquet"), str(tmp_path / "*" / "*")):
         assert str(refusal(pattern, "precomputed")) == (
-            f"input={pattern} is refused: it must match something: be a folder of LABEL/*.png|jpg|jpeg"
-            " images, or Parquet by file, folder or glob."
+            f"input={pattern} is refused: it must match something: be a folder of LABEL/*.png|jpg|... images,"
+            " a .csv or .jsonl list of images, .tar files of images, or Parquet by file, folder or glob."
         )
     assert "be a folder of" in str(refusal("", "precomputed"))
 
@@ -240,8 +241,9 @@ def test_an_empty_folder_is_a_data_set_without_rows(tmp_path):
     """Whatever a folder is for, the last of its rows may leave it."""
     folder = str(tmp_path)
     images = InputDescription("image_folder", folder, None, True)
-    assert describe_input(folder, "efficientnet_lite0") == images
+    assert describe_input(folder, "efficientnet_lite0") == dataclasses.replace(images, labelled=False)
     (tmp_path / "a").mkdir()
+    assert describe_input(folder, "efficientnet_lite0") == images
     (tmp_path / "a" / "notes.txt").write_text("no image")
     assert describe_input(folder, "efficientnet_lite0") == images
     embeddings = InputDescription("embedding_parquet", folder, 7, True, rows=0)
@@ -486,18 +488,12 @@ def test_listings_are_those_of_beam(tmp_path):
         ], pattern
 
 
-def test_no_more_than_one_level_is_listed(tmp_path, monkeypatch):
-    """--input=/ does not walk the disk."""
-    image_folder(tmp_path, ("a/b/c/1.png", "a/b/2.png"))
-    listed = []
-    scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
-    monkeypatch.setattr(os, "walk", lambda *_: pytest.fail("a tree was walked"))
-    assert describe_input(str(tmp_path), "efficientnet_lite0").kind == image_folders.IMAGE_FOLDER
-    assert image_folders.list_images(str(tmp_path)) == []
-    assert set(listed) == {str(tmp_path), str(tmp_path / "a")}
+def test_the_whole_disk_is_no_input(monkeypatch):
+    for name in ("scandir", "walk", "listdir"):
+        monkeypatch.setattr(os, name, lambda *_: pytest.fail("the disk was walked"))
+    assert "be a folder" in str(refusal("/", "efficientnet_lite0"))
+    assert "be a folder" in str(refusal("//", "efficientnet_lite0"))
     assert finding.list_parquet("") == []
-    assert set(listed) == {str(tmp_path), str(tmp_path / "a")}
 
 
 @pytest.mark.parametrize("pattern", ["", "/*/*.parquet"])
@@ -517,10 +513,16 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch, pattern):
     )
 
 
-def test_a_glob_of_image_folders_is_refused(tmp_path):
+def test_a_glob_of_image_folders(tmp_path):
     image_folder(tmp_path / "batch-1")
+    image_folder(tmp_path / "batch-2", ("c/1.png",))
     for scheme in ("", "crate://"):
-        assert "match something" in str(refusal(f"{scheme}{tmp_path}/batch-*", "efficientnet_lite0"))
+        described = describe_input(f"{scheme}{tmp_path}/batch-*", "efficientnet_lite0")
+        assert (described.kind, described.labelled) == (image_folders.IMAGE_FOLDER, True)
+        assert [image.label for image in image_folders.list_images(described.pattern)] == list("abbc")
+        assert "this is a single image, or a glob of images" in str(
+            refusal(f"{scheme}{tmp_path}/batch-*/a/*.png", "efficientnet_lite0")
+        )
 
 
 def test_a_footer_that_cannot_be_read_is_not_quoted(tmp_path):
