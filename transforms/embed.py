@@ -28,6 +28,7 @@ from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL, SOURCE
 from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError
 from transforms.files import finding, image_folders, opening, parquet
+from transforms.files.columns import Columns
 from transforms.files.image_folders import ImageFile
 from transforms.files.inputs import InputDescription
 from transforms.files.private import is_local, make_private_folder
@@ -71,6 +72,7 @@ class Shard:
       labels, files, sizes: of each image; the file is relative to the folder.
       row_groups: of the Parquet file.
       labelled: whether the cache file has labels.
+      columns: names of the Parquet file's columns.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Shard:
     files: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
     row_groups: tuple[int, ...] = ()
+    columns: Columns = Columns()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,15 +268,16 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
             )
         return
     listed = {file.path: file for file in finding.list_parquet(description.pattern)}
-    for groups in parquet.read_footers(
-        description.pattern, {path: file.pin for path, file in listed.items()}, encoder
-    ):
+    pins, columns = {path: file.pin for path, file in listed.items()}, description.columns
+    version.append(dataclasses.astuple(columns))
+    for groups in parquet.read_footers(description.pattern, pins, encoder, columns=columns):
         for members in _pack(groups.rows, shard_rows):
             yield Shard(
                 name=_shard_name(version, [dataclasses.astuple(listed[groups.path]), members]),
                 path=groups.path,
                 labelled=description.labelled,
                 row_groups=members,
+                columns=columns,
             )
 
 
@@ -363,14 +367,15 @@ def _listed(shard: Shard, rows: int) -> Iterator[EncodedImage]:
 
 
 def _read_row_groups(shard: Shard, rows: int) -> Iterator[EncodedImage]:
-    columns = [IMAGE, LABEL] if shard.labelled else [IMAGE]
-    with opening.reading(shard.path), parquet.open_rows(shard.path) as file:
+    with opening.reading(shard.path), parquet.open_rows(shard.path, shard.columns.label) as file:
         for row_group in shard.row_groups:
             start = 0
             # Of images of some megabytes, few are read at a time.
             found = file.metadata.row_group(row_group)
             at_once = max(1, min(rows, PART_BYTES * found.num_rows // max(found.total_byte_size, 1)))
-            for batch in file.iter_batches(at_once, row_groups=[row_group], columns=columns):
+            for batch in parquet.images(
+                file, row_group, at_once, shard.path, shard.columns, shard.labelled
+            ):
                 labels = _labels(batch.column(LABEL)) if shard.labelled else [None] * len(batch)
                 for row, (image, label) in enumerate(zip(batch.column(IMAGE), labels, strict=True)):
                     size = len(image.as_buffer()) if image.is_valid else image_folders.NO_FILE

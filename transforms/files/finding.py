@@ -8,7 +8,9 @@ import contextlib
 import dataclasses
 import errno
 import fnmatch
+import itertools
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 
@@ -17,6 +19,12 @@ from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.errors import ConfigError
 from transforms.files.private import is_local
+
+
+# Some writers add how the pages inside are compressed.
+_TABLE_NAME = re.compile(
+    r"\.(npy|npz|(parquet|parq|pq)(\.(gz|gzip|snappy|zst|zstd|br|brotli|lz4|lzo))?)$", re.IGNORECASE
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +57,18 @@ def pin_of(path: str) -> str:
 
 
 def list_parquet(pattern: str) -> list[InputFile]:
-    """Parquet files of a file, folder or glob, sorted; none if nothing matches.
+    """The Parquet files among `list_tables`."""
+    return [file for file in list_tables(pattern) if not is_array(file.path)]
 
-    A folder means the *.parquet directly in it.  Names that start with "." or
-    "_" are left out, as other readers of Parquet folders do.
+
+def list_tables(pattern: str) -> list[InputFile]:
+    """Files of rows, Parquet or arrays, of a file, folder or glob, sorted by path; none if nothing matches.
+
+    A folder means all files below it whose names end as such files' do, in any
+    case.  Names that start with "." or "_" are left out, and so are folders of
+    such names, as other readers of Parquet folders do.  Links to folders are
+    followed, each folder once.  What is named by itself may have any name, and so
+    may what a glob matches, unless it matches folders that hold such files, too.
 
     Raises:
       ConfigError: no file system for the pattern's scheme, or it can't be
@@ -60,13 +76,18 @@ def list_parquet(pattern: str) -> list[InputFile]:
     """
     if is_local(pattern):
         with listable(pattern):
-            found = list(_local_files(pattern))
+            found = list(_local_tables(pattern))
     else:
-        found = match(pattern, literal(pattern.rstrip("/")) + "/*.parquet")
-        if not found and not is_folder(pattern):
-            found = match(pattern, literal(pattern))
-    parquet = (file for file in found if _is_shown(file.path))
-    return sorted(parquet, key=lambda file: file.path)
+        found = _far_tables(pattern)
+    return sorted(found, key=lambda file: file.path)
+
+
+def is_array(path: str) -> bool:
+    return path.lower().endswith((".npy", ".npz"))
+
+
+def _is_table(path: str) -> bool:
+    return bool(_TABLE_NAME.search(os.path.basename(path)))
 
 
 def absolute(pattern: str) -> str:
@@ -75,7 +96,7 @@ def absolute(pattern: str) -> str:
 
 def literal(path: str) -> str:
     """A pattern for a path that exists, which may itself hold [, * or ?; patterns stay as they are."""
-    if not _is_glob(path) or not FileSystems.exists(path):
+    if not is_glob(path) or not FileSystems.exists(path):
         return path
     return "".join(f"[{character}]" if character in "[*?" else character for character in path)
 
@@ -85,7 +106,7 @@ def is_folder(path: str) -> bool:
     if is_local(path):
         return os.path.isdir(path)
     folder = literal(path.rstrip("/"))
-    return (folder != path.rstrip("/") or not _is_glob(path)) and bool(match(path, folder + "/**", limit=1))
+    return (folder != path.rstrip("/") or not is_glob(path)) and bool(match(path, folder + "/**", limit=1))
 
 
 @contextlib.contextmanager
@@ -113,21 +134,23 @@ def leads_to_folder(entry: os.DirEntry) -> bool:
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
-def _local_files(pattern: str) -> Iterator[InputFile]:
-    """The regular files of a local folder (*.parquet), a path or a glob.
+def _local_tables(pattern: str) -> Iterator[InputFile]:
+    """See `list_tables`.
 
     Raises:
       ConfigError: something else is there by such a name.
       OSError: a folder can't be listed.
     """
     if os.path.isdir(pattern):
-        with os.scandir(pattern) as entries:
-            paths = [entry.path for entry in entries if entry.name.endswith(".parquet")]
+        paths = list(_tables_below(pattern))
     elif os.path.lexists(pattern):
         paths = [pattern]
-    elif _is_glob(pattern):
-        # It may be one of folders.
-        paths = _matching(pattern + "/*.parquet") or _matching(pattern)
+    elif is_glob(pattern):
+        matched = _matching(pattern)
+        named = [path for path in matched if not os.path.isdir(path)]
+        below = [found for path in matched if os.path.isdir(path) for found in _tables_below(path)]
+        # A folder and what is in it may both match.
+        paths = sorted({*below, *(filter(_is_table, named) if below else named)})
     else:
         paths = []
     for path in filter(_is_shown, paths):
@@ -138,11 +161,52 @@ def _local_files(pattern: str) -> Iterator[InputFile]:
             yield InputFile(path, found.st_size, found.st_mtime)
 
 
+def _tables_below(folder: str) -> Iterator[str]:
+    """Paths of files of rows below a local folder, each folder being entered once, by the first of its names."""
+    seen = set()
+    waiting = [folder.rstrip("/") or "/"]
+    while waiting:
+        current = waiting.pop()
+        found = os.stat(current)
+        if (found.st_dev, found.st_ino) in seen:
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        with os.scandir(current) as scanned:
+            entries = [entry for entry in scanned if _is_shown(entry.name)]
+        folders = {entry.path for entry in entries if leads_to_folder(entry)}
+        yield from (entry.path for entry in entries if _is_table(entry.name) and entry.path not in folders)
+        waiting.extend(sorted(folders, reverse=True))
+
+
+def _far_tables(pattern: str) -> list[InputFile]:
+    folder = literal(pattern.rstrip("/"))
+    globbed = folder == pattern.rstrip("/") and is_glob(pattern)
+    found = match(pattern, folder + "/**")
+    # Of a pattern with ** it can't be said where the folder ends.
+    depth = None if "**" in folder else folder.count("/") + 1
+    below = [
+        file
+        for file in found
+        if _is_table(file.path) and _all_shown(file.path.split("/")[depth:] if depth else [file.path])
+    ]
+    if found and not globbed:
+        return below
+    named = [file for file in match(pattern, literal(pattern)) if _is_shown(file.path)]
+    if below:
+        named = [file for file in named if _is_table(file.path)]
+    return list({file.path: file for file in [*below, *named]}.values())
+
+
+def _all_shown(names: Sequence[str]) -> bool:
+    return all(map(_is_shown, names))
+
+
 def _matching(pattern: str) -> list[str]:
-    """Local paths that match a glob; no folders."""
+    """Local paths that match a glob."""
     if "**" in pattern:
-        return [file.path for file in match(pattern, pattern)]
-    return [path for path in _glob("/", absolute(pattern).split("/")) if not os.path.isdir(path)]
+        fixed = len(list(itertools.takewhile(lambda part: not is_glob(part), pattern.split("/"))))
+        return [file.path for file in match(pattern, pattern) if _all_shown(file.path.split("/")[fixed:])]
+    return list(_glob("/", absolute(pattern).split("/")))
 
 
 def _is_shown(path: str) -> bool:
@@ -156,7 +220,7 @@ def _glob(folder: str, parts: Sequence[str]) -> Iterator[str]:
     is data that would be left out.
     """
     part, *rest = parts
-    if _is_glob(part):
+    if is_glob(part):
         with os.scandir(folder) as entries:
             paths = [entry.path for entry in entries if fnmatch.fnmatchcase(entry.name, part)]
     else:
@@ -169,7 +233,7 @@ def _glob(folder: str, parts: Sequence[str]) -> Iterator[str]:
             yield from _glob(path, rest)
 
 
-def _is_glob(pattern: str) -> bool:
+def is_glob(pattern: str) -> bool:
     return any(character in pattern for character in "[*?")
 
 

@@ -8,7 +8,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from dpgmm_beam.errors import ConfigError
-from transforms.files.finding import absolute, is_folder, list_parquet
+from transforms.files import arrays
+from transforms.files.arrays import EMBEDDING_ARRAYS
+from transforms.files.columns import Columns
+from transforms.files.finding import absolute, is_array, is_folder, list_tables
 from transforms.files.image_folders import IMAGE_FOLDER, has_images
 from transforms.files.parquet import (
     DRIVER_FOOTERS,
@@ -20,7 +23,10 @@ from transforms.files.parquet import (
     embedding_length,
 )
 
-_WANTED = "be a folder of LABEL/*.png|jpg|jpeg images, or Parquet by file, folder or glob"
+_WANTED = (
+    "be a folder of LABEL/*.png|jpg|jpeg images, or Parquet or arrays (.npz, embeddings.npy and labels.npy)"
+    " by file, folder or glob"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +34,13 @@ class InputDescription:
     """What an input was found to be.
 
     Attributes:
-      kind: IMAGE_FOLDER, IMAGE_PARQUET or EMBEDDING_PARQUET.
+      kind: IMAGE_FOLDER, IMAGE_PARQUET, EMBEDDING_PARQUET or EMBEDDING_ARRAYS.
       pattern: the input as workers may use it (an absolute path, where local).
       dimension: length of an embedding; None for images.
       labelled: whether there are labels.  An unlabelled data set is one class.
       encoder: the encoder named inside the files, where they name one.
       rows: how many there are, bad ones included, where the driver knows.  Never shown.
+      columns: names of its columns.
     """
 
     kind: str
@@ -42,19 +49,28 @@ class InputDescription:
     labelled: bool
     encoder: str | None = None
     rows: int | None = None
+    columns: Columns = Columns()
+
+    @property
+    def holds_embeddings(self) -> bool:
+        """Whether its rows are embeddings already."""
+        return self.kind in (EMBEDDING_PARQUET, EMBEDDING_ARRAYS)
 
 
-def describe_input(pattern: str, encoder: str, dimension: int | None = None) -> InputDescription:
+def describe_input(
+    pattern: str, encoder: str, dimension: int | None = None, columns: Columns = Columns()
+) -> InputDescription:
     """Finds out what an input is.
 
     A folder in which nothing is found is a data set without rows: to refuse it
     would tell nothing from one row.
 
     Args:
-      pattern: a folder of images, or a Parquet file, folder or glob.
+      pattern: a folder of images, or Parquet or arrays by file, folder or glob.
       encoder: the encoder's spec.
       dimension: needed only for embeddings in plain lists whose
         length the footers can't tell.
+      columns: names of the columns of a table.
 
     Raises:
       ConfigError: see the sentences below.
@@ -62,14 +78,27 @@ def describe_input(pattern: str, encoder: str, dimension: int | None = None) -> 
     if not pattern:
         raise ConfigError("input", pattern, _WANTED)
     pattern = absolute(pattern)
-    parquet = list_parquet(pattern)
+    tables = list_tables(pattern)
+    parquet = [file.path for file in tables if not is_array(file.path)]
+    vectors = [file.path for file in arrays.embedding_files(tables, columns)]
     images = has_images(pattern)
-    if parquet and images:
-        raise ConfigError("input", pattern, "hold either Parquet files or LABEL/*.png|jpg|jpeg, not both")
+    if (parquet and images) or (vectors and (parquet or images)):
+        raise ConfigError(
+            "input", pattern, "hold either Parquet files or arrays or LABEL/*.png|jpg|jpeg, not several of them"
+        )
     if parquet:
-        return _describe_parquet(pattern, [file.path for file in parquet], encoder, dimension)
+        return _describe_parquet(pattern, parquet, encoder, dimension, columns)
+    if vectors:
+        return _describe_arrays(pattern, vectors, encoder, dimension, columns)
     if images:
         _refuse_precomputed(pattern, encoder)
+    elif tables:
+        raise ConfigError(
+            "input",
+            pattern,
+            "hold its arrays as embeddings.npy and labels.npy, or have their names stated as its"
+            f" embedding_column and label_column; it holds {tables[0].path}",
+        )
     elif not is_folder(pattern):
         raise ConfigError("input", pattern, f"match something: {_WANTED}")
     elif encoder == "precomputed":
@@ -77,9 +106,9 @@ def describe_input(pattern: str, encoder: str, dimension: int | None = None) -> 
             raise ConfigError(
                 "input", pattern, "hold Parquet files, or be an empty data set: state its dimension then"
             )
-        return InputDescription(EMBEDDING_PARQUET, pattern, dimension, labelled=True, rows=0)
+        return InputDescription(EMBEDDING_PARQUET, pattern, dimension, True, rows=0, columns=columns)
     _refuse_dimension(dimension)
-    return InputDescription(IMAGE_FOLDER, pattern, None, labelled=True)
+    return InputDescription(IMAGE_FOLDER, pattern, None, labelled=True, columns=columns)
 
 
 def _refuse_precomputed(pattern: str, encoder: str) -> None:
@@ -93,27 +122,43 @@ def _refuse_dimension(dimension: int | None) -> None:
 
 
 def _describe_parquet(
-    pattern: str, paths: Sequence[str], encoder: str, dimension: int | None
+    pattern: str, paths: Sequence[str], encoder: str, dimension: int | None, columns: Columns
 ) -> InputDescription:
-    found = list(agreeing(pattern, paths[:DRIVER_FOOTERS], encoder))
-    columns = found[-1][1]
-    rows = sum(footer.num_rows for _, _, footer in found)
+    found = list(agreeing(pattern, paths[:DRIVER_FOOTERS], encoder, columns))
+    footers, agreed = [footer for footer, _ in found], found[-1][1]
+    rows = sum(footer.metadata.num_rows for footer in footers)
     check_rows(pattern, rows)
-    labelled = columns.label is not None
-    if columns.kind == IMAGE_PARQUET:
+    labelled = agreed.label is not None
+    if agreed.kind == IMAGE_PARQUET:
         _refuse_precomputed(pattern, encoder)
         _refuse_dimension(dimension)
         length = None
     else:
-        if encoder not in ("precomputed", columns.encoder):
-            stored = f" or {columns.encoder}, which the files name" if columns.encoder else ""
+        if encoder not in ("precomputed", agreed.encoder):
+            stored = f" or {agreed.encoder}, which the files name" if agreed.encoder else ""
             raise ConfigError(
                 "encoder", encoder, f"be precomputed{stored}, because the input {pattern} holds embeddings"
             )
-        length = embedding_length(pattern, columns.type, [footer for _, _, footer in found], dimension)
-    for path, _, footer in found:
-        check_sizes(pattern, path, columns, footer, length)
-    if columns.kind == IMAGE_PARQUET:
-        return InputDescription(IMAGE_PARQUET, pattern, None, labelled)
+        length = embedding_length(pattern, agreed.type, footers, dimension)
+    for footer in footers:
+        check_sizes(pattern, footer, agreed.kind, length)
+    if agreed.kind == IMAGE_PARQUET:
+        return InputDescription(IMAGE_PARQUET, pattern, None, labelled, columns=columns)
     known = rows if len(found) == len(paths) else None
-    return InputDescription(EMBEDDING_PARQUET, pattern, length, labelled, columns.encoder, known)
+    return InputDescription(EMBEDDING_PARQUET, pattern, length, labelled, agreed.encoder, known, columns)
+
+
+def _describe_arrays(
+    pattern: str, paths: Sequence[str], encoder: str, dimension: int | None, columns: Columns
+) -> InputDescription:
+    if encoder != "precomputed":
+        raise ConfigError("encoder", encoder, f"be precomputed, because the input {pattern} holds embeddings")
+    found = list(arrays.agreeing(pattern, paths[:DRIVER_FOOTERS], columns))
+    rows = sum(sum(each.row_groups) for each in found)
+    check_rows(pattern, rows)
+    length = found[0].dimension
+    if dimension not in (None, length):
+        raise ConfigError("dimension", dimension, f"be {length}, the length of the embeddings")
+    known = rows if len(found) == len(paths) else None
+    labelled = found[0].label_kind is not None
+    return InputDescription(EMBEDDING_ARRAYS, pattern, length, labelled, None, known, columns)
