@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
@@ -150,7 +150,7 @@ def _local_tables(pattern: str) -> Iterator[InputFile]:
         named = [path for path in matched if not os.path.isdir(path)]
         below = [found for path in matched if os.path.isdir(path) for found in _tables_below(path)]
         # A folder and what is in it may both match.
-        paths = sorted({*below, *(filter(_is_table, named) if below else named)})
+        paths = _tables_or_all({*below, *named}) if below or "**" in pattern else named
     else:
         paths = []
     for path in filter(_is_shown, paths):
@@ -182,19 +182,29 @@ def _far_tables(pattern: str) -> list[InputFile]:
     folder = literal(pattern.rstrip("/"))
     globbed = folder == pattern.rstrip("/") and is_glob(pattern)
     found = match(pattern, folder + "/**")
-    # Of a pattern with ** it can't be said where the folder ends.
-    depth = None if "**" in folder else folder.count("/") + 1
-    below = [
-        file
-        for file in found
-        if _is_table(file.path) and _all_shown(file.path.split("/")[depth:] if depth else [file.path])
-    ]
+    depth = _fixed_parts(pattern) if "**" in folder else folder.count("/") + 1
+    below = {file.path: file for file in found if _all_shown(file.path.split("/")[depth:])}
+    tables = {path: file for path, file in below.items() if _is_table(path)}
     if found and not globbed:
-        return below
-    named = [file for file in match(pattern, literal(pattern)) if _is_shown(file.path)]
-    if below:
-        named = [file for file in named if _is_table(file.path)]
-    return list({file.path: file for file in [*below, *named]}.values())
+        return list(tables.values())
+    named = {file.path: file for file in match(pattern, literal(pattern)) if _is_shown(file.path)}
+    if "**" in pattern:
+        named = {path: file for path, file in named.items() if _all_shown(path.split("/")[depth:])}
+    elif not tables:
+        return list(named.values())
+    both = {**tables, **named}
+    return [both[path] for path in _tables_or_all(both)]
+
+
+def _tables_or_all(paths: Iterable[str]) -> list[str]:
+    """What a glob means that matches more than files of one folder: what is named as files of rows, if anything is."""
+    paths = list(paths)
+    return [path for path in paths if _is_table(path)] or paths
+
+
+def _fixed_parts(pattern: str) -> int:
+    """Parts of a path, up to the first that is a glob."""
+    return len(list(itertools.takewhile(lambda part: not is_glob(part), pattern.split("/"))))
 
 
 def _all_shown(names: Sequence[str]) -> bool:
@@ -204,7 +214,7 @@ def _all_shown(names: Sequence[str]) -> bool:
 def _matching(pattern: str) -> list[str]:
     """Local paths that match a glob."""
     if "**" in pattern:
-        fixed = len(list(itertools.takewhile(lambda part: not is_glob(part), pattern.split("/"))))
+        fixed = _fixed_parts(pattern)
         return [file.path for file in match(pattern, pattern) if _all_shown(file.path.split("/")[fixed:])]
     return list(_glob("/", absolute(pattern).split("/")))
 

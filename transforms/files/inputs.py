@@ -84,7 +84,7 @@ def describe_input(
     images = has_images(pattern)
     if (parquet and images) or (vectors and (parquet or images)):
         raise ConfigError(
-            "input", pattern, "hold either Parquet files or arrays or LABEL/*.png|jpg|jpeg, not several of them"
+            "input", pattern, "hold either Parquet files or arrays or LABEL/*.png|jpg|jpeg, not both"
         )
     if parquet:
         return _describe_parquet(pattern, parquet, encoder, dimension, columns)
