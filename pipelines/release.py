@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from dpgmm_beam.config import ROUNDS, ReleaseConfig, check_classes
 from dpgmm_beam.encoders.registry import check_encoder, encoder_for_process
-from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.errors import ConfigError, printable
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.allocation import with_shares
 from dpgmm_beam.release import manifest
@@ -138,7 +138,8 @@ def say_of_blanks(classes: Sequence[str]) -> None:
     for label in classes:
         if label != label.strip():
             cli.say(
-                f"warning: the class {label!r} begins or ends with a blank; labels are compared as they stand",
+                f"warning: the class '{printable(label)}' begins or ends with a blank; labels are compared as"
+                " they stand",
                 sys.stderr,
             )
             return

@@ -28,7 +28,7 @@ from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL, SOURCE
 from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError
 from transforms.files import finding, image_folders, opening, parquet
-from transforms.files.columns import Columns
+from transforms.files.columns import DEFAULT_COLUMNS, Columns
 from transforms.files.image_folders import ImageFile
 from transforms.files.inputs import InputDescription
 from transforms.files.private import is_local, make_private_folder
@@ -82,7 +82,7 @@ class Shard:
     files: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
     row_groups: tuple[int, ...] = ()
-    columns: Columns = Columns()
+    columns: Columns = DEFAULT_COLUMNS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -373,9 +373,7 @@ def _read_row_groups(shard: Shard, rows: int) -> Iterator[EncodedImage]:
             # Of images of some megabytes, few are read at a time.
             found = file.metadata.row_group(row_group)
             at_once = max(1, min(rows, PART_BYTES * found.num_rows // max(found.total_byte_size, 1)))
-            for batch in parquet.images(
-                file, row_group, at_once, shard.path, shard.columns, shard.labelled
-            ):
+            for batch in parquet.images(file, row_group, at_once, shard.path, shard.columns, shard.labelled):
                 labels = _labels(batch.column(LABEL)) if shard.labelled else [None] * len(batch)
                 for row, (image, label) in enumerate(zip(batch.column(IMAGE), labels, strict=True)):
                     size = len(image.as_buffer()) if image.is_valid else image_folders.NO_FILE

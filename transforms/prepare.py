@@ -22,7 +22,7 @@ from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.plan import Plan
 from transforms.execution import Execution
 from transforms.files import finding, keys, listing, opening, prepared, run_files, tables
-from transforms.files.columns import Columns
+from transforms.files.columns import DEFAULT_COLUMNS, Columns
 from transforms.files.listing import Listing, Piece, Stretch
 from transforms.files.private import is_local, make_private_folder
 from transforms.files.run_files import Base, Workspace
@@ -45,7 +45,7 @@ class Source:
 
     pattern: str
     names_file: str = ""
-    columns: Columns = Columns()
+    columns: Columns = DEFAULT_COLUMNS
 
     def files(self) -> list[finding.InputFile]:
         """The files, by path."""
@@ -234,9 +234,7 @@ class _Batches:
             yield batch.slice(0, len(batch) - (len(self._rest) if self._rest is not None else 0))
 
 
-def _read_unit(
-    unit: Iterable[Stretch], row_format: RowFormat, columns: Columns
-) -> Iterator[pa.RecordBatch]:
+def _read_unit(unit: Iterable[Stretch], row_format: RowFormat, columns: Columns) -> Iterator[pa.RecordBatch]:
     slice_rows = max(1, min(SLICE_ROWS, SLICE_BYTES // (8 * row_format.dimension)))
     # Mapped, so that no name keeps a batch with a long list while the next one is read.
     shorten = functools.partial(without_long_lists, row_format=row_format)

@@ -119,7 +119,8 @@ def label_indices(labels: pa.Array | pa.ChunkedArray, classes: tuple[str, ...]) 
         place = {label: index for index, label in enumerate(composed)}
         rest = labels.take(pa.array(others)).cast(pa.large_binary() if _is_large(labels) else pa.binary())
         texts = pc.dictionary_encode(rest)
-        known = [place.get(_composed(each.as_buffer()), -1) for each in texts.dictionary]
+        composed_texts = (_composed(each.as_buffer()) for each in texts.dictionary)
+        known = [-1 if text is None else place.get(text, -1) for text in composed_texts]
         indices[others] = np.array(known, np.int32)[texts.indices.to_numpy(zero_copy_only=False)]
     return indices
 

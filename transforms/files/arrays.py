@@ -125,7 +125,9 @@ def labels_beside(path: str, columns: Columns) -> str | None:
     paths = [f"{folder}/{stem}{path[-len(_NPY) :]}" for stem in names(columns.label, LABEL)]
     found = [each for each in paths if FileSystems.exists(each)]
     if len(found) > 1:
-        raise ConfigError("input", path, f"have one file of labels beside it; there are {' and '.join(found)}")
+        raise ConfigError(
+            "input", path, f"have one file of labels beside it; there are {' and '.join(found)}"
+        )
     return found[0] if found else None
 
 
@@ -211,9 +213,7 @@ def _header_of(path: str) -> _Array:
         return _whole(found, file.size())
 
 
-def _header_in_zip(
-    path: str, file: pa.NativeFile, archive: zipfile.ZipFile, info: zipfile.ZipInfo
-) -> _Array:
+def _header_in_zip(path: str, file: pa.NativeFile, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Array:
     compressed = info.compress_type != zipfile.ZIP_STORED
     with archive.open(info) as member:
         header, start = _header(member), member.tell()
@@ -283,7 +283,8 @@ def agreeing(pattern: str, paths: Sequence[str], columns: Columns) -> Iterator[A
             first = first or found
             if (first.label_kind, first.dimension) != (found.label_kind, found.dimension):
                 said = [
-                    f"{each.embeddings.shown} has {each.label_kind or 'no'} labels and length {each.dimension}"
+                    f"{each.embeddings.shown} has {each.label_kind or 'no'} labels and length"
+                    f" {each.dimension}"
                     for each in (first, found)
                 ]
                 raise ConfigError(
@@ -294,10 +295,8 @@ def agreeing(pattern: str, paths: Sequence[str], columns: Columns) -> Iterator[A
             yield found
 
 
-def read_footers(
-    pattern: str, pins: Mapping[str, str], dimension: int, columns: Columns
-) -> list[RowGroups]:
-    """As `parquet.read_footers`: row counts of all files' groups, by path; a file of two names is there once."""
+def read_footers(pattern: str, pins: Mapping[str, str], dimension: int, columns: Columns) -> list[RowGroups]:
+    """As `parquet.read_footers`: row counts of all files' groups, by path; a file of two names is once."""
     named = {pin if is_local(path) else path: path for path, pin in reversed(list(pins.items()))}
     paths = sorted(named.values())
     groups = []

@@ -34,6 +34,8 @@ class Columns:
                 raise ConfigError(f"{name}_column", "''", "be the name of a column")
 
 
+DEFAULT_COLUMNS = Columns()
+
 # Other names that columns often have.  They are never taken, but named in a refusal.
 IMAGE_NAMES = ("img", "images", "picture", "photo", "jpg", "png", "image_bytes", "bytes")
 LABEL_NAMES = ("labels", "target", "targets", "class", "class_label", "category", "y")

@@ -20,7 +20,6 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam.errors import ConfigError
 from transforms.files.private import is_local
 
-
 # Some writers add how the pages inside are compressed.
 _TABLE_NAME = re.compile(
     r"\.(npy|npz|(parquet|parq|pq)(\.(gz|gzip|snappy|zst|zstd|br|brotli|lz4|lzo))?)$", re.IGNORECASE
@@ -162,7 +161,7 @@ def _local_tables(pattern: str) -> Iterator[InputFile]:
 
 
 def _tables_below(folder: str) -> Iterator[str]:
-    """Paths of files of rows below a local folder, each folder being entered once, by the first of its names."""
+    """Paths of files of rows below a local folder, each folder being entered once, by its first name."""
     seen = set()
     waiting = [folder.rstrip("/") or "/"]
     while waiting:
@@ -197,7 +196,7 @@ def _far_tables(pattern: str) -> list[InputFile]:
 
 
 def _tables_or_all(paths: Iterable[str]) -> list[str]:
-    """What a glob means that matches more than files of one folder: what is named as files of rows, if anything is."""
+    """What a glob means that reaches into folders: what is named as files of rows are, if anything is."""
     paths = list(paths)
     return [path for path in paths if _is_table(path)] or paths
 

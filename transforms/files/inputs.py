@@ -5,14 +5,17 @@ listings, Parquet schemas and some footers, never a row.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
 
 from dpgmm_beam.errors import ConfigError
-from transforms.files import arrays
+from transforms.files import arrays, tables
 from transforms.files.arrays import EMBEDDING_ARRAYS
-from transforms.files.columns import Columns
-from transforms.files.finding import absolute, is_array, is_folder, list_tables
+from transforms.files.columns import DEFAULT_COLUMNS, Columns
+from transforms.files.finding import InputFile, absolute, is_array, is_folder, list_tables
 from transforms.files.image_folders import IMAGE_FOLDER, has_images
+from transforms.files.opening import reading
 from transforms.files.parquet import (
     DRIVER_FOOTERS,
     EMBEDDING_PARQUET,
@@ -22,6 +25,7 @@ from transforms.files.parquet import (
     check_sizes,
     embedding_length,
 )
+from transforms.files.private import is_local
 
 _WANTED = (
     "be a folder of LABEL/*.png|jpg|jpeg images, or Parquet or arrays (.npz, embeddings.npy and labels.npy)"
@@ -49,7 +53,7 @@ class InputDescription:
     labelled: bool
     encoder: str | None = None
     rows: int | None = None
-    columns: Columns = Columns()
+    columns: Columns = DEFAULT_COLUMNS
 
     @property
     def holds_embeddings(self) -> bool:
@@ -58,7 +62,7 @@ class InputDescription:
 
 
 def describe_input(
-    pattern: str, encoder: str, dimension: int | None = None, columns: Columns = Columns()
+    pattern: str, encoder: str, dimension: int | None = None, columns: Columns = DEFAULT_COLUMNS
 ) -> InputDescription:
     """Finds out what an input is.
 
@@ -109,6 +113,34 @@ def describe_input(
         return InputDescription(EMBEDDING_PARQUET, pattern, dimension, True, rows=0, columns=columns)
     _refuse_dimension(dimension)
     return InputDescription(IMAGE_FOLDER, pattern, None, labelled=True, columns=columns)
+
+
+def labels_of(description: InputDescription) -> Iterator[pa.Array]:
+    """The labels of all rows of a table, good and bad, some thousands at a time, file by file.
+
+    For the owner's eyes: they are exact.  Nothing comes of a table without labels.
+
+    Returns:
+      Arrays of text, plain or as dictionaries, of integers (7 is the label "7"),
+      or of nulls, as `rows.label_indices` takes them.  Text need not be UTF-8.
+
+    Raises:
+      OSError, RuntimeError: a file can't be read; without a value from it.
+    """
+    if not description.labelled:
+        return
+    columns = description.columns
+    files = tables.list_files(description.pattern, columns)
+    # As the prepare step has it: a file of several names is read once, under the first.
+    once = {_identity(file): file for file in reversed(files)}
+    for file in sorted(once.values(), key=lambda file: file.path):
+        with reading(file.path):
+            yield from tables.labels(file.path, description.kind, columns)
+
+
+def _identity(file: InputFile) -> str:
+    """What two names of one file share."""
+    return file.pin if is_local(file.path) else file.path
 
 
 def _refuse_precomputed(pattern: str, encoder: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 from dpgmm_beam.data.rows import record_type
 from dpgmm_beam.fit.plan import Plan
-from transforms.files.columns import Columns
+from transforms.files.columns import DEFAULT_COLUMNS, Columns
 from transforms.files.row_groups import RowGroups
 
 LEAST_PIECE_ROWS = 4096
@@ -60,7 +60,7 @@ class Listing:
 
     units: tuple[tuple[Stretch, ...], ...]
     pieces: tuple[Piece, ...]
-    columns: Columns = Columns()
+    columns: Columns = DEFAULT_COLUMNS
 
     def numbers_of(self, unit: int) -> list[int]:
         """Numbers of a unit's pieces, in the order of their rows."""
@@ -86,7 +86,7 @@ class Listing:
         return Listing(tuple(units), pieces, Columns(**content["columns"]))
 
 
-def digest(pins: Mapping[str, str], plan: Plan, piece_bytes: int, columns: Columns = Columns()) -> str:
+def digest(pins: Mapping[str, str], plan: Plan, piece_bytes: int, columns: Columns = DEFAULT_COLUMNS) -> str:
     """Names the data as this plan's rows are prepared from it, before a footer is read.
 
     Args:
@@ -102,7 +102,7 @@ def digest(pins: Mapping[str, str], plan: Plan, piece_bytes: int, columns: Colum
 
 
 def cut(
-    files: Iterable[RowGroups], dimension: int, piece_bytes: int, columns: Columns = Columns()
+    files: Iterable[RowGroups], dimension: int, piece_bytes: int, columns: Columns = DEFAULT_COLUMNS
 ) -> Listing:
     """Cuts files into units and pieces.
 

@@ -18,7 +18,7 @@ from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy import lattice
 from transforms.files import parquet_schema
-from transforms.files.columns import Columns
+from transforms.files.columns import DEFAULT_COLUMNS, Columns
 from transforms.files.opening import open_file, open_ranges
 from transforms.files.parquet_schema import (
     EMBEDDING_PARQUET,
@@ -64,7 +64,7 @@ def read_footers(
     pins: Mapping[str, str],
     encoder: str,
     dimension: int | None = None,
-    columns: Columns = Columns(),
+    columns: Columns = DEFAULT_COLUMNS,
 ) -> list[RowGroups]:
     """Row counts of all row groups of Parquet files, sorted by path; a file of two names is there once.
 
@@ -143,7 +143,7 @@ def images(
 
 
 def labels(path: str, kind: str, rows: int, columns: Columns) -> Iterator[pa.Array]:
-    """The labels of a file, at most so many rows at a time: text (perhaps as dictionaries), integers or nulls."""
+    """The labels of a file, at most so many at a time: text (perhaps as dictionaries), integers or nulls."""
     with open_rows(path, columns.label) as file:
         where = locate(path, path, _schema(file.metadata), columns, kind)
         for group in range(file.metadata.num_row_groups):
@@ -225,7 +225,7 @@ class Footer:
 
 
 def agreeing(
-    pattern: str, paths: Sequence[str], encoder: str, columns: Columns = Columns()
+    pattern: str, paths: Sequence[str], encoder: str, columns: Columns = DEFAULT_COLUMNS
 ) -> Iterator[tuple[Footer, Agreed]]:
     """Each file's footer and what all files so far agree on, which they must.
 

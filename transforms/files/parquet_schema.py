@@ -183,7 +183,8 @@ def locate(pattern: str, path: str, schema: pa.Schema, columns: Columns, kind: s
 
 def find(schema: pa.Schema, name: str) -> list[Found]:
     """The columns that a name may mean: top-level ones of just that name, else paths through structs."""
-    exact, nested = [], []
+    exact: list[Found] = []
+    nested: list[Found] = []
     leaf = 0
     for field in schema:
         if field.name == name:
@@ -238,9 +239,7 @@ def _is_list(column_type: pa.DataType) -> bool:
 
 
 def _is_embedding(column_type: pa.DataType) -> bool:
-    return is_unknown(column_type) or (
-        _is_list(column_type) and pa.types.is_floating(column_type.value_type)
-    )
+    return is_unknown(column_type) or (_is_list(column_type) and pa.types.is_floating(column_type.value_type))
 
 
 def _is_bytes(column_type: pa.DataType) -> bool:
@@ -322,7 +321,7 @@ def _refuse_another_label(pattern: str, path: str, schema: pa.Schema, columns: C
 
 
 def _class_names(metadata: Mapping[bytes, bytes], path: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Names of the integers of a ClassLabel of Hugging Face's datasets, which keeps them in a schema's metadata."""
+    """Names of the integers of a ClassLabel, which Hugging Face's datasets keep in a schema's metadata."""
     try:
         feature = json.loads(metadata[HUGGING_FACE_KEY])["info"]["features"]
         for name in path:

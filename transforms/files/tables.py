@@ -52,6 +52,15 @@ def read_footers(
     return parquet.read_footers(pattern, pins, encoder, dimension, columns)
 
 
+def row_counts(path: str, columns: Columns) -> tuple[int, ...]:
+    """Rows of each of a file's row groups."""
+    if finding.is_array(path):
+        return arrays.look(path, path, columns).row_groups
+    with parquet.open_parquet(path) as file:
+        groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+        return tuple(group.num_rows for group in groups)
+
+
 def embeddings(
     path: str, row_groups: Sequence[int], rows: int, dimension: int, columns: Columns, labelled: bool
 ) -> Iterator[pa.RecordBatch]:

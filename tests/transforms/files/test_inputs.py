@@ -187,7 +187,10 @@ def test_dimension_beside_fixed_size_lists(tmp_path):
         ({"embedding": pa.array([[1, 2]])}, ["in column 'embedding'", "holds list<", "int64"]),
         ({"embedding": pa.array([1.0])}, ["in column 'embedding'", "holds double"]),
         ({"embedding": pa.array(["x"])}, ["in column 'embedding'", "holds string"]),
-        ({"image": pa.array(["x"])}, ["as binary, or as struct<bytes: binary, path>, in column 'image'", "holds string"]),
+        (
+            {"image": pa.array(["x"])},
+            ["as binary, or as struct<bytes: binary, path>, in column 'image'", "holds string"],
+        ),
         ({"label": pa.array(["x"])}, ["a column 'image' (binary) or 'embedding'", "has label"]),
         ({"embedding": vectors(1), "label": pa.array([1.5])}, ["in column 'label'", "holds double"]),
     ],
