@@ -21,7 +21,7 @@ from dpgmm_beam.data.schema import EMBEDDING, LABEL
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy import lattice
 from transforms.files import finding
-from transforms.files.columns import EMBEDDING_NAMES, LABEL_NAMES, Columns, likely
+from transforms.files.columns import EMBEDDING_NAMES, LABEL_NAMES, NO_LABEL, Columns, likely
 from transforms.files.finding import InputFile
 from transforms.files.opening import open_ranges
 from transforms.files.private import is_local
@@ -180,30 +180,32 @@ def _look_into_zip(pattern: str, path: str, columns: Columns) -> Arrays:
 
         embeddings = one(columns.embedding, EMBEDDING)
         labels = one(columns.label, LABEL) if columns.label else None
-    held = ", ".join(members) or "none"
     if embeddings is None:
-        may_be = likely(members, EMBEDDING_NAMES)
-        state = f"; state '{may_be[0]}' as its embedding_column" if may_be else ""
-        wanted = " or ".join(f"'{name}'" for name in names(columns.embedding, EMBEDDING))
-        raise ConfigError("input", pattern, f"have an array {wanted}; {path} has {held}{state}")
+        raise _no_embeddings(pattern, path, list(members), columns)
     if labels is None and columns.label:
-        _refuse_other_labels(pattern, path, list(members), columns)
+        _refuse_other_labels(path, list(members), columns)
     return Arrays(embeddings, labels)
 
 
-def _refuse_other_labels(pattern: str, path: str, held: Sequence[str], columns: Columns) -> None:
+def _no_embeddings(pattern: str, path: str, held: Sequence[str], columns: Columns) -> ConfigError:
+    if columns.embedding == EMBEDDING and not likely(held, EMBEDDING_NAMES):
+        return ConfigError(
+            "input", pattern, f"have an array 'embeddings'; {path} has {', '.join(held) or 'none'}"
+        )
+    which = (
+        f"'{found[0]}', which may be meant" if (found := likely(held, EMBEDDING_NAMES)) else ", ".join(held)
+    )
+    return ConfigError("embedding_column", columns.embedding, f"be an array of the input; {path} has {which}")
+
+
+def _refuse_other_labels(path: str, held: Sequence[str], columns: Columns) -> None:
     """As with a column of Parquet: without labels all rows would be one class."""
     if columns.label != LABEL:
         raise ConfigError(
             "label_column", columns.label, f"be an array of the input; {path} has {', '.join(held)}"
         )
     if found := likely(held, LABEL_NAMES):
-        raise ConfigError(
-            "input",
-            pattern,
-            f"have its labels in an array 'labels'; {path} has '{found[0]}': state it as the label_column,"
-            " or '' for data without labels",
-        )
+        raise ConfigError("label_column", columns.label, NO_LABEL.format(path=path, name=found[0]))
 
 
 def _header_of(path: str) -> _Array:

@@ -41,6 +41,8 @@ IMAGE_NAMES = ("img", "images", "picture", "photo", "jpg", "png", "image_bytes",
 LABEL_NAMES = ("labels", "target", "targets", "class", "class_label", "category", "y")
 EMBEDDING_NAMES = ("embeddings", "vector", "vectors", "features", "feature", "emb", "x")
 
+NO_LABEL = "be a column of the input, or '' for data without labels; {path} has '{name}', which may be meant"
+
 
 def likely(names: Iterable[str], wanted: Iterable[str]) -> list[str]:
     """Those of some columns that have one of the wanted names, in whatever case."""

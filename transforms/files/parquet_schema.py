@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL
 from dpgmm_beam.errors import ConfigError
-from transforms.files.columns import EMBEDDING_NAMES, IMAGE_NAMES, LABEL_NAMES, Columns, likely
+from transforms.files.columns import EMBEDDING_NAMES, IMAGE_NAMES, LABEL_NAMES, NO_LABEL, Columns, likely
 
 IMAGE_PARQUET = "image_parquet"
 
@@ -127,7 +127,7 @@ def look(
     elif has_image:
         kind, name, of_encoder = IMAGE_PARQUET, columns.image, None
     else:
-        raise ConfigError("input", pattern, _neither(path, schema, columns))
+        raise _neither(pattern, path, schema, columns)
     where = locate(pattern, path, schema, columns, kind)
     value = where.value.type
     if kind == EMBEDDING_PARQUET and not _is_embedding(value):
@@ -137,7 +137,7 @@ def look(
     else:
         label = _label_kind(pattern, path, columns.label, where)
         if label is None and columns.label:
-            _refuse_another_label(pattern, path, schema, columns)
+            _refuse_another_label(path, schema, columns)
         return Agreed(kind, name, label, value, of_encoder), where
     raise ConfigError("input", pattern, f"{allowed}; {path} holds {value}")
 
@@ -282,20 +282,27 @@ def _label_kind(pattern: str, path: str, name: str, where: FileColumns) -> str |
     )
 
 
-def _neither(path: str, schema: pa.Schema, columns: Columns) -> str:
-    may_be = [
-        f"'{name}' as its {what}_column"
-        for what, names, is_kind in (
-            ("image", IMAGE_NAMES, lambda kind: _is_bytes(kind) or pa.types.is_struct(kind)),
-            ("embedding", EMBEDDING_NAMES, _is_embedding),
-        )
-        for name in likely(schema.names, names)
-        if is_kind(_storage(schema.field(name).type))
-    ]
-    state = f"; state {' or '.join(may_be)}" if may_be else ""
-    return (
+def _neither(pattern: str, path: str, schema: pa.Schema, columns: Columns) -> ConfigError:
+    """Of a file without images and embeddings: what may be them goes by another name, or nothing may."""
+    for field, name, names, is_kind in (
+        ("embedding_column", columns.embedding, EMBEDDING_NAMES, _is_embedding),
+        (
+            "image_column",
+            columns.image,
+            IMAGE_NAMES,
+            lambda kind: _is_bytes(kind) or pa.types.is_struct(kind),
+        ),
+    ):
+        may_be = [each for each in likely(schema.names, names) if is_kind(_storage(schema.field(each).type))]
+        if may_be:
+            return ConfigError(
+                field, name, f"be a column of the input; {path} has '{may_be[0]}', which may be meant"
+            )
+    return ConfigError(
+        "input",
+        pattern,
         f"have a column '{columns.image}' (binary) or '{columns.embedding}' (list of float);"
-        f" {path} has {_names(schema)}{state}"
+        f" {path} has {_names(schema)}",
     )
 
 
@@ -303,7 +310,7 @@ def _names(schema: pa.Schema) -> str:
     return ", ".join(schema.names) or "no columns"
 
 
-def _refuse_another_label(pattern: str, path: str, schema: pa.Schema, columns: Columns) -> None:
+def _refuse_another_label(path: str, schema: pa.Schema, columns: Columns) -> None:
     """Refuses rows without labels where another column has the name of one: all would be one class."""
     if columns.label != LABEL:
         raise ConfigError(
@@ -312,12 +319,7 @@ def _refuse_another_label(pattern: str, path: str, schema: pa.Schema, columns: C
     for name in likely(schema.names, LABEL_NAMES):
         plain = _plain(_storage(schema.field(name).type))
         if is_text(plain) or pa.types.is_integer(plain):
-            raise ConfigError(
-                "input",
-                pattern,
-                f"have its labels in column '{LABEL}'; {path} has '{name}': state it as the label_column,"
-                " or '' for data without labels",
-            )
+            raise ConfigError("label_column", columns.label, NO_LABEL.format(path=path, name=name))
 
 
 def _class_names(metadata: Mapping[bytes, bytes], path: tuple[str, ...]) -> tuple[str, ...] | None:
