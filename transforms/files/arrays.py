@@ -147,6 +147,10 @@ def look(pattern: str, path: str, columns: Columns) -> Arrays:
     try:
         beside = labels_beside(path, columns)
         if not path.lower().endswith(_NPZ):
+            if columns.label and not beside:
+                folder, ending = path.rpartition("/")[0], path[-len(_NPY) :]
+                others = [name for name in LABEL_NAMES if FileSystems.exists(f"{folder}/{name}{ending}")]
+                _refuse_other_labels(folder, others, columns)
             found = Arrays(_header_of(path), _header_of(beside) if beside else None)
         else:
             found = _look_into_zip(pattern, path, columns)
@@ -192,9 +196,8 @@ def _no_embeddings(pattern: str, path: str, held: Sequence[str], columns: Column
         return ConfigError(
             "input", pattern, f"have an array 'embeddings'; {path} has {', '.join(held) or 'none'}"
         )
-    which = (
-        f"'{found[0]}', which may be meant" if (found := likely(held, EMBEDDING_NAMES)) else ", ".join(held)
-    )
+    found = likely(held, EMBEDDING_NAMES)
+    which = f"'{found[0]}', which may be meant" if found else ", ".join(held)
     return ConfigError("embedding_column", columns.embedding, f"be an array of the input; {path} has {which}")
 
 
@@ -202,7 +205,7 @@ def _refuse_other_labels(path: str, held: Sequence[str], columns: Columns) -> No
     """As with a column of Parquet: without labels all rows would be one class."""
     if columns.label != LABEL:
         raise ConfigError(
-            "label_column", columns.label, f"be an array of the input; {path} has {', '.join(held)}"
+            "label_column", columns.label, f"be an array of the input; {path} has {', '.join(held) or 'none'}"
         )
     if found := likely(held, LABEL_NAMES):
         raise ConfigError("label_column", columns.label, NO_LABEL.format(path=path, name=found[0]))
