@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dpgmm_beam.errors import ConfigError
 from tests.strategies import quick
+from tests.transforms import crate
 from transforms.files import parquet, parquet_schema, tables
 from transforms.files.columns import Columns
 from transforms.files.inputs import describe_input, labels_of
@@ -53,9 +54,11 @@ ROWS = [("x", [1.0, 2.0]), ("y", [3.0, 4.0]), (None, None)]
 def kinds(depth=2):
     """Types that Parquet can hold, with their number of leaves."""
     plain = st.sampled_from(
-        [pa.int32(), pa.string(), pa.float64(), pa.dictionary(pa.int8(), pa.string()), pa.uuid(), pa.json_()]
-        + [pa.string_view(), pa.binary_view(), pa.null(), pa.fixed_shape_tensor(pa.float32(), (3,))]
-        + [pa.timestamp("us"), pa.decimal128(5, 2), pa.bool_(), pa.bool8()]
+        [
+            *(pa.int32(), pa.string(), pa.float64(), pa.string_view(), pa.binary_view(), pa.null()),
+            *(pa.dictionary(pa.int8(), pa.string()), pa.fixed_shape_tensor(pa.float32(), (3,))),
+            *(pa.uuid(), pa.json_(), pa.bool8(), pa.timestamp("us"), pa.decimal128(5, 2)),
+        ]
     )
     if not depth:
         return plain
