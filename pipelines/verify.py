@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.release import manifest
 from pipelines import cli, paths, private, release, runner, runs
+from pipelines.columns import add_columns, columns_of
 from transforms.execution import Execution
 from transforms.files import finding, inputs
 from transforms.files.opening import read_bytes
@@ -29,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--input", help="the data it was made from")
     result.add_argument("--noise-key-file", help="the key that it was made with")
     result.add_argument("--private-dir", help=f"embed cache (default: {private.default_folder()})")
+    add_columns(result)
     return result
 
 
@@ -78,7 +80,7 @@ def derive_again(content: dict, arguments: argparse.Namespace, options) -> list[
     config = manifest.plan_of(content).config
     # Plain lists may need to be told their length; a model's is its own.
     dimension = config.dimension if config.encoder == "precomputed" else None
-    source = inputs.describe_input(arguments.input, config.encoder, dimension)
+    source = inputs.describe_input(arguments.input, config.encoder, dimension, columns_of(arguments))
     execution = Execution(threads=runner.threads_for(options, 0))
     request = release.Request(config, source, execution, join(private_dir, "embeddings"))
     # States of the release itself would prove nothing: those of a folder of its own.

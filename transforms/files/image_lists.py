@@ -26,7 +26,7 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam.data.rows import MAX_LABEL_BYTES
 from dpgmm_beam.errors import ConfigError
 from transforms.files import finding
-from transforms.files.columns import Columns
+from transforms.files.columns import LABEL_NAMES, NO_LABEL, Columns, likely
 from transforms.files.finding import InputFile, LeftOut
 from transforms.files.image_folders import NO_FILE, Found, ImageFile, check_readable
 from transforms.files.opening import open_file, reading
@@ -36,11 +36,8 @@ IMAGE_LIST = "image_list"
 
 TABLE_SUFFIXES, LINES_SUFFIXES = (".csv", ".tsv"), (".jsonl", ".ndjson")
 
-IMAGE_NAMES = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
-"""Columns that may hold the paths, the first that is there, in any case, where no other is asked for."""
-
-LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "target", "cls")
-"""Columns that may hold the labels, likewise."""
+IMAGE_NAMES = ("path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
+"""Columns that may hold the paths if none is `image`: the first that is there, in any case."""
 
 # What is longer is no path and no label.
 _LINE_BYTES = 2**20
@@ -224,15 +221,18 @@ def _fields(pattern: str, path: str, columns: Columns) -> tuple[str, str | None]
         raise ConfigError(
             "input",
             pattern,
-            f"have a first line with the columns' names, one of which is {', '.join(IMAGE_NAMES)} (or"
+            f"have a first line with the columns' names, one of which is image, {', '.join(IMAGE_NAMES)} (or"
             f" state the image column): {path} has none"
             if _is_table(path)
-            else f"have a field of paths in each line, called {', '.join(IMAGE_NAMES)} (or state the image"
+            else f"have a field of paths in each line, called image, {', '.join(IMAGE_NAMES)} (or state the image"
             f" column): {path} has none",
         )
     if not columns.label:
         return image, None
-    return image, _choose(pattern, path, names, columns.label, Columns.label, LABEL_NAMES, "label_column")
+    label = _choose(pattern, path, names, columns.label, Columns.label, (), "label_column")
+    if label is None and (meant := likely(names, LABEL_NAMES)):
+        raise ConfigError("label_column", columns.label, NO_LABEL.format(path=path, name=meant[0]))
+    return image, label
 
 
 def _choose(
@@ -244,10 +244,11 @@ def _choose(
     known: Sequence[str],
     argument: str,
 ) -> str | None:
+    """The column that is asked for; by default one that is called so, or like a known name, in any case."""
     if wanted != default and wanted not in names:
         raise ConfigError(argument, wanted, f"be a column of every list; {path} has none of this name")
     if wanted not in names:
-        order = {name: number for number, name in enumerate(known)}
+        order = {name: number for number, name in enumerate((default, *known))}
         like = [name for name in names if name.strip().lower() in order]
         if not like:
             return None

@@ -105,6 +105,10 @@ def test_asked_columns(folder):
 def test_a_list_without_labels(folder):
     path = write(folder / "list.csv", "filename\nimages/cat/1.png\n")
     assert describe_input(path, MODEL) == InputDescription("image_list", path, None, False)
+    text = "filename,class\nimages/cat/1.png,cat\n"
+    assert "has 'class', which may be meant" in refusal(
+        write(folder / "x.tsv", text.replace(",", "\t")), argument="label_column"
+    )
     write(folder / "other.csv", TABLE)
     assert "have labels in all lists or in none" in refusal(f"{folder}/*.csv")
 
