@@ -26,7 +26,7 @@ _TABLE_NAME = re.compile(
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class InputFile:
     """A listed file: path, size in bytes, modification time (0 where there is none)."""
 
@@ -43,7 +43,7 @@ class InputFile:
         return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class LeftOut:
     """What lies in an input and is none of its rows.  For the owner's eyes only.
 

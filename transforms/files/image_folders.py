@@ -52,7 +52,7 @@ _SYSTEM = frozenset({"@eadir", "__macosx", "lost+found", "$recycle.bin", "system
 _FAR_READERS = 16
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class ImageFile(InputFile):
     """An image and its label: in Unicode's form NFC, as macOS's file names are not; None without labels."""
 

@@ -135,17 +135,18 @@ def find(pattern: str, columns: Columns, has_labels: bool) -> Found:
                 # The smallest is kept, whatever the order of lines and lists.
                 named[path] = min(before, mention)
                 again.append((path, max(before, mention)))
-    found = _near_files(pattern, filter(is_local, named))
-    found.update(_far_files([path for path in named if not is_local(path)]))
+    far = _far_files([path for path in named if not is_local(path)])
     images: list[ImageFile] = []
-    seen: dict[object, str] = {}
-    for path, mention in sorted(named.items()):
-        file, identity = found[path]
-        first = mention.place if identity is None else seen.setdefault(identity, mention.place)
-        if first == mention.place:
-            images.append(ImageFile(file.path, file.size, file.modified, mention.label))
-        else:
-            left_out.append(LeftOut(mention.place, f"the same file as in {first}"))
+    seen: dict[object, _Mention] = {}
+    with finding.listable(pattern):
+        for path in sorted(named):
+            mention = named[path]
+            file, identity = _near_file(path) if is_local(path) else (far[path], path)
+            first = mention if identity is None else seen.setdefault(identity, mention)
+            if first is mention:
+                images.append(ImageFile(file.path, file.size, file.modified, mention.label))
+            else:
+                left_out.append(LeftOut(mention.place, f"the same file as in {first.place}"))
     for path, mention in again:
         left_out.append(LeftOut(mention.place, f"the same file as in {named[path].place}"))
     return Found(images, sorted(left_out, key=lambda item: item.path))
@@ -218,15 +219,10 @@ def _fields(pattern: str, path: str, columns: Columns) -> tuple[str, str | None]
         raise ConfigError("input", pattern, f"be readable; {path} is not ({reason})") from None
     image = _choose(pattern, path, names, columns.image, Columns.image, IMAGE_NAMES, "image_column")
     if image is None:
-        raise ConfigError(
-            "input",
-            pattern,
-            f"have a first line with the columns' names, one of which is image, {', '.join(IMAGE_NAMES)} (or"
-            f" state the image column): {path} has none"
-            if _is_table(path)
-            else f"have a field of paths in each line, called image, {', '.join(IMAGE_NAMES)} (or state the image"
-            f" column): {path} has none",
-        )
+        known = f"{', '.join((Columns.image, *IMAGE_NAMES))} (or state the image column); {path} has none"
+        where = "a first line with the columns' names" if _is_table(path) else "fields in each line"
+        # Without such a line the first is a row, and not to be repeated.
+        raise ConfigError("input", pattern, f"have {where}, one for paths of images, called {known}")
     if not columns.label:
         return image, None
     label = _choose(pattern, path, names, columns.label, Columns.label, (), "label_column")
@@ -355,22 +351,16 @@ def _bounded(label: str | None) -> str | None:
 # Files -----------------------------------------------------------------------------------------
 
 
-def _near_files(pattern: str, paths: Iterable[str]) -> dict[str, tuple[InputFile, object]]:
-    """Each path's file and what tells it from others (None for no file)."""
-    found: dict[str, tuple[InputFile, object]] = {}
-    with finding.listable(pattern):
-        for path in paths:
-            real, status = path, _stat(path)
-            if status is None and "\\" in path:
-                real = path.replace("\\", "/")
-                status = _stat(real)
-            if status is None or not stat.S_ISREG(status.st_mode):
-                found[path] = InputFile(path, NO_FILE, 0.0), None
-            else:
-                check_readable(real)
-                identity = (status.st_dev << 64) + status.st_ino
-                found[path] = InputFile(real, status.st_size, status.st_mtime), identity
-    return found
+def _near_file(path: str) -> tuple[InputFile, int | None]:
+    """A path's file and what tells it from others; NO_FILE and None where there is none."""
+    real, status = path, _stat(path)
+    if status is None and "\\" in path:
+        real = path.replace("\\", "/")
+        status = _stat(real)
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return InputFile(path, NO_FILE, 0.0), None
+    check_readable(real)
+    return InputFile(real, status.st_size, status.st_mtime), (status.st_dev << 64) + status.st_ino
 
 
 def _stat(path: str) -> os.stat_result | None:
@@ -385,8 +375,8 @@ def _stat(path: str) -> os.stat_result | None:
         raise
 
 
-def _far_files(paths: Sequence[str]) -> dict[str, tuple[InputFile, object]]:
-    """The same of other file systems; what is on none that Beam knows is not there."""
+def _far_files(paths: Sequence[str]) -> dict[str, InputFile]:
+    """The files of paths on other file systems; what is on none that Beam knows is not there."""
     folders: dict[str, list[str]] = {}
     for path in paths:
         folders.setdefault(path.rpartition("/")[0], []).append(path)
@@ -397,7 +387,7 @@ def _far_files(paths: Sequence[str]) -> dict[str, tuple[InputFile, object]]:
     ]
     with ThreadPoolExecutor(_FAR_READERS) as readers:
         listed = {file.path: file for files in readers.map(_match, asked) for file in files}
-    return {path: (listed.get(path, InputFile(path, NO_FILE, 0.0)), path) for path in paths}
+    return {path: listed.get(path) or InputFile(path, NO_FILE, 0.0) for path in paths}
 
 
 def _match(asked: tuple[str, bool]) -> list[InputFile]:

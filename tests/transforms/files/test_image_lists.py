@@ -118,7 +118,9 @@ def test_a_first_line_that_is_a_row_is_not_quoted(folder):
     sentence = refusal(path)
     assert "have a first line with the columns' names" in sentence
     assert "secret" not in sentence
-    assert "a field of paths in each line" in refusal(write(folder / "x.jsonl", '{"url": "secret"}\n'))
+    assert "have fields in each line, one for paths" in refusal(
+        write(folder / "x.jsonl", '{"url": "secret"}\n')
+    )
     assert "several" in refusal(write(folder / "y.csv", "path,label,label\nx,y,z\n"))
 
 
