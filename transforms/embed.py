@@ -299,9 +299,8 @@ def _files_of(description: InputDescription) -> tuple[str, list[ImageFile]]:
     """A folder, and the images that are files, in it or anywhere, sorted by path."""
     pattern = description.pattern
     if description.kind == image_lists.IMAGE_LIST:
-        return os.path.dirname(pattern), image_lists.find(
-            pattern, description.columns, description.labelled
-        ).images
+        found = image_lists.list_images(pattern, description.columns, description.labelled)
+        return os.path.dirname(pattern), found
     return image_folders.base(pattern), image_folders.list_images(pattern, description.labelled)
 
 

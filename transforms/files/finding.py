@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
@@ -54,6 +54,10 @@ class LeftOut:
 
     path: str
     reason: str
+
+
+LeaveOut = Callable[[str, str], None]
+"""Is told the path and the reason of what is left out."""
 
 
 def pin_of(path: str) -> str:

@@ -22,6 +22,7 @@ from dpgmm_beam.errors import ConfigError
 from transforms.files import image_names
 from transforms.files.finding import (
     InputFile,
+    LeaveOut,
     LeftOut,
     is_folder,
     is_glob,
@@ -32,7 +33,7 @@ from transforms.files.finding import (
     match,
     stat_of,
 )
-from transforms.files.opening import open_ranges
+from transforms.files.opening import open_ranges, reading
 from transforms.files.private import is_local
 
 IMAGE_FOLDER = "image_folder"
@@ -44,7 +45,11 @@ _SPLITS = "train training test testing val valid validation dev eval evaluation 
 SPLITS = frozenset(_SPLITS.split())
 """Names of folders that are parts of a data set, and no labels, where all of them are such."""
 
-_SIZE = re.compile(r"\d+(x\d+)?(px|@\d+x?)?|scalable|symbolic|original|full", re.IGNORECASE)
+# As folders of pictures in several sizes are called; other numbers may be labels.
+_SIZE = re.compile(
+    r"\d+x\d+(@\d+x?)?|\d+px|(16|22|24|32|36|48|64|72|96|128|192|224|256|384|512|1024)|scalable|symbolic",
+    re.IGNORECASE,
+)
 
 # What systems and programs leave in folders of images; copies of the images among it.
 _SYSTEM = frozenset({"@eadir", "__macosx", "lost+found", "$recycle.bin", "system volume information"})
@@ -107,6 +112,13 @@ def layout(pattern: str, far: FarFiles | None = None) -> Layout | None:
         return None
     for root, tree in trees.items():
         _check_tree(pattern, root, tree)
+    if not any(trees.values()) and is_glob(pattern) and not is_folder(pattern):
+        raise ConfigError(
+            "input",
+            pattern,
+            f"match folders that hold a folder for each label; {roots[0]} holds none: if it is a label's,"
+            " name the folder that it is in",
+        )
     return Layout(tuple(roots), any(trees.values()))
 
 
@@ -129,17 +141,21 @@ def find(pattern: str, labelled: bool = True, far: FarFiles | None = None) -> Fo
       ConfigError: a folder or an image can't be read.
     """
     left_out: list[LeftOut] = []
-    if is_local(pattern):
-        with listable(pattern):
-            images = list(_local_images(local_folders(pattern), labelled, left_out))
-    else:
-        images = list(_far_images(far_files(pattern) if far is None else far, labelled, left_out))
+    images = list_images(pattern, labelled, far, lambda *item: left_out.append(LeftOut(*item)))
     return Found(images, sorted(left_out, key=lambda item: item.path))
 
 
-def list_images(pattern: str, labelled: bool = True) -> list[ImageFile]:
+def list_images(
+    pattern: str,
+    labelled: bool = True,
+    far: FarFiles | None = None,
+    leave_out: LeaveOut = lambda path, reason: None,
+) -> list[ImageFile]:
     """The images of a folder, sorted by path: see `find`."""
-    return find(pattern, labelled).images
+    if is_local(pattern):
+        with listable(pattern):
+            return list(_local_images(local_folders(pattern), labelled, leave_out))
+    return list(_far_images(far_files(pattern) if far is None else far, labelled, leave_out))
 
 
 def files_below(pattern: str, wanted: Callable[[str], bool], far: FarFiles | None = None) -> list[InputFile]:
@@ -156,7 +172,11 @@ def files_below(pattern: str, wanted: Callable[[str], bool], far: FarFiles | Non
         ]
     found: dict[tuple[int, int], InputFile] = {}
     with listable(pattern):
-        paths = [entry.path for _, entry in _walk(local_folders(pattern), []) if wanted(entry.name)]
+        paths = [
+            entry.path
+            for _, entry in _walk(local_folders(pattern), lambda path, reason: None)
+            if wanted(entry.name)
+        ]
         for path in sorted(filter(lambda path: _is_shown(os.path.basename(path)), paths)):
             status = stat_of(path)
             if status is None or not stat.S_ISREG(status.st_mode):
@@ -254,8 +274,8 @@ def _refuse_parts(pattern: str, root: str, names: Sequence[str], what: str) -> N
 # The local disk --------------------------------------------------------------------------------
 
 
-def _local_images(roots: Sequence[str], labelled: bool, left_out: list[LeftOut]) -> Iterator[ImageFile]:
-    found = _local_candidates(roots, labelled, left_out)
+def _local_images(roots: Sequence[str], labelled: bool, leave_out: LeaveOut) -> Iterator[ImageFile]:
+    found = _local_candidates(roots, labelled, leave_out)
     seen: dict[int, str] = {}
     for path, label, linked in sorted(found):
         status = stat_of(path)
@@ -267,29 +287,29 @@ def _local_images(roots: Sequence[str], labelled: bool, left_out: list[LeftOut])
                 if by_name:
                     yield ImageFile(path, NO_FILE, 0.0, label)
                 else:
-                    left_out.append(LeftOut(path, "no regular file" if status else "a link to nothing"))
+                    leave_out(path, "no regular file" if status else "a link to nothing")
             continue
         identity = (status.st_dev << 64) + status.st_ino
         first = seen.setdefault(identity, path)
         if first != path:
-            left_out.append(LeftOut(path, f"the same file as {first}"))
+            leave_out(path, f"the same file as {first}")
             continue
         if not by_name and (reason := image_names.why_none_inside(_local_head(path))):
-            left_out.append(LeftOut(path, reason))
+            leave_out(path, reason)
             continue
         check_readable(path)
         yield ImageFile(path, status.st_size, status.st_mtime, label)
 
 
 def _local_candidates(
-    roots: Sequence[str], labelled: bool, left_out: list[LeftOut]
+    roots: Sequence[str], labelled: bool, leave_out: LeaveOut
 ) -> Iterator[tuple[str, str | None, bool]]:
     """Path, label and whether it is a link, of all that may be an image by name and place; unsorted."""
-    for root, entry in _walk(roots, left_out):
+    for root, entry in _walk(roots, leave_out):
         start = len(root.rstrip("/")) + 1
         first, *below = entry.path[start:].split("/", 1)
         if reason := _why_not_listed(entry.name, labelled and not below):
-            left_out.append(LeftOut(entry.path, reason))
+            leave_out(entry.path, reason)
         else:
             yield entry.path, _label(first) if labelled else None, entry.is_symlink()
 
@@ -306,7 +326,7 @@ def _why_not_listed(name: str, outside_labels: bool) -> str:
     return "in no label's folder: directly in the input, beside the labels"
 
 
-def _walk(roots: Sequence[str], left_out: list[LeftOut]) -> Iterator[tuple[str, os.DirEntry]]:
+def _walk(roots: Sequence[str], leave_out: LeaveOut) -> Iterator[tuple[str, os.DirEntry]]:
     """Whatever is no folder below the roots, with its root; each folder is entered once.
 
     Raises:
@@ -321,7 +341,7 @@ def _walk(roots: Sequence[str], left_out: list[LeftOut]) -> Iterator[tuple[str, 
             continue
         first = entered.setdefault((status.st_dev, status.st_ino), folder)
         if first != folder:
-            left_out.append(LeftOut(folder, f"the same folder as {first}"))
+            leave_out(folder, f"the same folder as {first}")
             continue
         folders = []
         with os.scandir(folder) as entries:
@@ -331,7 +351,7 @@ def _walk(roots: Sequence[str], left_out: list[LeftOut]) -> Iterator[tuple[str, 
                 elif _is_shown(entry.name):
                     folders.append(entry.path)
                 else:
-                    left_out.append(LeftOut(entry.path, _why_hidden(entry.name)))
+                    leave_out(entry.path, _why_hidden(entry.name))
         waiting.extend((root, path) for path in sorted(folders, reverse=True))
 
 
@@ -364,7 +384,7 @@ def literal_folder(pattern: str) -> str:
     return literal(pattern) if not is_glob(pattern) or is_folder(pattern) else pattern
 
 
-def _far_images(far: FarFiles, labelled: bool, left_out: list[LeftOut]) -> Iterator[ImageFile]:
+def _far_images(far: FarFiles, labelled: bool, leave_out: LeaveOut) -> Iterator[ImageFile]:
     found: list[tuple[InputFile, str | None]] = []
     unnamed: list[InputFile] = []
     for _, (names, file) in far:
@@ -373,7 +393,7 @@ def _far_images(far: FarFiles, labelled: bool, left_out: list[LeftOut]) -> Itera
         hidden = next((name for name in names[:-1] if not _is_shown(name)), None)
         reason = _why_hidden(hidden) if hidden else _why_not_listed(names[-1], labelled and len(names) == 1)
         if reason:
-            left_out.append(LeftOut(file.path, reason))
+            leave_out(file.path, reason)
             continue
         if not image_names.is_image(names[-1]):
             unnamed.append(file)
@@ -382,11 +402,11 @@ def _far_images(far: FarFiles, labelled: bool, left_out: list[LeftOut]) -> Itera
         reasons = dict(zip((file.path for file in unnamed), readers.map(_far_reason, unnamed), strict=True))
     for file, label in found:
         if reason := reasons.get(file.path, ""):
-            left_out.append(LeftOut(file.path, reason))
+            leave_out(file.path, reason)
         else:
             yield ImageFile(file.path, file.size, file.modified, label)
 
 
 def _far_reason(file: InputFile) -> str:
-    with open_ranges(file.path) as opened:
+    with reading(file.path), open_ranges(file.path) as opened:
         return image_names.why_none_inside(opened.read_at(min(image_names.SNIFFED_BYTES, file.size), 0))

@@ -112,7 +112,7 @@ def describe_input(
     images = (
         layout is not None
         and (layout.labelled or not tables)
-        and bool(image_folders.find(pattern, layout.labelled, far).images)
+        and bool(image_folders.list_images(pattern, layout.labelled, far))
     )
     kinds = {"images": images, "tars": packed, "Parquet files": parquet, "arrays": vectors}
     several = [name for name, there in kinds.items() if there]

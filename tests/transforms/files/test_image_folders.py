@@ -105,6 +105,7 @@ def test_what_is_passed_over_has_a_reason(tmp_path):
     picture(tmp_path / "outside.png")
     picture(tmp_path / "a\\4.png")
     (tmp_path / "a" / "notes.txt").write_text("x")
+    (tmp_path / "a" / "metadata.csv").write_text("file_name,label")
     (tmp_path / "a" / "empty").write_bytes(b"")
     (tmp_path / "a" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     (tmp_path / "a" / "new.jxl").write_bytes(b"\xff\x0a" + bytes(20))
@@ -121,6 +122,7 @@ def test_what_is_passed_over_has_a_reason(tmp_path):
         "a/empty": "an empty file",
         "a/fifo": "no regular file",
         "a/gone": "a link to nothing",
+        "a/metadata.csv": "no image, by its name's ending .csv; a list of images is an input by itself",
         "a/new.jxl": "in a format that is not read: JPEG XL",
         "a/notes.txt": "no image, by its name's ending .txt",
         "a/phone.heic": "in a format that is not read: HEIF",
@@ -288,7 +290,9 @@ def test_sizes_are_no_labels(tmp_path):
         ("train/1.png", "test/2.png"),
         ("train/2023/1.png", "car/2023/2.png"),
         ("0/1.png", "1/2.png", "2/3.png"),
-        ("16/a/1.png", "17/b/2.png"),
+        ("16/a/1.png", "32/b/2.png"),
+        ("0/2023/1.png", "1/2023/2.png"),
+        ("101/train/1.png", "102/train/2.png"),
         ("cat/2023/1.png", "dog/2023/2.png"),
     ],
 )
@@ -331,6 +335,9 @@ def test_a_glob_of_folders(tmp_path, scheme):
     found = image_folders.find(pattern)
     assert [image.label for image in found.images] == ["cat", "dog"] * 2
     assert image_folders.base(pattern) == f"{scheme}{tmp_path}"
+    assert (
+        f"{scheme}{tmp_path}/batch-1/cat holds none: if it is a label's, name the folder that it is in"
+    ) in refusal(f"{scheme}{tmp_path}/batch-1/*[!g]")
     picture(tmp_path / "batch-3" / "train" / "cat" / "1.png")
     assert f"{tmp_path}/batch-3 holds train/" in refusal(pattern)
 
