@@ -18,10 +18,13 @@ from PIL import Image
 from dpgmm_beam.data import images
 from pipelines import cli
 from tests import small
+from tests.transforms.crate import CrateFileSystem
 from transforms import embed
 from transforms.files.inputs import describe_input
 
 ENCODER = "efficientnet_lite0:32"
+
+FAR = f"{CrateFileSystem.scheme()}://"
 
 FORMATS = {
     "PNG": "png",
@@ -187,9 +190,10 @@ def test_every_layout_gives_the_same_release(tmp_path):
         "tars/*.tar",
         "in.parquet",
     )
-    found = {name: rows_of(tmp_path / name, tmp_path / "cache" / str(i)) for i, name in enumerate(names)}
-    assert len(found["folder"]) == 24
-    assert all(found[name] == found["folder"] for name in names)
+    found = [rows_of(tmp_path / name, tmp_path / "near" / name) for name in names]
+    found += [rows_of(f"{FAR}{tmp_path / name}", tmp_path / "far" / name) for name in names]
+    assert len(found[0]) == 24
+    assert all(other == found[0] for other in found)
     config = dataclasses.replace(small.small_config(), encoder="blocks", dimension=small.Blocks.dimension)
     key = small.write_key(tmp_path / "key")
     first, *others = (
@@ -198,6 +202,21 @@ def test_every_layout_gives_the_same_release(tmp_path):
     )
     assert len(first) > 3
     assert others == [first, first]
+
+
+def test_images_without_labels_are_one_class(tmp_path, capsys):
+    for number in range(6):
+        put(tmp_path / "in" / f"{number}.png", encoded(number))
+    argv = [
+        *("release", "--input", f"{tmp_path}/in", "--encoder", "blocks", "--epsilon", "1", "--delta", "1e-5"),
+        *("--output", f"{tmp_path}/out", "--private-dir", f"{tmp_path}/private", "--samples-per-class", "5"),
+    ]
+    assert cli.main([*argv, "--classes", "cat,dog"]) == 2
+    assert "be one class, for the data has no labels" in capsys.readouterr().err
+    assert cli.main([*argv, "--classes", "pet"]) == 0
+    assert not json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]["labelled"]
+    (report,) = (tmp_path / "private" / "reports").glob("*.json")
+    assert json.loads(report.read_text())["input"][0]["rows"] == 6
 
 
 def rows_of(source, cache):
