@@ -228,7 +228,7 @@ def test_half_a_surrogate_in_metadata_is_no_broken_job(tmp_path):
     assert [label for label, _ in rows_of(path)] == ["?", "b"]
 
 
-@pytest.mark.parametrize("scheme", ["", "crate://"])
+@pytest.mark.parametrize("scheme", ["", f"{crate.CrateFileSystem.scheme()}://"])
 def test_folders_that_are_named_by_labels(tmp_path, scheme):
     for folder in (
         "label=a%20b",
