@@ -1,8 +1,10 @@
 import io
 import os
+import tracemalloc
 import zipfile
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -278,3 +280,26 @@ def test_a_stored_member_behind_others_and_long_names(tmp_path):
             info.extra = b"\x99\x99\x04\x00abcd"
             archive.writestr(info, data.getvalue())
     assert rows_of(tmp_path / "x.npz") == expected()
+
+
+@pytest.mark.parametrize("how", ["folder", "npz", "compressed"])
+def test_little_of_a_large_array_is_in_memory(tmp_path, how):
+    vectors = np.zeros((2**17, 64), np.float32, order="C" if how == "compressed" else "F")
+    path = save(tmp_path, how, vectors, np.zeros(2**17, "<U64"))
+    described = describe_input(path, "precomputed")
+    (file,) = tables.list_files(path, Columns())
+    groups = range(len(tables.row_counts(file.path, Columns())))
+    before = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(before)
+    pa.set_memory_pool(pool)
+    tracemalloc.start()
+    try:
+        rows = sum(map(len, tables.embeddings(file.path, groups, 1024, 64, Columns(), labelled=True)))
+        assert sum(map(len, labels_of(described))) == rows == 2**17
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        pa.set_memory_pool(before)
+    # The arrays have 32 MiB each.
+    assert peak < 2**23
+    assert pool.max_memory() < 2**22
