@@ -176,7 +176,5 @@ def test_the_fit_does_not_depend_on_how_many_rows_are_drawn_from_it():
 
 def test_classes_that_are_one_in_two_ways_of_writing_it():
     check_classes(("e", "é", "E", "e ", "É"))
-    with pytest.raises(
-        ConfigError, match="be distinct, and '.*' is there in two ways of writing it in Unicode"
-    ):
+    with pytest.raises(ConfigError, match="is there in two ways of writing it in Unicode"):
         check_classes(("\u00e9", "e\u0301"))
