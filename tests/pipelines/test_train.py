@@ -404,7 +404,8 @@ def test_unknown_options_are_refused(folders, option):
 
 def test_test_rows_of_other_columns_and_of_arrays(folders):
     """The same figures of the same rows, whatever holds them; and no column whose name begins alike."""
-    assert train.main(arguments(folders)) == 0
+    quick = ["--epochs", "1"]
+    assert train.main(arguments(folders, *quick)) == 0
     first = metrics(folders / "out")
     table = pq.read_table(folders / "test")
     vectors, labels = np.stack(table["embedding"].to_numpy()), table["label"].to_numpy().astype("U")
@@ -415,7 +416,7 @@ def test_test_rows_of_other_columns_and_of_arrays(folders):
     np.savez(folders / "named.npz", vector=vectors, target=labels)
     columns = ["--label-column", "target", "--embedding-column", "vector"]
     for test in ("named", "named.npz"):
-        more = ["--test", str(folders / test), "--output", str(folders / f"out of {test}")]
+        more = [*quick, "--test", str(folders / test), "--output", str(folders / f"out of {test}")]
         assert train.main(arguments(folders, *more, *columns)) == 0
         assert metrics(folders / f"out of {test}") == first
         assert cli.run(train.main, arguments(folders, *more, "--overwrite")) == 2
