@@ -106,7 +106,8 @@ def read_classes(text: str) -> tuple[str, ...]:
     )
     if named and is_local(text) and not os.path.lexists(text):
         raise ConfigError("--classes", text, "be labels with commas between, or a file that exists")
-    if named or os.path.lexists(text):
+    # A folder by the name of a label is no file of labels.
+    if named or (os.path.lexists(text) and not os.path.isdir(text)):
         try:
             # What some editors put before a text in UTF-8 belongs to no label.
             content = read_small("--classes", text, CLASSES_BYTES).decode("utf-8-sig")

@@ -419,10 +419,13 @@ def _read_row_groups(shard: Shard, rows: int) -> Iterator[EncodedImage]:
 def _labels(labels: pa.Array) -> list[bytes | None]:
     """Labels as text; one that no class can have is as good as none, and may be too long to repeat."""
     if pa.types.is_dictionary(labels.type):
-        long = pc.greater(pc.binary_length(labels.dictionary), MAX_LABEL_BYTES)
-        labels = labels.dictionary.take(pc.if_else(long.take(labels.indices), None, labels.indices))
+        labels = _without_long(labels.dictionary).take(labels.indices)
     # Unchecked: a label that is not UTF-8 is undeclared, and must not fail a job.
-    return labels.cast(pa.string(), safe=False).cast(pa.binary()).to_pylist()
+    return _without_long(labels.cast(pa.string(), safe=False)).cast(pa.binary()).to_pylist()
+
+
+def _without_long(labels: pa.Array) -> pa.Array:
+    return pc.if_else(pc.greater(pc.binary_length(labels), MAX_LABEL_BYTES), None, labels)
 
 
 def _parts(found: Iterable[EncodedImage], rows: int) -> Iterator[list[EncodedImage]]:

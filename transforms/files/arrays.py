@@ -156,20 +156,14 @@ def look(pattern: str, path: str, columns: Columns) -> Arrays:
             found = _look_into_zip(pattern, path, columns)
     except ConfigError:
         raise
-    # numpy reads a header as a literal of Python's.
-    except (ValueError, OSError, EOFError, SyntaxError, MemoryError, RecursionError, KeyError) as error:
-        reason = _reason(error)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, TypeError, pa.ArrowException) as error:
-        reason = _reason(error)
+    except Exception as error:
+        # numpy reads a header as a literal of Python's, and raises whatever that does.
+        number = error.errno if isinstance(error, OSError) else None
+        reason = os.strerror(number) if number else type(error).__name__
     else:
         _check(pattern, found, columns)
         return found
     raise ConfigError("input", pattern, f"be readable arrays only; {path} is not ({reason})")
-
-
-def _reason(error: Exception) -> str:
-    number = error.errno if isinstance(error, OSError) else None
-    return os.strerror(number) if number else type(error).__name__
 
 
 def _look_into_zip(pattern: str, path: str, columns: Columns) -> Arrays:

@@ -173,7 +173,7 @@ def _local_tables(pattern: str) -> Iterator[InputFile]:
     elif os.path.lexists(pattern):
         paths = [pattern]
     elif is_glob(pattern):
-        matched = _matching(pattern)
+        matched = list(filter(_is_shown, _matching(pattern)))
         named = [path for path in matched if not os.path.isdir(path)]
         below = [found for path in matched if os.path.isdir(path) for found in _tables_below(path)]
         # A folder and what is in it may both match.
@@ -209,7 +209,8 @@ def _far_tables(pattern: str) -> list[InputFile]:
     folder = literal(pattern.rstrip("/"))
     globbed = folder == pattern.rstrip("/") and is_glob(pattern)
     found = match(pattern, folder + "/**")
-    depth = _fixed_parts(pattern) if "**" in folder else folder.count("/") + 1
+    # What a glob matches must be shown, too; of a folder that is named by itself nothing is asked.
+    depth = _fixed_parts(pattern) if "**" in folder else folder.count("/") + (not globbed)
     below = {file.path: file for file in found if _all_shown(file.path.split("/")[depth:])}
     tables = {path: file for path, file in below.items() if _is_table(path)}
     if found and not globbed:

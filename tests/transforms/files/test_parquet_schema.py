@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -325,3 +326,21 @@ def test_only_the_columns_that_are_meant_are_read(tmp_path):
     finally:
         pa.set_memory_pool(before)
     assert pool.max_memory() < 2**22
+
+
+def test_a_long_label_within_a_struct_is_not_repeated_for_many_rows(tmp_path, monkeypatch):
+    """Of a flat column dictionaries have it once; see `parquet.open_rows`."""
+    monkeypatch.setattr(parquet, "_NESTED_LABEL_BYTES", 2**24)
+    long = "x" * 2**20
+    struct = pa.array([{"l": long if row % 2 else "a"} for row in range(400)])
+    path = write(tmp_path / "x.parquet", embedding=pa.array([[1.0, 2.0]] * 400), m=struct)
+    described = describe_input(path, "precomputed", 2, Columns(label="m.l"))
+    before = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(before)
+    pa.set_memory_pool(pool)
+    try:
+        found = [pc.sum(pc.equal(labels, "a")).as_py() for labels in labels_of(described)]
+    finally:
+        pa.set_memory_pool(before)
+    assert sum(found) == 200
+    assert pool.max_memory() < 2**26
