@@ -10,7 +10,6 @@ long as something is in it.  A folder or file that can't be read is a broken dis
 """
 
 import dataclasses
-import errno
 import os
 import re
 import stat
@@ -53,6 +52,8 @@ _SIZE = re.compile(
 
 # What systems and programs leave in folders of images; copies of the images among it.
 _SYSTEM = frozenset({"@eadir", "__macosx", "lost+found", "$recycle.bin", "system volume information"})
+
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 _FAR_READERS = 16
 
@@ -170,7 +171,7 @@ def files_below(pattern: str, wanted: Callable[[str], bool], far: FarFiles | Non
             for _, (names, file) in (far_files(pattern) if far is None else far)
             if wanted(names[-1]) and all(map(_is_shown, names))
         ]
-    found: dict[tuple[int, int], InputFile] = {}
+    found: dict[object, InputFile] = {}
     with listable(pattern):
         paths = [
             entry.path
@@ -182,7 +183,7 @@ def files_below(pattern: str, wanted: Callable[[str], bool], far: FarFiles | Non
             if status is None or not stat.S_ISREG(status.st_mode):
                 raise ConfigError("input", pattern, f"be regular files; {path} is none")
             file = InputFile(path, status.st_size, status.st_mtime)
-            found.setdefault((status.st_dev, status.st_ino), file)
+            found.setdefault(identity_of(path, status), file)
     return list(found.values())
 
 
@@ -207,9 +208,16 @@ def _label(name: str) -> str:
 
 
 def check_readable(path: str) -> None:
-    """Raises PermissionError for a file that this process may not read, without opening it."""
-    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+    """Raises PermissionError for a regular file that this process may not read; opens none that it may."""
+    if not os.access(path, os.R_OK):
+        # It was asked for the real user; what counts is what opening says.
+        os.close(os.open(path, _READ))
+
+
+def identity_of(path: str, status: os.stat_result) -> object:
+    """What all names of a file or folder share."""
+    # Some file systems give no numbers.
+    return (status.st_dev << 64) + status.st_ino if status.st_ino else os.path.realpath(path)
 
 
 # Layouts ---------------------------------------------------------------------------------------
@@ -276,7 +284,7 @@ def _refuse_parts(pattern: str, root: str, names: Sequence[str], what: str) -> N
 
 def _local_images(roots: Sequence[str], labelled: bool, leave_out: LeaveOut) -> Iterator[ImageFile]:
     found = _local_candidates(roots, labelled, leave_out)
-    seen: dict[int, str] = {}
+    seen: dict[object, str] = {}
     for path, label, linked in sorted(found):
         status = stat_of(path)
         name = os.path.basename(path)
@@ -289,8 +297,7 @@ def _local_images(roots: Sequence[str], labelled: bool, leave_out: LeaveOut) -> 
                 else:
                     leave_out(path, "no regular file" if status else "a link to nothing")
             continue
-        identity = (status.st_dev << 64) + status.st_ino
-        first = seen.setdefault(identity, path)
+        first = seen.setdefault(identity_of(path, status), path)
         if first != path:
             leave_out(path, f"the same file as {first}")
             continue
@@ -308,7 +315,11 @@ def _local_candidates(
     for root, entry in _walk(roots, leave_out):
         start = len(root.rstrip("/")) + 1
         first, *below = entry.path[start:].split("/", 1)
-        if reason := _why_not_listed(entry.name, labelled and not below):
+        outside = labelled and not below
+        if outside and entry.is_symlink() and stat_of(entry.path) is None:
+            # It may have been a label.
+            leave_out(entry.path, "a link to nothing")
+        elif reason := _why_not_listed(entry.name, outside):
             leave_out(entry.path, reason)
         else:
             yield entry.path, _label(first) if labelled else None, entry.is_symlink()
@@ -332,14 +343,14 @@ def _walk(roots: Sequence[str], leave_out: LeaveOut) -> Iterator[tuple[str, os.D
     Raises:
       OSError: a folder can't be listed.
     """
-    entered: dict[tuple[int, int], str] = {}
+    entered: dict[object, str] = {}
     waiting = [(root, root) for root in reversed(roots)]
     while waiting:
         root, folder = waiting.pop()
         status = stat_of(folder)
         if status is None:
             continue
-        first = entered.setdefault((status.st_dev, status.st_ino), folder)
+        first = entered.setdefault(identity_of(folder, status), folder)
         if first != folder:
             leave_out(folder, f"the same folder as {first}")
             continue
@@ -357,7 +368,7 @@ def _walk(roots: Sequence[str], leave_out: LeaveOut) -> Iterator[tuple[str, os.D
 
 def _local_head(path: str) -> bytes:
     """The first bytes of a regular file."""
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    number = os.open(path, _READ)
     try:
         return os.read(number, image_names.SNIFFED_BYTES)
     finally:

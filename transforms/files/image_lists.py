@@ -28,7 +28,7 @@ from dpgmm_beam.errors import ConfigError
 from transforms.files import finding
 from transforms.files.columns import LABEL_NAMES, NO_LABEL, Columns, likely
 from transforms.files.finding import InputFile, LeaveOut, LeftOut
-from transforms.files.image_folders import NO_FILE, Found, ImageFile, check_readable
+from transforms.files.image_folders import NO_FILE, Found, ImageFile, check_readable, identity_of
 from transforms.files.opening import open_file, reading
 from transforms.files.private import is_local
 
@@ -360,7 +360,7 @@ def _bounded(label: str | None) -> str | None:
 # Files -----------------------------------------------------------------------------------------
 
 
-def _near_file(path: str) -> tuple[InputFile, int | None]:
+def _near_file(path: str) -> tuple[InputFile, object]:
     """A path's file and what tells it from others; NO_FILE and None where there is none."""
     real, status = path, _stat(path)
     if status is None and "\\" in path:
@@ -369,7 +369,7 @@ def _near_file(path: str) -> tuple[InputFile, int | None]:
     if status is None or not stat.S_ISREG(status.st_mode):
         return InputFile(path, NO_FILE, 0.0), None
     check_readable(real)
-    return InputFile(real, status.st_size, status.st_mtime), (status.st_dev << 64) + status.st_ino
+    return InputFile(real, status.st_size, status.st_mtime), identity_of(real, status)
 
 
 def _stat(path: str) -> os.stat_result | None:

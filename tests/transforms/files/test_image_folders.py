@@ -199,9 +199,11 @@ def test_links_to_folders_are_followed_once(tmp_path):
     os.symlink("..", root / "b" / "deep" / "up")
     os.symlink(root, root / "d")
     os.symlink("loop", root / "b" / "loop")
+    os.symlink(tmp_path / "gone", root / "e")
     assert listed(root) == {"b/2.png": "b", "b/deep/3.png": "b", "b/store/1.png": "b"}
     assert reasons(root) == {
         "b/loop": "a link to nothing",
+        "e": "a link to nothing",
         "b/deep/up": f"the same folder as {root}/b",
         "c": f"the same folder as {root}/b/store",
         "d": f"the same folder as {root}",
@@ -226,6 +228,10 @@ def test_deep_folders_need_no_recursion(tmp_path):
     assert image.path.count("/d") >= 300
 
 
+def denied(path):
+    raise PermissionError(13, "Permission denied", str(path))
+
+
 def test_an_unreadable_folder_or_file_is_named(tmp_path, monkeypatch):
     picture(tmp_path / "a" / "1.png")
     picture(tmp_path / "b" / "deep" / "2.png")
@@ -233,17 +239,16 @@ def test_an_unreadable_folder_or_file_is_named(tmp_path, monkeypatch):
 
     def forbidden(path):
         if str(path).endswith("/deep"):
-            raise PermissionError(13, "Permission denied", str(path))
+            denied(path)
         return scandir(path)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", forbidden)
         assert refusal(tmp_path).endswith(f"be listable ({tmp_path}/b/deep: Permission denied).")
-    if os.geteuid():
-        os.chmod(tmp_path / "a" / "1.png", 0)
-    else:
-        # Root may read whatever has a name.
-        monkeypatch.setattr(os, "access", lambda path, *_, **__: "1.png" not in path)
+    # As for others than root, who may read whatever has a name.
+    monkeypatch.setattr(os, "access", lambda path, mode: "1.png" not in path)
+    assert describe_input(str(tmp_path), MODEL).labelled
+    monkeypatch.setattr(os, "open", lambda path, flags: denied(path))
     assert refusal(tmp_path).endswith(f"be listable ({tmp_path}/a/1.png: Permission denied).")
 
 
