@@ -16,6 +16,7 @@ from pipelines.progress import Progress
 from pipelines.runner import check_ports, is_local, job_options, threads_for
 from transforms.embed import (
     NAMES_PREFIX,
+    NOTES_FOLDER,
     REJECTED_FOLDER,
     SHARD_PREFIX,
     EmbedImages,
@@ -34,7 +35,7 @@ MARKER = "_dpgmm_embed.json"
 _MARKER_BYTES = 2**16
 
 # What may be in such a folder, half-written files among it.
-_NAMES = (MARKER, SHARD_PREFIX, NAMES_PREFIX, REJECTED_FOLDER)
+_NAMES = (MARKER, SHARD_PREFIX, NAMES_PREFIX, REJECTED_FOLDER, NOTES_FOLDER)
 _OWN_NAMES = (*_NAMES, *(f".{name}" for name in _NAMES))
 
 

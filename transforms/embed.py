@@ -1,8 +1,8 @@
 """Images -> a private cache of embeddings, one Parquet file per shard of images.
 
 A shard's file name is a digest of the encoder and of the shard's images (paths,
-sizes, modification times), so a finished shard is never embedded again: not by
-a retried bundle, not by the next run.  What passes through the runner is lists
+sizes, times of modification and, on local disks, of any change), so a finished
+shard is never embedded again: not by a retried bundle, not by the next run.  What passes through the runner is lists
 of file names on the way in.
 """
 
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.data import images
+from dpgmm_beam.data.images import Note, Reason
 from dpgmm_beam.data.rows import MAX_LABEL_BYTES
 from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL, SOURCE
 from dpgmm_beam.encoders import registry
@@ -41,8 +42,9 @@ SHARD_PREFIX, SHARD_SUFFIX = "shard-", ".parquet"
 # Lists of the cache files of one input; readers of Parquet folders skip the name.
 NAMES_PREFIX = "_names-"
 
-# Where the sources of images that could not be used are listed, privately.
-REJECTED_FOLDER = "_rejected"
+# Where the sources of images that could not be used are listed with the reason, privately, and those
+# of which their owner should know something.
+REJECTED_FOLDER, NOTES_FOLDER = "_rejected", "_notes"
 
 # A shard of this many paths of 200 bytes stays under 2 MB in the runner.
 MAX_SHARD_ROWS = 8192
@@ -55,7 +57,7 @@ ROW_GROUP_ROWS = 1024
 PART_BYTES, AHEAD_BYTES = 2**25, 2**28
 
 # Enters every file name: raise it when the same input gives other files.
-_FORMAT = 2
+_FORMAT = 3
 
 # Far file systems answer slowly, but many at once.
 _FAR_READERS, _NEAR_READERS = 16, 2
@@ -91,12 +93,36 @@ class EncodedImage:
       label: text as bytes, for it need not be UTF-8; None if there is none.
       size: in bytes; of what can't or shall not be read, image_folders.NO_FILE.
       data: None before a file is read.
+      reason: why it shall not be read.
     """
 
     source: str
     label: bytes | None
     size: int
     data: bytes | None = None
+    reason: Reason | None = None
+
+
+@dataclasses.dataclass
+class _Remarks:
+    """What is written beside a cache file: sources and what is said of them."""
+
+    rejected: list[tuple[str, Reason]] = dataclasses.field(default_factory=list)
+    notes: list[tuple[str, Note]] = dataclasses.field(default_factory=list)
+
+    def extend(self, other: "_Remarks") -> None:
+        self.rejected.extend(other.rejected)
+        self.notes.extend(other.notes)
+
+    def write(self, cache_dir: str, shard: str) -> None:
+        name = shard.removesuffix(SHARD_SUFFIX) + ".jsonl"
+        for folder, key, found in (
+            (REJECTED_FOLDER, "reason", self.rejected),
+            (NOTES_FOLDER, "note", self.notes),
+        ):
+            if found:
+                lines = "".join(json.dumps({"source": source, key: said}) + "\n" for source, said in found)
+                write_whole(FileSystems.join(cache_dir, folder, name), lines.encode(), private=True)
 
 
 @dataclasses.dataclass
@@ -215,7 +241,7 @@ class EmbedShards(beam.DoFn):
 
     def _embed(self, encoder: registry.Encoder, shard: Shard, path: str) -> None:
         readers = ThreadPoolExecutor(_NEAR_READERS if is_local(shard.path) else _FAR_READERS)
-        rejected: list[str] = []
+        remarks = _Remarks()
 
         use = Preparation(encoder)
         schema = cache_schema(self.encoder, encoder.dimension, shard.labelled)
@@ -229,15 +255,11 @@ class EmbedShards(beam.DoFn):
             ahead = 2 * (_NEAR_READERS if is_local(shard.path) else _FAR_READERS) + self._threads + 1
             parts = _parts(_listed(shard, encoder.batch_size), encoder.batch_size)
             embedded = ordered_map(start, parts, ahead, _size_of, AHEAD_BYTES)
-            _write(file, schema, embedded, rejected)
+            _write(file, schema, embedded, remarks)
 
         with readers:
             write_whole(path, write, private=True)
-        if rejected:
-            lines = "".join(json.dumps({"source": source}) + "\n" for source in rejected)
-            name = shard.name.removesuffix(SHARD_SUFFIX) + ".jsonl"
-            path = FileSystems.join(self.cache_dir, REJECTED_FOLDER, name)
-            write_whole(path, lines.encode(), private=True)
+        remarks.write(self.cache_dir, shard.name)
 
 
 def plan_shards(description: InputDescription, encoder: str, shard_rows: int) -> Iterator[Shard]:
@@ -256,7 +278,7 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
         folder = description.pattern.rstrip("/")
         for files in _cut(image_folders.list_images(folder), len(folder) + 1, shard_rows):
             yield Shard(
-                name=_shard_name(version, [dataclasses.astuple(file) for file in files]),
+                name=_shard_name(version, [(*dataclasses.astuple(file), _changed(file)) for file in files]),
                 path=folder,
                 labelled=True,
                 labels=tuple(file.label for file in files),
@@ -270,7 +292,10 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
     ):
         for members in _pack(groups.rows, shard_rows):
             yield Shard(
-                name=_shard_name(version, [dataclasses.astuple(listed[groups.path]), members]),
+                name=_shard_name(
+                    version,
+                    [(*dataclasses.astuple(listed[groups.path]), _changed(listed[groups.path])), members],
+                ),
                 path=groups.path,
                 labelled=description.labelled,
                 row_groups=members,
@@ -312,6 +337,17 @@ def cache_schema(encoder: str, dimension: int, labelled: bool) -> pa.Schema:
 def _shard_name(version: Sequence, sources: Sequence) -> str:
     digest = hashlib.sha256(json.dumps([version, sources]).encode()).hexdigest()
     return f"{SHARD_PREFIX}{digest}{SHARD_SUFFIX}"
+
+
+def _changed(file: finding.InputFile) -> int:
+    """When a local file was last changed in any way, renamed and touched included, in ns; 0 elsewhere.
+
+    Programs can set the time of modification, but not this one.  An object store sets its time by
+    itself.  The file's number would tell no more, and some file systems give it another one after
+    each mount.
+    """
+    found = finding.stat_of(file.path) if is_local(file.path) else None
+    return found.st_ctime_ns if found else 0
 
 
 def _cut(
@@ -358,8 +394,9 @@ def _listed(shard: Shard, rows: int) -> Iterator[EncodedImage]:
     if shard.row_groups:
         yield from _read_row_groups(shard, rows)
     for name, label, size in zip(shard.files, shard.labels, shard.sizes, strict=True):
-        size = size if size <= images.MAX_BYTES else image_folders.NO_FILE
-        yield EncodedImage(f"{shard.path}/{name}", _printable(label).encode(), size)
+        source, label_bytes = f"{shard.path}/{name}", _printable(label).encode()
+        reason = _reason_of_size(size)
+        yield EncodedImage(source, label_bytes, image_folders.NO_FILE if reason else size, reason=reason)
 
 
 def _read_row_groups(shard: Shard, rows: int) -> Iterator[EncodedImage]:
@@ -374,10 +411,17 @@ def _read_row_groups(shard: Shard, rows: int) -> Iterator[EncodedImage]:
                 labels = _labels(batch.column(LABEL)) if shard.labelled else [None] * len(batch)
                 for row, (image, label) in enumerate(zip(batch.column(IMAGE), labels, strict=True)):
                     size = len(image.as_buffer()) if image.is_valid else image_folders.NO_FILE
-                    size = size if size <= images.MAX_BYTES else image_folders.NO_FILE
-                    data = None if size == image_folders.NO_FILE else image.as_py()
-                    yield EncodedImage(f"{shard.path}#{row_group}:{start + row}", label, size, data)
+                    reason = Reason.MISSING if not image.is_valid else _reason_of_size(size)
+                    size, data = (image_folders.NO_FILE, None) if reason else (size, image.as_py())
+                    yield EncodedImage(f"{shard.path}#{row_group}:{start + row}", label, size, data, reason)
                 start += len(batch)
+
+
+def _reason_of_size(size: int) -> Reason | None:
+    """Why a file shall not be read."""
+    if size == image_folders.NO_FILE:
+        return Reason.NO_FILE
+    return Reason.FILE_TOO_LARGE if size > images.MAX_BYTES else None
 
 
 def _labels(labels: pa.Array) -> list[bytes | None]:
@@ -447,6 +491,7 @@ class Preparation:
         self.encoder = encoder
         plain = encoder.prepare([Image.new("RGB", (64, 64))])
         self._form = plain.shape, plain.dtype
+        self.side = max(plain.shape[1:3], default=1)
 
     def __call__(self, picture: Any) -> np.ndarray:
         prepared = self.encoder.prepare([picture])
@@ -456,20 +501,22 @@ class Preparation:
 
 
 @np.errstate(all="ignore")
-def _embed_part(use: Preparation, part: list[EncodedImage], schema: pa.Schema) -> tuple[pa.Table, list[str]]:
-    """The part's cache rows, and the sources of its bad images.
+def _embed_part(use: Preparation, part: list[EncodedImage], schema: pa.Schema) -> tuple[pa.Table, _Remarks]:
+    """The part's cache rows, and what is to be said of its images.
 
     Pictures are decoded and prepared one by one: many large ones would not fit
     into memory.  What numpy would warn of is a fact about an image.
     """
-    prepared, good, bad = [], [], []
+    prepared, good, remarks = [], [], _Remarks()
     for image in part:
-        pixels = images.use_image(image.data, use)
-        if pixels is None:
-            bad.append(_printable(image.source))
-        else:
-            prepared.append(pixels)
-            good.append(image)
+        source, notes = _printable(image.source), []
+        made = image.reason or images.use_image(image.data, use, use.side, notes.append)
+        if isinstance(made, Reason):
+            remarks.rejected.append((source, made))
+            continue
+        remarks.notes.extend((source, note) for note in notes)
+        prepared.append(made)
+        good.append(image)
     dimension = use.encoder.dimension
     vectors = use.encoder.embed(np.concatenate(prepared)) if good else np.zeros((0, dimension))
     values = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
@@ -478,10 +525,10 @@ def _embed_part(use: Preparation, part: list[EncodedImage], schema: pa.Schema) -
         SOURCE: pa.array([_printable(image.source) for image in good], pa.string()),
         LABEL: pa.array([image.label for image in good], pa.binary()).cast(pa.string(), safe=False),
     }
-    return pa.table([columns[name] for name in schema.names], schema=schema), bad
+    return pa.table([columns[name] for name in schema.names], schema=schema), remarks
 
 
-def _write(file: Any, schema: pa.Schema, chunks: Iterable[tuple[pa.Table, list[str]]], rejected: list[str]):
+def _write(file: Any, schema: pa.Schema, chunks: Iterable[tuple[pa.Table, _Remarks]], remarks: _Remarks):
     """Writes row groups of bounded size, so that a shard need not fit into memory."""
     # Embeddings don't compress and are not searched by value.
     options = {
@@ -492,8 +539,8 @@ def _write(file: Any, schema: pa.Schema, chunks: Iterable[tuple[pa.Table, list[s
     with pq.ParquetWriter(file, schema, **options) as writer:
         pending: list[pa.Table] = []
         count = 0
-        for rows, bad in chunks:
-            rejected.extend(bad)
+        for rows, said in chunks:
+            remarks.extend(said)
             pending.append(rows)
             count += len(rows)
             if count >= ROW_GROUP_ROWS:
