@@ -12,7 +12,6 @@ import ctypes
 import dataclasses
 import enum
 import functools
-import io
 import logging
 import re
 import struct
@@ -177,7 +176,8 @@ def use_image(
     if first not in (Reason.CUT, Reason.DAMAGED):
         return first
     try:
-        mended = mending.mend(data, kind)
+        with _room.take(MAX_DECODED_BYTES):
+            mended = mending.mend(data, kind)
         if mended is None or mended.data == data:
             return first
         return _use(mended.data, kind, use, side, note, mended.exif)
@@ -270,10 +270,8 @@ def _opened(data: bytes, kind: str) -> "Iterator[Image.Image]":
     Raises:
       _Refused: it can't be.
     """
-    from PIL import Image
-
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=[kind])
+        image = mending.opened(data, kind)
     except MemoryError:
         raise _Refused(Reason.TOO_LARGE) from None
     except Exception as error:
@@ -312,7 +310,7 @@ def _plan(image: "Image.Image", data: bytes, side: int) -> _Plan:
         reduction = max([each for each in (8, 4, 2) if min(width, height) // wanted >= each], default=1)
     handed_on = -(-width // reduction) * -(-height // reduction)
     size = width * height * per_pixel
-    if kind in ("JPEG", "MPO"):
+    if kind == "JPEG":
         size = handed_on * _COLOUR_BYTES
         if mending.jpeg_keeps_coefficients(data):
             size += _coefficient_bytes(image)
@@ -353,9 +351,9 @@ def _low_bytes_of(data: bytes, kind: str) -> "Callable[[], Image.Image]":
         from PIL import Image
 
         if kind == "PNG" and data[25] == 4:
-            image: Image.Image = Image.open(io.BytesIO(mending.png_gray_alpha_as_bytes(data)), formats=[kind])
+            image = mending.opened(mending.png_gray_alpha_as_bytes(data), kind)
             return Image.merge("LA", (image.getchannel("G"), image.getchannel("A")))
-        image = Image.open(io.BytesIO(data), formats=[kind])
+        image = mending.opened(data, kind)
         swapped = []
         for tile in getattr(image, "tile", []):
             arguments = tile.args if isinstance(tile.args, tuple) else (tile.args,)
@@ -405,32 +403,35 @@ def _use(
 def _decoded(
     image: "Image.Image", data: bytes, plan: _Plan, note: Callable[[Note], None], exif: bytes
 ) -> "Image.Image":
-    reduction = plan.reduction
-    if image.format in ("JPEG", "MPO"):
+    from PIL import Image
+
+    reduction, gray = plan.reduction, None
+    if image.format == "JPEG":
         if reduction > 1:
             image.draft(None, (image.width // reduction, image.height // reduction))
         reduction = 1
     image.load()
-    if _may_be_cut(image) and _is_cut(image, data):
+    if _is_cut(image, data):
         raise _Refused(Reason.CUT)
     _mend_transparency(image, data)
-    picture = pixels.plain(image, plan.samples, reduction, note)
+    if image.format == "PNG" and data[25] == 4 and image.mode == "RGBA":
+        # Pillow makes colours of gray of sixteen bits with transparency.
+        gray = Image.merge("LA", (image.getchannel("R"), image.getchannel("A")))
+    picture = pixels.plain(gray or image, plan.samples, reduction, note)
     turn = _turns().get(_orientation(image, exif))
     return picture if turn is None else picture.transpose(turn)
 
 
-def _may_be_cut(image: "Image.Image") -> bool:
-    """Whether the end of a picture looks like what decoders put where pixels are missing."""
-    if image.format in ("JPEG", "MPO"):
-        last = image.getpixel((image.width - 1, image.height - 1))
-        return all(value in (127, 128) for value in (last if isinstance(last, tuple) else (last,)))
-    if image.format == "PNG":
-        return not any(image.crop((0, image.height - 1, image.width, image.height)).tobytes())
-    return False
-
-
 def _is_cut(image: "Image.Image", data: bytes) -> bool:
-    return mending.png_is_cut(data) if image.format == "PNG" else mending.jpeg_is_cut(data)
+    """Whether a picture that was decoded lacks pixels; looks closer where its end is what decoders put there."""
+    if image.format == "JPEG":
+        last = image.getpixel((image.width - 1, image.height - 1))
+        gray = all(value in (127, 128) for value in (last if isinstance(last, tuple) else (last,)))
+        return (gray or not data.endswith(mending.JPEG_END)) and mending.jpeg_is_cut(data, gray)
+    if image.format == "PNG":
+        zeros = not any(image.crop((0, image.height - 1, image.width, image.height)).tobytes())
+        return zeros and mending.png_is_cut(data)
+    return False
 
 
 def _mend_transparency(image: "Image.Image", data: bytes) -> None:
@@ -475,6 +476,8 @@ def _turns() -> "dict[int, Image.Transpose]":
 
 def _reason_of(error: Exception) -> Reason:
     """What kept a picture from being decoded, by what its decoder said of it."""
+    if type(error).__name__ == "DecompressionBombError":
+        return Reason.TOO_LARGE
     said = str(error).lower()
     if "truncated" in said or "not enough" in said or isinstance(error, EOFError):
         return Reason.CUT

@@ -8,11 +8,16 @@ this looks at bytes; it needs no more memory than a copy of the file.
 
 import dataclasses
 import hashlib
+import importlib
 import io
 import re
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -34,6 +39,23 @@ class Mended:
 
     data: bytes
     exif: bytes = b""
+
+
+def opened(data: bytes, kind: str) -> "Image.Image":
+    """Opens a picture by its format's own class: `Image.open` refuses large ones by numbers of pixels."""
+    return getattr(importlib.import_module(f"PIL.{_MODULES[kind]}"), _CLASSES[kind])(io.BytesIO(data))
+
+
+_MODULES = {
+    "PNG": "PngImagePlugin",
+    "JPEG": "JpegImagePlugin",
+    "WEBP": "WebPImagePlugin",
+    "BMP": "BmpImagePlugin",
+    "GIF": "GifImagePlugin",
+    "TIFF": "TiffImagePlugin",
+    "AVIF": "AvifImagePlugin",
+}
+_CLASSES = {kind: module.replace("Plugin", "File") for kind, module in _MODULES.items()}
 
 
 def mend(data: bytes, kind: str) -> Mended | None:
@@ -146,6 +168,8 @@ def _mend_png(data: bytes) -> Mended:
             exif = chunk.content
         elif chunk.kind == b"IDAT":
             pixels.append(chunk.content)
+    if not header:
+        raise Cut
     _check_rows(header, pixels)
     parts = [(b"IHDR", header), (b"sBIT", significant), (b"PLTE", palette), (b"tRNS", transparency)]
     parts = [(kind, content) for kind, content in parts if content]
@@ -186,7 +210,9 @@ def _check_rows(header: bytes, pixels: list[bytes]) -> None:
 
 # JPEG
 
-_EOI = b"\xff\xd9"
+JPEG_END = b"\xff\xd9"
+
+_COMPARED_SIDE = 512
 
 # What is no marker in compressed data: a stuffed byte, a restart, a fill byte.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -203,28 +229,38 @@ _FILLER = hashlib.shake_256(b"dpgmm: bits that no picture has").digest(4096).rep
 
 @dataclasses.dataclass(frozen=True)
 class _Jpeg:
-    """A JPEG without its side information: `head` up to the first scan, `scans` without an end marker."""
+    """A JPEG without its side information.
+
+    Attributes:
+      head: up to the first scan.
+      scans: what follows, without an end marker.
+      ended: whether there was one.
+      frame: the marker that tells how the pixels are compressed.
+      exif: what the file has as EXIF.
+    """
 
     head: bytes
     scans: bytes
+    ended: bool
     frame: int
-    exif: bytes = b""
+    exif: bytes
 
     def whole(self) -> bytes:
-        return self.head + self.scans + _EOI
+        return self.head + self.scans + JPEG_END
 
     def continued(self) -> bytes:
-        return self.head + self.scans + _FILLER + _EOI
+        return self.head + self.scans + _FILLER + JPEG_END
 
 
-def jpeg_is_cut(data: bytes) -> bool:
-    """Whether a JPEG lacks pixels that its header promises.
+def jpeg_is_cut(data: bytes, looks_cut: bool) -> bool:
+    """Whether a JPEG that a decoder took lacks pixels that its header promises.
 
-    A decoder makes them up, and it makes other ones of other bytes behind the
-    last: both are compared at an eighth of the size.
+    Args:
+      looks_cut: whether its end looks like what a decoder makes up; else a JPEG with an end marker is whole.
     """
     try:
-        return _lacks_pixels(_parse_jpeg(data))
+        parsed = _parse_jpeg(data)
+        return (looks_cut or not parsed.ended) and _lacks_pixels(parsed)
     except Exception:
         return False
 
@@ -256,16 +292,18 @@ def _mend_jpeg(data: bytes) -> Mended:
 
 
 def _lacks_pixels(parsed: _Jpeg) -> bool:
-    from PIL import Image
+    """Whether a decoder makes pixels up: of other bytes behind the last it makes other ones.
 
+    Large pictures are compared at a reduced scale.
+    """
     if parsed.frame in _ARITHMETIC:
         # Such a decoder reads ahead.
         return False
     pictures = []
     for data in (parsed.whole(), parsed.continued()):
-        image = Image.open(io.BytesIO(data), formats=["JPEG"])
-        image.draft(None, (1, 1))
-        pictures.append(image.tobytes())
+        image = opened(data, "JPEG")
+        image.draft(None, (_COMPARED_SIDE, _COMPARED_SIDE))
+        pictures.append(hashlib.sha256(image.tobytes()).digest())
     return pictures[0] != pictures[1]
 
 
@@ -281,8 +319,6 @@ def _parse_jpeg(data: bytes, scans: bool = True) -> _Jpeg:
     """
     try:
         return _walk_jpeg(data, 2, scans)
-    except Cut:
-        raise
     except (ValueError, IndexError):
         # A segment whose length is wrong.  The largest frame is no thumbnail's, and its tables
         # are where segments lead to it.
@@ -333,7 +369,7 @@ def _walk_jpeg(data: bytes, position: int, scans: bool) -> _Jpeg:
             if not frame:
                 raise ValueError("a scan without a frame")
             end = _end_of_scans(data, position) if scans else position
-            return _Jpeg(b"".join(head), data[position:end], frame, exif)
+            return _Jpeg(b"".join(head), data[position:end], data[end : end + 2] == JPEG_END, frame, exif)
 
 
 def _end_of_scans(data: bytes, position: int) -> int:
@@ -366,8 +402,8 @@ def _mend_gif(data: bytes) -> Mended:
             position = end
             continue
         if block != b",":
-            # A comment whose length is wrong: the next place where a frame can begin.
-            position = _next_frame(data, position, width, height)
+            # A comment whose length is wrong: the first place where a frame can begin.
+            position = _next_frame(data, len(head), width, height)
         break
     local = data[position + 9]
     start = position + 10 + (3 << (local & 7) + 1 if local & 0x80 else 0) + 1
@@ -405,7 +441,10 @@ def _mend_webp(data: bytes) -> Mended:
     size = b""
     position, end = 12, len(data)
     while position + 8 <= end:
-        kind, (length,) = data[position : position + 4], struct.unpack("<I", data[position + 4 : position + 8])
+        kind, (length,) = (
+            data[position : position + 4],
+            struct.unpack("<I", data[position + 4 : position + 8]),
+        )
         content = data[position + 8 : position + 8 + length]
         if kind == b"ANMF" and len(content) > 16:
             # A frame's own chunks follow its sixteen bytes of facts.

@@ -177,7 +177,9 @@ def _on_ground(image: "Image.Image", mode: str) -> "Image.Image":
 def _lab_to_rgb():
     from PIL import ImageCms
 
-    return ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
+    return ImageCms.buildTransform(
+        ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
+    )
 
 
 def _from_lab(image: "Image.Image") -> "Image.Image":
@@ -199,7 +201,11 @@ def _scale(image: "Image.Image", samples: Samples, note: Callable[[Note], None])
         # Those with a sign that is never used are left with 15 bits.
         depth = 15 if image.mode == "I" else 16
         shift = _depth(int(most), min(samples.significant, depth), depth, note) - 8
-    elif samples.least is not None and samples.most is not None and samples.least <= least <= most <= samples.most:
+    elif (
+        samples.least is not None
+        and samples.most is not None
+        and samples.least <= least <= most <= samples.most
+    ):
         low, high = samples.least, samples.most
     elif image.mode != "F" or least < 0 or most > 1:
         note(Note.OWN_RANGE)
@@ -259,9 +265,7 @@ def _scaled(band: "Image.Image", scale: _Scale, transparent: object) -> "Image.I
     return Image.fromarray(pixels)
 
 
-def _deep_colours(
-    image: "Image.Image", samples: Samples, note: Callable[[Note], None]
-) -> _Converter | None:
+def _deep_colours(image: "Image.Image", samples: Samples, note: Callable[[Note], None]) -> _Converter | None:
     """A converter of 16-bit colours whose upper bits are empty; None where the high bytes are all that counts."""
     extrema = image.getextrema()
     channels = 3 if image.mode.startswith("RGB") else 1 if image.mode == "LA" else 0
