@@ -2,8 +2,8 @@
 
 A shard's file name is a digest of the encoder and of the shard's images (paths,
 sizes, times of modification and, on local disks, of any change), so a finished
-shard is never embedded again: not by a retried bundle, not by the next run.  What passes through the runner is lists
-of file names on the way in.
+shard is never embedded again: not by a retried bundle, not by the next run.
+What passes through the runner is lists of file names on the way in.
 """
 
 import dataclasses

@@ -15,6 +15,7 @@ import functools
 import logging
 import re
 import struct
+import sys
 import threading
 import warnings
 import zlib
@@ -55,6 +56,10 @@ _RESIZED_PIXELS = 2**18
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 _COLOUR_BYTES, _HANDED_ON_BYTES = 4, 8
 
+# What formats can hold in a byte at the very most, 1,032 bytes of eight pixels or eight blocks of 16 by 16:
+# what claims more lacks pixels, and is not worth the time.
+_PIXELS_OF_A_BYTE = {"PNG": 1032 * 8, "JPEG": 8 * 256}
+
 # Of decoders that hold the picture several times.
 _DECODER_BYTES = {"WEBP": 20, "AVIF": 20, "GIF": 4, "TIFF": 8}
 
@@ -75,8 +80,8 @@ _SIGNATURES = {
 # Pictures of formats that are not read: JPEG XL, JPEG 2000, HEIC, Photoshop's, icons, Netpbm's, PDF, SVG,
 # DICOM, Windows metafiles, OpenEXR, Radiance and camera raws.
 _OTHER_PICTURES = re.compile(
-    rb"\xff\x0a|\0\0\0\x0cJXL |\0\0\0\x0cjP  |\xff\x4f\xff\x51|....ftyp(hei|hev|mif1|msf1|crx)|8BPS|\0\0[\1\2]\0"
-    rb"|P[1-7fF][\s#]|%PDF|(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg"
+    rb"\xff\x0a|\0\0\0\x0cJXL |\0\0\0\x0cjP  |\xff\x4f\xff\x51|....ftyp(hei|hev|mif1|msf1|crx)|8BPS"
+    rb"|\0\0[\1\2]\0|P[1-7fF][\s#]|%PDF|(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg"
     rb"|.{128}DICM|\xd7\xcd\xc6\x9a|\x76\x2f\x31\x01|#\?RADIANCE|FUJIFILM",
     re.DOTALL,
 )
@@ -317,6 +322,8 @@ def _plan(image: "Image.Image", data: bytes, side: int) -> _Plan:
     size += handed_on * _HANDED_ON_BYTES
     if size > MAX_DECODED_BYTES:
         raise _Refused(Reason.TOO_LARGE)
+    if width * height > _PIXELS_OF_A_BYTE.get(kind, sys.maxsize) * len(data):
+        raise _Refused(Reason.CUT)
     resized = int(_RESIZED_PIXELS * aspect) * (_COLOUR_BYTES + _HANDED_ON_BYTES)
     return _Plan(reduction, size + resized, samples)
 
@@ -423,7 +430,7 @@ def _decoded(
 
 
 def _is_cut(image: "Image.Image", data: bytes) -> bool:
-    """Whether a picture that was decoded lacks pixels; looks closer where its end is what decoders put there."""
+    """Whether a decoded picture lacks pixels; looks closer where its end is what decoders put there."""
     if image.format == "JPEG":
         last = image.getpixel((image.width - 1, image.height - 1))
         gray = all(value in (127, 128) for value in (last if isinstance(last, tuple) else (last,)))

@@ -90,7 +90,7 @@ _CHUNK_KINDS = re.compile(rb"PLTE|tRNS|IDAT|IEND")
 
 
 def png_chunks(data: bytes) -> Iterator[Chunk]:
-    """The chunks of a PNG in their order; where a length is wrong, goes on with the next part of the picture."""
+    """The chunks of a PNG; where a length is wrong, goes on with the next part of the picture."""
     position = len(PNG_SIGNATURE)
     while position + 8 <= len(data):
         (length,) = struct.unpack(">I", data[position : position + 4])
@@ -145,7 +145,7 @@ def png_depth(data: bytes) -> tuple[int, int]:
 
 
 def png_gray_alpha_as_bytes(data: bytes) -> bytes:
-    """A PNG of 16-bit gray and alpha read as one of 8-bit RGBA: each sample's two bytes, one after the other."""
+    """A PNG of 16-bit gray and alpha as one of 8-bit RGBA: each sample's two bytes, one after the other."""
     header = data[16:24] + bytes([8, 6]) + data[26:29]
     return data[:16] + header + zlib.crc32(b"IHDR" + header).to_bytes(4, "big") + data[33:]
 
@@ -491,8 +491,10 @@ def _riff_chunk(kind: bytes, content: bytes) -> bytes:
 
 # Sizes, bits, compression, colour, where the pixels are, orientation, and the least and greatest value.
 _TIFF_TAGS = frozenset(
-    [256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 280, 281, 284, 292, 293, 317, 320]
-    + [322, 323, 324, 325, 332, 338, 339, 340, 341, 347, 529, 530, 531, 532]
+    (
+        *(256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 280, 281, 284, 292, 293, 317, 320),
+        *(322, 323, 324, 325, 332, 338, 339, 340, 341, 347, 529, 530, 531, 532),
+    )
 )
 
 

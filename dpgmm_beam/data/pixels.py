@@ -139,9 +139,8 @@ def _converter(image: "Image.Image", samples: Samples, note: Callable[[Note], No
     if mode == "F" or mode.startswith("I"):
         scale = _scale(image, samples, note)
         return lambda band, top: _scaled(band, scale, image.info.get("transparency"))
-    if samples.bits == 16 and samples.low is not None:
-        if deep := _deep_colours(image, samples, note):
-            return deep
+    if samples.bits == 16 and samples.low is not None and (deep := _deep_colours(image, samples, note)):
+        return deep
     if mode in ("L", "RGB") and not see_through:
         return None
     if mode in ("LA", "La"):
@@ -266,7 +265,7 @@ def _scaled(band: "Image.Image", scale: _Scale, transparent: object) -> "Image.I
 
 
 def _deep_colours(image: "Image.Image", samples: Samples, note: Callable[[Note], None]) -> _Converter | None:
-    """A converter of 16-bit colours whose upper bits are empty; None where the high bytes are all that counts."""
+    """A converter of 16-bit colours whose upper bits are empty; None where the high bytes are enough."""
     extrema = image.getextrema()
     channels = 3 if image.mode.startswith("RGB") else 1 if image.mode == "LA" else 0
     if not channels or samples.low is None:
