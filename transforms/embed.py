@@ -13,7 +13,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 import numpy as np
@@ -28,7 +28,8 @@ from dpgmm_beam.data.rows import MAX_LABEL_BYTES
 from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL, SOURCE
 from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError
-from transforms.files import finding, image_folders, opening, parquet
+from transforms.files import finding, image_folders, image_lists, opening, parquet, tars
+from transforms.files.columns import Columns
 from transforms.files.image_folders import ImageFile
 from transforms.files.inputs import InputDescription
 from transforms.files.private import is_local, make_private_folder
@@ -36,6 +37,9 @@ from transforms.files.small import read_bounded
 from transforms.files.write import write_whole
 from transforms.ordered_map import ordered_map
 from transforms.prepare import Source
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SHARD_PREFIX, SHARD_SUFFIX = "shard-", ".parquet"
 
@@ -69,19 +73,21 @@ class Shard:
 
     Attributes:
       name: of the cache file; a digest of all that the file depends on.
-      path: the folder of images, or the Parquet file.
-      labels, files, sizes: of each image; the file is relative to the folder.
+      path: the folder of images, or the Parquet file or tar.
+      labels, files, sizes: of each image; the file is relative to the folder, or a path of its own.
       row_groups: of the Parquet file.
+      columns: of a tar, whose rows the shard is.
       labelled: whether the cache file has labels.
     """
 
     name: str
     path: str
     labelled: bool
-    labels: tuple[str, ...] = ()
+    labels: tuple[str | None, ...] = ()
     files: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
     row_groups: tuple[int, ...] = ()
+    columns: Columns | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +136,7 @@ class EmbedImages(beam.PTransform):
     """Embeds images into a cache; applied to a pipeline.
 
     Attributes:
-      input: of kind IMAGE_FOLDER or IMAGE_PARQUET.
+      input: of a kind that has images.
       encoder: the spec.
       cache_dir: a private folder on any file system; local ones are made
         owner-only.
@@ -268,22 +274,35 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
     Images of a folder are cut into shards where the checksum of a path says so
     (as well as after `shard_rows`), so that a new image changes the shard that
     it falls into and seldom another.  Row groups of a Parquet file are put together
-    until they have `shard_rows` rows.
+    until they have `shard_rows` rows.  A tar is one shard: it can only be read from
+    its beginning.
 
     Raises:
       ConfigError: see `transforms.files.inputs.describe_input`.
     """
     version = [_FORMAT, registry.encoder_fingerprint(encoder), description.labelled]
-    if description.kind == image_folders.IMAGE_FOLDER:
-        folder = description.pattern.rstrip("/")
-        for files in _cut(image_folders.list_images(folder), len(folder) + 1, shard_rows):
+    if description.kind in (image_folders.IMAGE_FOLDER, image_lists.IMAGE_LIST):
+        folder, found = _files_of(description)
+        for files in _cut(found, len(folder) + 1, shard_rows):
             yield Shard(
                 name=_shard_name(version, [(*dataclasses.astuple(file), _changed(file)) for file in files]),
                 path=folder,
-                labelled=True,
+                labelled=description.labelled,
                 labels=tuple(file.label for file in files),
-                files=tuple(file.path[len(folder) + 1 :] for file in files),
+                files=tuple(file.path.removeprefix(folder + "/") for file in files),
                 sizes=tuple(file.size for file in files),
+            )
+        return
+    if description.kind == tars.IMAGE_TARS:
+        columns = description.columns
+        for file in tars.list_tars(description.pattern):
+            yield Shard(
+                name=_shard_name(
+                    version, [dataclasses.astuple(file), _changed(file), dataclasses.astuple(columns)]
+                ),
+                path=file.path,
+                labelled=description.labelled,
+                columns=columns,
             )
         return
     listed = {file.path: file for file in finding.list_parquet(description.pattern)}
@@ -300,6 +319,16 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
                 labelled=description.labelled,
                 row_groups=members,
             )
+
+
+def _files_of(description: InputDescription) -> tuple[str, list[ImageFile]]:
+    """A folder, and the images that are files, in it or anywhere, sorted by path."""
+    pattern = description.pattern
+    if description.kind == image_lists.IMAGE_LIST:
+        return os.path.dirname(pattern), image_lists.find(
+            pattern, description.columns, description.labelled
+        ).images
+    return image_folders.base(pattern), image_folders.list_images(pattern, description.labelled)
 
 
 def finished_shards(cache_dir: str) -> set[str]:
@@ -393,10 +422,21 @@ def _listed(shard: Shard, rows: int) -> Iterator[EncodedImage]:
     """The shard's images in their order; those of a folder are not read yet."""
     if shard.row_groups:
         yield from _read_row_groups(shard, rows)
+    if shard.columns is not None:
+        for sample in tars.samples(shard.path, shard.columns, shard.labelled):
+            reason = Reason.FILE_TOO_LARGE if sample.data is None else None
+            source = f"{shard.path}#{sample.name}"
+            yield EncodedImage(source, _label_bytes(sample.label), sample.size, sample.data, reason)
     for name, label, size in zip(shard.files, shard.labels, shard.sizes, strict=True):
-        source, label_bytes = f"{shard.path}/{name}", _printable(label).encode()
         reason = _reason_of_size(size)
-        yield EncodedImage(source, label_bytes, image_folders.NO_FILE if reason else size, reason=reason)
+        whole = name.startswith("/") or not is_local(name)
+        source = name if whole else f"{shard.path}/{name}"
+        size = image_folders.NO_FILE if reason else size
+        yield EncodedImage(source, _label_bytes(label), size, reason=reason)
+
+
+def _label_bytes(label: str | None) -> bytes | None:
+    return None if label is None else _printable(label).encode()
 
 
 def _read_row_groups(shard: Shard, rows: int) -> Iterator[EncodedImage]:
@@ -453,10 +493,10 @@ def _size_of(part: list[EncodedImage]) -> int:
 
 def _load(shard: Shard, part: list[EncodedImage]) -> list[EncodedImage]:
     """The images with their bytes; those that can't or shall not be read have none."""
-    if shard.row_groups:
-        return part
     return [
-        image if image.size == image_folders.NO_FILE else dataclasses.replace(image, data=_read_image(image))
+        image
+        if image.reason or image.data is not None
+        else dataclasses.replace(image, data=_read_image(image))
         for image in part
     ]
 
@@ -465,10 +505,9 @@ def _read_image(image: EncodedImage) -> bytes:
     try:
         return read_bounded(image.source, image.size)
     except OSError as error:
-        # To leave it out would make the result depend on luck.  The path is not
-        # repeated: this text travels to the runner's log.
+        # To leave it out would make the result depend on luck.
         raise RuntimeError(
-            f"an image of the input could not be read ({type(error).__name__}); do not change the input"
+            f"{_printable(image.source)} could not be read ({type(error).__name__}); do not change the input"
             " while a job runs, then run the same command again"
         ) from None
 
@@ -493,7 +532,7 @@ class Preparation:
         self._form = plain.shape, plain.dtype
         self.side = max(plain.shape[1:3], default=1)
 
-    def __call__(self, picture: Any) -> np.ndarray:
+    def __call__(self, picture: "Image.Image") -> np.ndarray:
         prepared = self.encoder.prepare([picture])
         if (prepared.shape, prepared.dtype) != self._form:
             raise ValueError("an image was prepared in another form than others are")
@@ -507,9 +546,11 @@ def _embed_part(use: Preparation, part: list[EncodedImage], schema: pa.Schema) -
     Pictures are decoded and prepared one by one: many large ones would not fit
     into memory.  What numpy would warn of is a fact about an image.
     """
-    prepared, good, remarks = [], [], _Remarks()
+    prepared: list[np.ndarray] = []
+    good, remarks = [], _Remarks()
     for image in part:
-        source, notes = _printable(image.source), []
+        source = _printable(image.source)
+        notes: list[Note] = []
         made = image.reason or images.use_image(image.data, use, use.side, notes.append)
         if isinstance(made, Reason):
             remarks.rejected.append((source, made))

@@ -56,9 +56,8 @@ _RESIZED_PIXELS = 2**18
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 _COLOUR_BYTES, _HANDED_ON_BYTES = 4, 8
 
-# What formats can hold in a byte at the very most, 1,032 bytes of eight pixels or eight blocks of 16 by 16:
-# what claims more lacks pixels, and is not worth the time.
-_PIXELS_OF_A_BYTE = {"PNG": 1032 * 8, "JPEG": 8 * 256}
+# What formats can hold in a byte at the very most, deflate 1,032 bytes: what claims more lacks pixels.
+_PIXELS_OF_A_BYTE = {"PNG": 1032 * 8, "JPEG": mending.JPEG_PIXELS}
 
 # Of decoders that hold the picture several times.
 _DECODER_BYTES = {"WEBP": 20, "AVIF": 20, "GIF": 4, "TIFF": 8}
@@ -81,7 +80,8 @@ _SIGNATURES = {
 # DICOM, Windows metafiles, OpenEXR, Radiance and camera raws.
 _OTHER_PICTURES = re.compile(
     rb"\xff\x0a|\0\0\0\x0cJXL |\0\0\0\x0cjP  |\xff\x4f\xff\x51|....ftyp(hei|hev|mif1|msf1|crx)|8BPS"
-    rb"|\0\0[\1\2]\0|P[1-7fF][\s#]|%PDF|(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg"
+    rb"|\0\0[\1\2]\0|P[1-7fF][\s#]|%PDF"
+    rb"|(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg"
     rb"|.{128}DICM|\xd7\xcd\xc6\x9a|\x76\x2f\x31\x01|#\?RADIANCE|FUJIFILM",
     re.DOTALL,
 )

@@ -212,6 +212,9 @@ def _check_rows(header: bytes, pixels: list[bytes]) -> None:
 
 JPEG_END = b"\xff\xd9"
 
+JPEG_PIXELS = 8 * 256
+"""In a byte, at the very most: eight blocks of 16 by 16."""
+
 _COMPARED_SIDE = 512
 
 # What is no marker in compressed data: a stuffed byte, a restart, a fill byte.
@@ -302,6 +305,8 @@ def _lacks_pixels(parsed: _Jpeg) -> bool:
     pictures = []
     for data in (parsed.whole(), parsed.continued()):
         image = opened(data, "JPEG")
+        if image.width * image.height > JPEG_PIXELS * len(data):
+            return True
         image.draft(None, (_COMPARED_SIDE, _COMPARED_SIDE))
         pictures.append(hashlib.sha256(image.tobytes()).digest())
     return pictures[0] != pictures[1]

@@ -111,7 +111,7 @@ def plain(
     rows = max(1, _BAND_PIXELS // image.width // _BAND_ROWS) * _BAND_ROWS
     if rows >= image.height:
         return _reduced(convert(image, 0) if convert else image, reduction)
-    result = None
+    result: Image.Image | None = None
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
         band = _reduced(convert(band, top) if convert else band, reduction)

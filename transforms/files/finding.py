@@ -36,6 +36,19 @@ class InputFile:
         return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 
 
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """What lies in an input and is none of its rows.  For the owner's eyes only.
+
+    Attributes:
+      path: of a file or folder; in a list of images its line (`list.csv:7`).
+      reason: why; for people.
+    """
+
+    path: str
+    reason: str
+
+
 def pin_of(path: str) -> str:
     """The pin of a file as it is now; empty where it is gone."""
     if is_local(path):
@@ -75,9 +88,20 @@ def absolute(pattern: str) -> str:
 
 def literal(path: str) -> str:
     """A pattern for a path that exists, which may itself hold [, * or ?; patterns stay as they are."""
-    if not _is_glob(path) or not FileSystems.exists(path):
+    if not is_glob(path) or not FileSystems.exists(path):
         return path
     return "".join(f"[{character}]" if character in "[*?" else character for character in path)
+
+
+def local_folders(pattern: str) -> list[str]:
+    """A local folder, or those that match a glob, sorted; none for anything else."""
+    if os.path.isdir(pattern):
+        return [pattern.rstrip("/") or "/"]
+    if os.path.lexists(pattern) or not is_glob(pattern) or "**" in pattern:
+        return []
+    return sorted(
+        path for path in _glob("/", absolute(pattern).rstrip("/").split("/")) if os.path.isdir(path)
+    )
 
 
 def is_folder(path: str) -> bool:
@@ -85,7 +109,7 @@ def is_folder(path: str) -> bool:
     if is_local(path):
         return os.path.isdir(path)
     folder = literal(path.rstrip("/"))
-    return (folder != path.rstrip("/") or not _is_glob(path)) and bool(match(path, folder + "/**", limit=1))
+    return (folder != path.rstrip("/") or not is_glob(path)) and bool(match(path, folder + "/**", limit=1))
 
 
 @contextlib.contextmanager
@@ -125,7 +149,7 @@ def _local_files(pattern: str) -> Iterator[InputFile]:
             paths = [entry.path for entry in entries if entry.name.endswith(".parquet")]
     elif os.path.lexists(pattern):
         paths = [pattern]
-    elif _is_glob(pattern):
+    elif is_glob(pattern):
         # It may be one of folders.
         paths = _matching(pattern + "/*.parquet") or _matching(pattern)
     else:
@@ -156,7 +180,7 @@ def _glob(folder: str, parts: Sequence[str]) -> Iterator[str]:
     is data that would be left out.
     """
     part, *rest = parts
-    if _is_glob(part):
+    if is_glob(part):
         with os.scandir(folder) as entries:
             paths = [entry.path for entry in entries if fnmatch.fnmatchcase(entry.name, part)]
     else:
@@ -169,7 +193,7 @@ def _glob(folder: str, parts: Sequence[str]) -> Iterator[str]:
             yield from _glob(path, rest)
 
 
-def _is_glob(pattern: str) -> bool:
+def is_glob(pattern: str) -> bool:
     return any(character in pattern for character in "[*?")
 
 

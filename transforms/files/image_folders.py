@@ -1,96 +1,405 @@
-"""Images in folders that are named by their labels."""
+"""Images in folders that are named by their labels.
+
+A label is the first folder below the input; its images lie in it or below it, at any
+depth.  An input without folders holds unlabelled images.
+
+Folders are the owner's layout and public; files are rows.  So what is *refused*
+here depends on names of folders only: no file that comes or goes changes whether a
+job starts, or whether the data has labels.  (On object stores a folder exists as
+long as something is in it.  A folder or file that can't be read is a broken disk.)
+"""
 
 import dataclasses
+import errno
 import os
+import re
 import stat
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-from transforms.files.finding import InputFile, is_folder, leads_to_folder, listable, literal, match, stat_of
+from dpgmm_beam.errors import ConfigError
+from transforms.files import image_names
+from transforms.files.finding import (
+    InputFile,
+    LeftOut,
+    is_folder,
+    is_glob,
+    leads_to_folder,
+    listable,
+    literal,
+    local_folders,
+    match,
+    stat_of,
+)
+from transforms.files.opening import open_ranges
 from transforms.files.private import is_local
 
 IMAGE_FOLDER = "image_folder"
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-
 NO_FILE = -1
 """The size of what has an image's name and is no regular file: a fifo, a device, a link to nothing."""
+
+SPLITS = frozenset(
+    [
+        "train",
+        "training",
+        "test",
+        "testing",
+        "val",
+        "valid",
+        "validation",
+        "dev",
+        "eval",
+        "evaluation",
+        "holdout",
+    ]
+)
+"""Names of folders that are parts of a data set, and no labels, where all of them are such."""
+
+_SIZE = re.compile(r"\d+(x\d+)?(px|@\d+x?)?|scalable|symbolic|original|full", re.IGNORECASE)
+
+# What systems and programs leave in folders of images; copies of the images among it.
+_SYSTEM = frozenset({"@eadir", "__macosx", "lost+found", "$recycle.bin", "system volume information"})
+
+_FAR_READERS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageFile(InputFile):
-    """An image in a folder that is named by its label."""
+    """An image and its label: in Unicode's form NFC, as macOS's file names are not; None without labels."""
 
-    label: str
+    label: str | None
 
 
-def list_images(folder: str) -> list[ImageFile]:
-    """The images LABEL/*.png|jpg|jpeg of a folder, sorted by path; hidden names are left out.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The folders of an input.
 
-    Links are followed, also those of label folders.  A file that is there by
-    several names (links, or two labels that are one folder) is one row, and as
-    such there once, under the first of its paths: twice it would be two.
+    Attributes:
+      roots: each holds a folder for each label; sorted.
+      labelled: whether there is any such folder.
+    """
+
+    roots: tuple[str, ...]
+    labelled: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What is listed of an input and what is passed over, each sorted by path."""
+
+    images: list[ImageFile]
+    left_out: list[LeftOut]
+
+
+FarFiles = list[tuple[str, tuple[list[str], InputFile]]]
+"""Root, names below it, and file, of all files below a folder or a glob of folders; sorted by path."""
+
+
+def layout(pattern: str, far: FarFiles | None = None) -> Layout | None:
+    """How a folder, or a glob of folders, is laid out; None if it is neither.
+
+    Args:
+      pattern: the input.
+      far: what `far_files` found of it, where that is known already.
 
     Raises:
-      ConfigError: the folder, or one of its labels', can't be listed.
+      ConfigError: it can't be listed, or the folders at its top are parts of a
+        data set (train/, test/) or sizes of one, with the labels below them.
     """
-    if is_local(folder):
-        with listable(folder):
-            return list(_local_images(folder.rstrip("/") or "/"))
-    images = []
-    for file in match(folder, literal(folder.rstrip("/")) + "/*/*"):
-        head, name = os.path.split(file.path)
-        label = os.path.basename(head)
-        if _is_image_name(name) and not label.startswith("."):
-            images.append(ImageFile(file.path, file.size, file.modified, label))
-    return sorted(images, key=lambda image: image.path)
-
-
-def _is_image_name(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-
-
-def _label_folders(folder: str) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not entry.name.startswith(".") and leads_to_folder(entry):
-                yield entry.path
-
-
-def _image_entries(label: str) -> Iterator[os.DirEntry]:
-    with os.scandir(label) as entries:
-        for entry in entries:
-            if _is_image_name(entry.name) and not leads_to_folder(entry):
-                yield entry
-
-
-def _local_images(folder: str) -> Iterator[ImageFile]:
-    entries = [entry for label in _label_folders(folder) for entry in _image_entries(label)]
-    seen = set()
-    for entry in sorted(entries, key=lambda entry: entry.path):
-        label = os.path.basename(os.path.dirname(entry.path))
-        found = stat_of(entry.path)
-        if found is None:
-            # What is no link has just been deleted, as if it had been so before.
-            if entry.is_symlink():
-                yield ImageFile(entry.path, NO_FILE, 0.0, label)
-            continue
-        identity = found.st_dev, found.st_ino
-        if identity not in seen:
-            seen.add(identity)
-            size = found.st_size if stat.S_ISREG(found.st_mode) else NO_FILE
-            yield ImageFile(entry.path, size, found.st_mtime, label)
-
-
-def has_images(pattern: str) -> bool:
     if is_local(pattern):
-        if not os.path.isdir(pattern):
-            return False
         with listable(pattern):
-            # Every label's folder is opened, so that one that can't be is named before the job runs.
-            labels = [any(_image_entries(label)) for label in _label_folders(pattern)]
-            return any(labels)
-    if not is_folder(pattern):
-        return False
-    folder = literal(pattern.rstrip("/"))
-    cases = ("".join(f"[{c}{c.upper()}]" for c in suffix[1:]) for suffix in IMAGE_SUFFIXES)
-    return any(match(pattern, f"{folder}/*/*.{case}", limit=1) for case in cases)
+            roots = local_folders(pattern)
+            trees = {root: _local_tree(root) for root in roots}
+    else:
+        far = far_files(pattern) if far is None else far
+        roots = sorted({root for root, _ in far})
+        trees = {root: _far_tree(names for other, (names, _) in far if other == root) for root in roots}
+    if not roots:
+        return None
+    for root, tree in trees.items():
+        _check_tree(pattern, root, tree)
+    return Layout(tuple(roots), any(trees.values()))
+
+
+def find(pattern: str, labelled: bool = True, far: FarFiles | None = None) -> Found:
+    """The images of a folder, or of a glob of folders, and what else is there.
+
+    Links are followed, each folder once: under the first of its paths, as a
+    walk in the order of names meets them.  A file that is there by several names
+    (links, or two labels that are one folder) is one row, and as such there once,
+    under the first of its paths: twice it would be two.  What has an image's name
+    is not opened; what has none that says what it is, is by its first bytes.
+    Hidden names are left out.
+
+    Args:
+      pattern: the input.
+      labelled: whether folders are labels, as `layout` said.
+      far: as in `layout`.
+
+    Raises:
+      ConfigError: a folder or an image can't be read.
+    """
+    left_out: list[LeftOut] = []
+    if is_local(pattern):
+        with listable(pattern):
+            images = list(_local_images(local_folders(pattern), labelled, left_out))
+    else:
+        images = list(_far_images(far_files(pattern) if far is None else far, labelled, left_out))
+    return Found(images, sorted(left_out, key=lambda item: item.path))
+
+
+def list_images(pattern: str, labelled: bool = True) -> list[ImageFile]:
+    """The images of a folder, sorted by path: see `find`."""
+    return find(pattern, labelled).images
+
+
+def files_below(pattern: str, wanted: Callable[[str], bool], far: FarFiles | None = None) -> list[InputFile]:
+    """Files with names of some kind, at any depth below a folder or a glob of folders; sorted, each once.
+
+    Raises:
+      ConfigError: they can't be listed, or one is no regular file.
+    """
+    if not is_local(pattern):
+        return [
+            file
+            for _, (names, file) in (far_files(pattern) if far is None else far)
+            if wanted(names[-1]) and all(map(_is_shown, names))
+        ]
+    found: dict[tuple[int, int], InputFile] = {}
+    with listable(pattern):
+        paths = [entry.path for _, entry in _walk(local_folders(pattern), []) if wanted(entry.name)]
+        for path in sorted(filter(lambda path: _is_shown(os.path.basename(path)), paths)):
+            status = stat_of(path)
+            if status is None or not stat.S_ISREG(status.st_mode):
+                raise ConfigError("input", pattern, f"be regular files; {path} is none")
+            file = InputFile(path, status.st_size, status.st_mtime)
+            found.setdefault((status.st_dev, status.st_ino), file)
+    return list(found.values())
+
+
+def base(pattern: str) -> str:
+    """The folder that all roots of an input lie in, or the only one."""
+    if not is_glob(pattern) or is_folder(pattern):
+        return pattern.rstrip("/")
+    parts = pattern.split("/")
+    return "/".join(parts[: next(number for number, part in enumerate(parts) if is_glob(part))])
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in _SYSTEM
+
+
+def _why_hidden(name: str) -> str:
+    return "hidden, by its name" if name.startswith(".") else "of the system, by its name"
+
+
+def _label(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def check_readable(path: str) -> None:
+    """Raises PermissionError for a file that this process may not read, without opening it."""
+    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
+# Layouts ---------------------------------------------------------------------------------------
+
+
+def _local_tree(root: str) -> dict[str, list[str]]:
+    """The folders in a folder, each with those in it."""
+    return {
+        os.path.basename(path): [os.path.basename(below) for below in _shown_folders(path)]
+        for path in _shown_folders(root)
+    }
+
+
+def _shown_folders(folder: str) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.path for entry in entries if _is_shown(entry.name) and leads_to_folder(entry))
+
+
+def _far_tree(files: Iterable[Sequence[str]]) -> dict[str, list[str]]:
+    tree: dict[str, list[str]] = {}
+    for first, *below, _ in (names for names in files if len(names) > 1):
+        if _is_shown(first):
+            children = tree.setdefault(first, [])
+            if below and _is_shown(below[0]) and below[0] not in children[-1:]:
+                children.append(below[0])
+    return {name: sorted(set(children)) for name, children in sorted(tree.items())}
+
+
+def _check_tree(pattern: str, root: str, tree: Mapping[str, Sequence[str]]) -> None:
+    """Refuses folders that are no labels, by their names and those of the folders in them."""
+    if len(tree) == 1:
+        # One level more, as archives often have.
+        ((name, below),) = tree.items()
+        if len(below) > 1 and all(child.lower() in SPLITS for child in below):
+            _refuse_parts(pattern, f"{root.rstrip('/')}/{name}", below, "parts of a data set")
+    deep = {name: set(below) for name, below in tree.items() if below}
+    parts = [name for name in deep if name.lower() in SPLITS]
+    if parts and (all(name.lower() in SPLITS for name in tree) or _alike([deep[name] for name in parts])):
+        _refuse_parts(pattern, root, parts, "parts of a data set")
+    sizes = [name for name in deep if _SIZE.fullmatch(name)]
+    if len(sizes) == len(tree) and _alike([deep[name] for name in sizes]):
+        _refuse_parts(pattern, root, sizes, "sizes")
+
+
+def _alike(children: Sequence[set[str]]) -> bool:
+    """Whether several folders have folders of the same names in them."""
+    return len(children) > 1 and bool(set.intersection(*children))
+
+
+def _refuse_parts(pattern: str, root: str, names: Sequence[str], what: str) -> None:
+    root = root.rstrip("/")
+    shown = [f"{name}/" for name in names[:5]]
+    listed = " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+    raise ConfigError(
+        "input",
+        pattern,
+        f"be the folder that holds a folder for each label; {root} holds {listed}, which look like {what}"
+        f" with the labels below them: name one of them, like {root}/{names[0]}",
+    )
+
+
+# The local disk --------------------------------------------------------------------------------
+
+
+def _local_images(roots: Sequence[str], labelled: bool, left_out: list[LeftOut]) -> Iterator[ImageFile]:
+    found = _local_candidates(roots, labelled, left_out)
+    seen: dict[int, str] = {}
+    for path, label, linked in sorted(found):
+        status = stat_of(path)
+        name = os.path.basename(path)
+        by_name = image_names.is_image(name)
+        if status is None or not stat.S_ISREG(status.st_mode):
+            # What is no link has just been deleted, as if it had been so before.
+            if status is not None or linked:
+                if by_name:
+                    yield ImageFile(path, NO_FILE, 0.0, label)
+                else:
+                    left_out.append(LeftOut(path, "no regular file" if status else "a link to nothing"))
+            continue
+        identity = (status.st_dev << 64) + status.st_ino
+        first = seen.setdefault(identity, path)
+        if first != path:
+            left_out.append(LeftOut(path, f"the same file as {first}"))
+            continue
+        if not by_name and (reason := image_names.why_none_inside(_local_head(path))):
+            left_out.append(LeftOut(path, reason))
+            continue
+        check_readable(path)
+        yield ImageFile(path, status.st_size, status.st_mtime, label)
+
+
+def _local_candidates(
+    roots: Sequence[str], labelled: bool, left_out: list[LeftOut]
+) -> Iterator[tuple[str, str | None, bool]]:
+    """Path, label and whether it is a link, of all that may be an image by name and place; unsorted."""
+    for root, entry in _walk(roots, left_out):
+        start = len(root.rstrip("/")) + 1
+        first, *below = entry.path[start:].split("/", 1)
+        if reason := _why_not_listed(entry.name, labelled and not below):
+            left_out.append(LeftOut(entry.path, reason))
+        else:
+            yield entry.path, _label(first) if labelled else None, entry.is_symlink()
+
+
+def _why_not_listed(name: str, outside_labels: bool) -> str:
+    if not _is_shown(name):
+        return _why_hidden(name)
+    if not image_names.is_image(name) and (reason := image_names.why_none(name)):
+        return reason
+    if not outside_labels:
+        return ""
+    if "\\" in name:
+        return "in no label's folder: its name has a backslash, which is no folder here"
+    return "in no label's folder: directly in the input, beside the labels"
+
+
+def _walk(roots: Sequence[str], left_out: list[LeftOut]) -> Iterator[tuple[str, os.DirEntry]]:
+    """Whatever is no folder below the roots, with its root; each folder is entered once.
+
+    Raises:
+      OSError: a folder can't be listed.
+    """
+    entered: dict[tuple[int, int], str] = {}
+    waiting = [(root, root) for root in reversed(roots)]
+    while waiting:
+        root, folder = waiting.pop()
+        status = stat_of(folder)
+        if status is None:
+            continue
+        first = entered.setdefault((status.st_dev, status.st_ino), folder)
+        if first != folder:
+            left_out.append(LeftOut(folder, f"the same folder as {first}"))
+            continue
+        folders = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not leads_to_folder(entry):
+                    yield root, entry
+                elif _is_shown(entry.name):
+                    folders.append(entry.path)
+                else:
+                    left_out.append(LeftOut(entry.path, _why_hidden(entry.name)))
+        waiting.extend((root, path) for path in sorted(folders, reverse=True))
+
+
+def _local_head(path: str) -> bytes:
+    """The first bytes of a regular file."""
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        return os.read(number, image_names.SNIFFED_BYTES)
+    finally:
+        os.close(number)
+
+
+# Other file systems ----------------------------------------------------------------------------
+
+
+def far_files(pattern: str) -> FarFiles:
+    """One listing of a folder, or of a glob of folders, on no local disk."""
+    pattern = pattern.rstrip("/")
+    depth = pattern.count("/") + 1
+    listed = []
+    for file in match(pattern, literal_folder(pattern) + "/**"):
+        names = file.path.split("/")
+        # Some stores mark folders by objects whose names end like paths of folders.
+        if len(names) > depth:
+            listed.append(("/".join(names[:depth]), (names[depth:], file)))
+    return sorted(listed, key=lambda item: item[1][1].path)
+
+
+def literal_folder(pattern: str) -> str:
+    return literal(pattern) if not is_glob(pattern) or is_folder(pattern) else pattern
+
+
+def _far_images(far: FarFiles, labelled: bool, left_out: list[LeftOut]) -> Iterator[ImageFile]:
+    found: list[tuple[InputFile, str | None]] = []
+    unnamed: list[InputFile] = []
+    for _, (names, file) in far:
+        if not names[-1]:
+            continue
+        hidden = next((name for name in names[:-1] if not _is_shown(name)), None)
+        reason = _why_hidden(hidden) if hidden else _why_not_listed(names[-1], labelled and len(names) == 1)
+        if reason:
+            left_out.append(LeftOut(file.path, reason))
+            continue
+        if not image_names.is_image(names[-1]):
+            unnamed.append(file)
+        found.append((file, _label(names[0]) if labelled else None))
+    with ThreadPoolExecutor(_FAR_READERS) as readers:
+        reasons = dict(zip((file.path for file in unnamed), readers.map(_far_reason, unnamed), strict=True))
+    for file, label in found:
+        if reason := reasons.get(file.path, ""):
+            left_out.append(LeftOut(file.path, reason))
+        else:
+            yield ImageFile(file.path, file.size, file.modified, label)
+
+
+def _far_reason(file: InputFile) -> str:
+    with open_ranges(file.path) as opened:
+        return image_names.why_none_inside(opened.read_at(min(image_names.SNIFFED_BYTES, file.size), 0))
