@@ -551,7 +551,11 @@ def _embed_part(use: Preparation, part: list[EncodedImage], schema: pa.Schema) -
     for image in part:
         source = _printable(image.source)
         notes: list[Note] = []
-        made = image.reason or images.use_image(image.data, use, use.side, notes.append)
+        made = (
+            image.reason
+            if image.reason is not None
+            else images.use_image(image.data, use, use.side, notes.append)
+        )
         if isinstance(made, Reason):
             remarks.rejected.append((source, made))
             continue

@@ -14,11 +14,9 @@ import enum
 import functools
 import logging
 import re
-import struct
 import sys
 import threading
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -190,14 +188,27 @@ def use_image(
         return Reason.CUT
     except _Refused as error:
         return error.reason
-    except (ValueError, IndexError, struct.error, zlib.error, OSError, SyntaxError, MemoryError):
+    except Exception:
+        # Whatever a parser trips over.
         return first
 
 
-def check_image(data: bytes | None, side: int = LEAST_SIDE) -> Reason | None:
-    """What a look at an image's header finds wrong with it; None for nothing.
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What an image's header says: its format, and its size in pixels before it is turned."""
+
+    kind: str
+    width: int
+    height: int
+
+
+def look(data: bytes | None, side: int = LEAST_SIDE) -> Header | Reason:
+    """What an image's header says, or what is wrong with it.
 
     A picture that is cut or damaged behind its header is found by `use_image` only.
+
+    Args:
+      data, side: as in `use_image`.
     """
     if reason := _reason_of_bytes(data):
         return reason
@@ -206,22 +217,26 @@ def check_image(data: bytes | None, side: int = LEAST_SIDE) -> Reason | None:
     kind = sniff(data[:_SNIFFED_BYTES])
     if isinstance(kind, Reason):
         return kind
-    for mend in (False, True):
+    reason = Reason.DAMAGED
+    for again in (False, True):
         try:
-            whole = mending.mend(data, kind) if mend else mending.Mended(data)
+            with _room.take(MAX_DECODED_BYTES if again else 0):
+                whole = mending.mend(data, kind) if again else mending.Mended(data)
             if whole is None:
                 break
             with _opened(whole.data, kind) as image:
                 _plan(image, whole.data, side)
-            return None
+                return Header(kind, image.width, image.height)
         except _Refused as error:
-            if error.reason not in (Reason.CUT, Reason.DAMAGED):
-                return error.reason
+            reason = error.reason
+            if reason not in (Reason.CUT, Reason.DAMAGED):
+                break
         except mending.Cut:
             return Reason.CUT
-        except (ValueError, IndexError, struct.error, zlib.error, OSError, SyntaxError, MemoryError):
+        except Exception:
+            # Whatever a parser trips over.
             pass
-    return Reason.DAMAGED
+    return reason
 
 
 _SNIFFED_BYTES = 2**12

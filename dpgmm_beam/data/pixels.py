@@ -105,19 +105,19 @@ def plain(
       reduction: 1, 2, 4 or 8.
       note: is told what the owner should know.
     """
+    from PIL import Image
+
     convert = _converter(image, samples, note)
     if convert is None and reduction == 1:
         return image
     rows = max(1, _BAND_PIXELS // image.width // _BAND_ROWS) * _BAND_ROWS
     if rows >= image.height:
         return _reduced(convert(image, 0) if convert else image, reduction)
-    result: Image.Image | None = None
+    result = None
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
         band = _reduced(convert(band, top) if convert else band, reduction)
         if result is None:
-            from PIL import Image
-
             size = -(-image.width // reduction), -(-image.height // reduction)
             result = Image.new(band.mode, size)
         result.paste(band, (0, top // reduction))
@@ -184,7 +184,7 @@ def _lab_to_rgb():
 def _from_lab(image: "Image.Image") -> "Image.Image":
     from PIL import ImageCms
 
-    return ImageCms.applyTransform(image, _lab_to_rgb())
+    return ImageCms.applyTransform(image, _lab_to_rgb()) or image
 
 
 # Deep samples

@@ -101,10 +101,12 @@ def test_bad_bytes_have_a_reason_and_say_nothing(name, caplog, capfd):
 def test_a_look_at_the_header_agrees_with_what_becomes_of_a_picture():
     for data, reason in BAD.values():
         # What is wrong with pixels is seen by a decoder only.
-        looked = images.check_image(data)
-        assert looked is reason or (looked is None and reason in (Reason.CUT, Reason.DAMAGED))
+        looked = images.look(data)
+        header = isinstance(looked, images.Header)
+        assert looked is reason or (header and reason in (Reason.CUT, Reason.DAMAGED))
     for kind in images.FORMATS:
-        assert images.check_image(encode(photo(), kind)) is None
+        assert images.look(encode(photo(), kind)) == images.Header(kind, 40, 30)
+    assert images.look(encode(photo())[:33] + PNG_SIDES["a checksum"] + encode(photo())[33:]).kind == "PNG"
 
 
 def test_any_damage_is_survived(capfd):
@@ -680,7 +682,7 @@ def test_no_jpeg_of_one_scan_is_too_large():
     at = head.index(b"\xff\xc0") + 5
     huge = head[:at] + struct.pack(">HH", 65500, 65500) + head[at + 4 :]
     # No byte holds more than eight blocks, so that what is decoded at all has bytes for it.
-    assert decode(huge) is images.check_image(huge) is Reason.CUT
+    assert decode(huge) is images.look(huge) is Reason.CUT
     plan = images._plan(images.mending.opened(huge, "JPEG"), huge + bytes(2**26), 224)
     assert plan.reduction == 8
 
