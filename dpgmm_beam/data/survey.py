@@ -5,7 +5,6 @@ Everything here is exact, and so for the owner's eyes and private folder only.
 
 import collections
 import dataclasses
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -207,7 +206,9 @@ def one_letter_apart(one: str, other: str) -> bool:
     """
     if one == other or abs(len(one) - len(other)) > 1 or min(len(one), len(other)) < 2:
         return False
-    start = len(os.path.commonprefix([one, other]))
+    start = 0
+    while one[start : start + 1] == other[start : start + 1] != "":
+        start += 1
     rest, other_rest = one[start:], other[start:]
     return (
         rest[1:] == other_rest[1:]
