@@ -19,6 +19,7 @@ from transforms.core_dumps import forbid_core_dumps
 __all__ = ["VERBS", "Parser", "main", "note", "report", "run", "say", "warn", "write"]
 
 VERBS = {
+    "inspect": "what an input holds and leaves out, for its owner's eyes",
     "embed": "images -> a private cache of embeddings",
     "release": "images or embeddings -> a differentially private release",
     "train": "a release -> a two-layer network, tested on real embeddings",
@@ -29,6 +30,9 @@ VERBS = {
     "completion": "a script by which a shell completes verbs and options",
 }
 """A verb is a module of this name with `main(arguments)`, and one of `pipelines.parsers` with `parser()`."""
+
+_MODULES = {"inspect": "inspection"}
+"""Verbs whose module has another name: one of Python's own has theirs."""
 
 _DETAILS = ("dpgmm.fit", "dpgmm.release")
 """Loggers with a line for each stage and each file."""
@@ -226,7 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments and (verb := arguments[0]) in VERBS:
         # Imported where signals are handled: it takes a second.
-        return run(lambda own: importlib.import_module(f"pipelines.{verb}").main(own), arguments[1:], verb)
+        module = f"pipelines.{_MODULES.get(verb, verb)}"
+        return run(lambda own: importlib.import_module(module).main(own), arguments[1:], verb)
     if arguments == ["--version"]:
         say(f"dpgmm {__version__}")
         return 0

@@ -253,14 +253,14 @@ class EmbedShards(beam.DoFn):
         schema = cache_schema(self.encoder, encoder.dimension, shard.labelled)
 
         def start(part: list[EncodedImage]) -> Future:
-            loaded = readers.submit(_load, shard, part)
-            return self._workers.submit(lambda: _embed_part(use, loaded.result(), schema))
+            read = readers.submit(load, shard, part)
+            return self._workers.submit(lambda: _embed_part(use, read.result(), schema))
 
         def write(file):
             # Two parts a reader are read ahead, and one more than there are threads is embedded.
             ahead = 2 * (_NEAR_READERS if is_local(shard.path) else _FAR_READERS) + self._threads + 1
-            parts = _parts(_listed(shard, encoder.batch_size), encoder.batch_size)
-            embedded = ordered_map(start, parts, ahead, _size_of, AHEAD_BYTES)
+            parts = parts_of(shard, encoder.batch_size)
+            embedded = ordered_map(start, parts, ahead, size_of, AHEAD_BYTES)
             _write(file, schema, embedded, remarks)
 
         with readers:
@@ -436,7 +436,7 @@ def _listed(shard: Shard, rows: int) -> Iterator[EncodedImage]:
 
 
 def _label_bytes(label: str | None) -> bytes | None:
-    return None if label is None else _printable(label).encode()
+    return None if label is None else printable(label).encode()
 
 
 def _read_row_groups(shard: Shard, rows: int) -> Iterator[EncodedImage]:
@@ -487,11 +487,17 @@ def _parts(found: Iterable[EncodedImage], rows: int) -> Iterator[list[EncodedIma
         yield part
 
 
-def _size_of(part: list[EncodedImage]) -> int:
+def parts_of(shard: Shard, rows: int) -> Iterator[list[EncodedImage]]:
+    """The shard's images in their order, so many together, or fewer where they are large; see `load`."""
+    return _parts(_listed(shard, rows), rows)
+
+
+def size_of(part: list[EncodedImage]) -> int:
+    """Bytes of a part's images."""
     return sum(max(image.size, 0) for image in part)
 
 
-def _load(shard: Shard, part: list[EncodedImage]) -> list[EncodedImage]:
+def load(shard: Shard, part: list[EncodedImage]) -> list[EncodedImage]:
     """The images with their bytes; those that can't or shall not be read have none."""
     return [
         image
@@ -507,12 +513,12 @@ def _read_image(image: EncodedImage) -> bytes:
     except OSError as error:
         # To leave it out would make the result depend on luck.
         raise RuntimeError(
-            f"{_printable(image.source)} could not be read ({type(error).__name__}); do not change the input"
+            f"{printable(image.source)} could not be read ({type(error).__name__}); do not change the input"
             " while a job runs, then run the same command again"
         ) from None
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """File names need not be valid text; Parquet strings must be."""
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
@@ -549,7 +555,7 @@ def _embed_part(use: Preparation, part: list[EncodedImage], schema: pa.Schema) -
     prepared: list[np.ndarray] = []
     good, remarks = [], _Remarks()
     for image in part:
-        source = _printable(image.source)
+        source = printable(image.source)
         notes: list[Note] = []
         made = (
             image.reason
@@ -567,7 +573,7 @@ def _embed_part(use: Preparation, part: list[EncodedImage], schema: pa.Schema) -
     values = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
     columns = {
         EMBEDDING: pa.FixedSizeListArray.from_arrays(values, dimension),
-        SOURCE: pa.array([_printable(image.source) for image in good], pa.string()),
+        SOURCE: pa.array([printable(image.source) for image in good], pa.string()),
         LABEL: pa.array([image.label for image in good], pa.binary()).cast(pa.string(), safe=False),
     }
     return pa.table([columns[name] for name in schema.names], schema=schema), remarks
