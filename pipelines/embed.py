@@ -30,13 +30,17 @@ from transforms.files.inputs import describe_input
 from transforms.files.private import make_private_folder
 from transforms.files.small import read_small
 from transforms.files.write import write_whole
+from transforms.survey import left_out_of_images
 
 # Says what a folder was made from.  Readers of Parquet folders skip its name.
 MARKER = "_dpgmm_embed.json"
 _MARKER_BYTES = 2**16
 
+# What was embedded and left out: exact.
+REPORTS_FOLDER = "_reports"
+
 # What may be in such a folder, half-written files among it.
-_NAMES = (MARKER, SHARD_PREFIX, NAMES_PREFIX, REJECTED_FOLDER, NOTES_FOLDER)
+_NAMES = (MARKER, SHARD_PREFIX, NAMES_PREFIX, REJECTED_FOLDER, NOTES_FOLDER, REPORTS_FOLDER)
 _OWN_NAMES = (*_NAMES, *(f".{name}" for name in _NAMES))
 
 
@@ -75,7 +79,9 @@ def main(argv: Sequence[str]) -> int:
     if not job.waits(options):
         cli.say(f"submitted; embeddings will be in {step.cache_dir}")
         return 0
+    report = write_report(step)
     cli.say(f"Embeddings are in {step.cache_dir}")
+    cli.say(f"What was left out of the input, and why, is in {report}")
     cli.say("That folder is PRIVATE: embeddings tell about the images they come from. Do not hand it out.")
     return 0
 
@@ -86,6 +92,15 @@ def run(step: EmbedImages, options, verbose: bool = False) -> None:
     pipeline | "Embed images" >> step
     name = job.job_name("embed", step.input.pattern, step.encoder, step.cache_dir)
     job.run(pipeline, name, [progress(step, verbose)])
+
+
+def write_report(step: EmbedImages) -> str:
+    """Writes exactly what a finished job embedded and left out into its private folder; returns the path."""
+    found = left_out_of_images(step.input, step.encoder, step.cache_dir, step.shard_rows, labels=True)
+    content = {"input": step.input.pattern, "encoder": step.encoder, **found}
+    path = FileSystems.join(step.cache_dir, REPORTS_FOLDER, "embed.json")
+    write_whole(path, json.dumps(content, indent=2).encode(), private=True)
+    return path
 
 
 def progress(step: EmbedImages, verbose: bool = False) -> Progress:

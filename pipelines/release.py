@@ -19,6 +19,7 @@ from dpgmm_beam.release import manifest
 from pipelines import cli, embed, job, paths, private, runner, runs, signals
 from pipelines.parsers.release import parser
 from pipelines.progress import StageWatch
+from transforms import survey
 from transforms.embed import EmbedImages
 from transforms.execution import MAX_THREADS, Execution
 from transforms.files import finding, inputs, parquet, run_files
@@ -231,7 +232,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             cli.say(f"{what}; the job releases to {output} when it has run")
             return 0
         with signals.published(f"released to {output}"):
-            runs.report(private_dir, current, len(plan.stages))
+            images = None
+            if request.source.kind != parquet.EMBEDDING_PARQUET:
+                images = survey.left_out_of_images(request.source, plan.config.encoder, request.embed_cache)
+            runs.report(private_dir, current, len(plan.stages), plan.config.classes, images)
             cli.say(
                 f"released to {output}: epsilon {plan.config.epsilon:g}, delta {plan.config.delta:g}, "
                 f"{plan.config.samples_per_class} rows for each of {len(plan.config.classes)} classes"

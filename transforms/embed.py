@@ -341,6 +341,29 @@ def finished_shards(cache_dir: str) -> set[str]:
     return {os.path.basename(file.path) for file in match.metadata_list}
 
 
+def remarks(cache_dir: str, folder: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """What is written beside cache files: sources, and what is said of them.
+
+    Args:
+      folder: REJECTED_FOLDER or NOTES_FOLDER.
+      names: of the cache files.
+    """
+    (match,) = FileSystems.match([FileSystems.join(finding.literal(cache_dir), folder, "*.jsonl")])
+    written = {os.path.basename(file.path): file.path for file in match.metadata_list}
+    for name in names:
+        path = written.get(name.removesuffix(SHARD_SUFFIX) + ".jsonl")
+        for line in opening.read_bytes(path).splitlines() if path else ():
+            source, said = json.loads(line).values()
+            yield source, said
+
+
+def cached_labels(cache_dir: str, names: Iterable[str]) -> Iterator[pa.Table]:
+    """Labels (or sources, where there are none) of the rows of each cache file."""
+    for name in names:
+        with parquet.open_parquet(FileSystems.join(cache_dir, name)) as file:
+            yield file.read([LABEL if LABEL in file.schema_arrow.names else SOURCE])
+
+
 def delete_others(cache_dir: str, names: set[str]) -> None:
     """Deletes the cache files whose names are not given; may run twice at once."""
     for name in finished_shards(cache_dir) - names:

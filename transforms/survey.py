@@ -221,6 +221,41 @@ def _batches(description: InputDescription, encoder: str, row_format: RowFormat,
             yield from file.iter_batches(_TABLE_ROWS, columns=columns)
 
 
+def left_out_of_images(
+    description: InputDescription,
+    encoder: str,
+    cache_dir: str,
+    shard_rows: int = embed.EmbedImages.shard_rows,
+    labels: bool = False,
+) -> dict:
+    """What an embedding job left out of its input, and why, as JSON for a private folder.
+
+    It is called when the job is done, and raises nothing: an input that is gone by then is a
+    fact like others.
+
+    Args:
+      labels: count those of the cached embeddings, too.
+    """
+    try:
+        found = Found(LabelCounts())
+        for item in left_out(description):
+            found.passed_over.add(item.path, item.reason)
+        names = [shard.name for shard in embed.plan_shards(description, encoder, shard_rows)]
+        for source, reason in embed.remarks(cache_dir, embed.REJECTED_FOLDER, names):
+            found.rejected.add(source, reason)
+        for source, note in embed.remarks(cache_dir, embed.NOTES_FOLDER, names):
+            found.notes.add(source, note)
+        for table in embed.cached_labels(cache_dir, names) if labels else ():
+            found.good += len(table)
+            if LABEL in table.column_names:
+                found.labels.add_all(table.column(LABEL))
+    except (OSError, RuntimeError, ValueError) as error:
+        return {"error": str(error)}
+    content = found.to_json()
+    kept = ("rejected", "passed_over", "notes", *(("good_rows", "labels") if labels else ()))
+    return {key: content[key] for key in kept}
+
+
 # What a release of so many rows takes, by the model of docs/scale.md: core seconds a row of reading and
 # quantising, of the second moment and the projection (for d^2), and of twenty steps of the teacher (for d C);
 # and of one synthetic row.

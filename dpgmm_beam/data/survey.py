@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dpgmm_beam.data.rows import MAX_LABEL_BYTES
+from dpgmm_beam.data.rows import MAX_LABEL_BYTES, label_indices
 
 MAX_LABELS = 1000
 """Different labels that are counted one by one, at most."""
@@ -92,6 +92,13 @@ def _texts(labels: pa.Array) -> list[str | None]:
         raw = value.as_buffer().to_pybytes() if value.is_valid and not is_long else None
         shown = "(a label of more than 4,096 bytes)" if is_long else None
         found.append(shown if raw is None else raw.decode(errors="backslashreplace"))
+    return found
+
+
+def undeclared(labels: pa.Array | pa.ChunkedArray, classes: tuple[str, ...]) -> LabelCounts:
+    """Those of some rows' labels that are none of the classes, nulls among them."""
+    found = LabelCounts()
+    found.add_all(labels.filter(pa.array(label_indices(labels, classes) < 0)))
     return found
 
 
