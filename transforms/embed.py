@@ -49,6 +49,7 @@ NAMES_PREFIX = "_names-"
 # Where the sources of images that could not be used are listed with the reason, privately, and those
 # of which their owner should know something.
 REJECTED_FOLDER, NOTES_FOLDER = "_rejected", "_notes"
+_REMARKS_SUFFIX = ".jsonl"
 
 # A shard of this many paths of 200 bytes stays under 2 MB in the runner.
 MAX_SHARD_ROWS = 8192
@@ -121,7 +122,7 @@ class _Remarks:
         self.notes.extend(other.notes)
 
     def write(self, cache_dir: str, shard: str) -> None:
-        name = shard.removesuffix(SHARD_SUFFIX) + ".jsonl"
+        name = shard.removesuffix(SHARD_SUFFIX) + _REMARKS_SUFFIX
         for folder, key, found in (
             (REJECTED_FOLDER, "reason", self.rejected),
             (NOTES_FOLDER, "note", self.notes),
@@ -348,13 +349,22 @@ def remarks(cache_dir: str, folder: str, names: Iterable[str]) -> Iterator[tuple
       folder: REJECTED_FOLDER or NOTES_FOLDER.
       names: of the cache files.
     """
-    (match,) = FileSystems.match([FileSystems.join(finding.literal(cache_dir), folder, "*.jsonl")])
-    written = {os.path.basename(file.path): file.path for file in match.metadata_list}
+    written = _remarks_files(cache_dir, folder)
     for name in names:
-        path = written.get(name.removesuffix(SHARD_SUFFIX) + ".jsonl")
+        path = written.get(name)
         for line in opening.read_bytes(path).splitlines() if path else ():
             source, said = json.loads(line).values()
             yield source, said
+
+
+def _remarks_files(cache_dir: str, folder: str) -> dict[str, str]:
+    """Paths of the files beside cache files, by the names of these."""
+    pattern = FileSystems.join(finding.literal(cache_dir), folder, f"{SHARD_PREFIX}*{_REMARKS_SUFFIX}")
+    (match,) = FileSystems.match([pattern])
+    return {
+        os.path.basename(file.path).removesuffix(_REMARKS_SUFFIX) + SHARD_SUFFIX: file.path
+        for file in match.metadata_list
+    }
 
 
 def cached_labels(cache_dir: str, names: Iterable[str]) -> Iterator[pa.Table]:
@@ -365,9 +375,13 @@ def cached_labels(cache_dir: str, names: Iterable[str]) -> Iterator[pa.Table]:
 
 
 def delete_others(cache_dir: str, names: set[str]) -> None:
-    """Deletes the cache files whose names are not given; may run twice at once."""
-    for name in finished_shards(cache_dir) - names:
-        path = FileSystems.join(cache_dir, name)
+    """Deletes the cache files whose names are not given, and what is beside them; may run twice at once."""
+    others = [FileSystems.join(cache_dir, name) for name in finished_shards(cache_dir) - names]
+    for folder in (REJECTED_FOLDER, NOTES_FOLDER):
+        for name, path in _remarks_files(cache_dir, folder).items():
+            if name not in names:
+                others.append(path)
+    for path in others:
         try:
             FileSystems.delete([path])
         except OSError:
