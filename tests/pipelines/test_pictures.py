@@ -52,7 +52,11 @@ def test_a_messy_folder_of_42_images_in_7_formats(tmp_path, suffixes):
             named = suffix.upper() if number == 3 else suffix
             if suffixes == "wrong ones":
                 named = list(FORMATS)[(place + 1) % len(FORMATS)]
-            (folder / f"x.{named}").write_bytes(encode(picture(number), kind, **options))
+            shown = picture(number)
+            if kind == "GIF":
+                # What Pillow does by itself, dithering, is noise to an encoder.
+                shown = shown.quantize(256, dither=Image.Dither.NONE)
+            (folder / f"x.{named}").write_bytes(encode(shown, kind, **options))
     found, report = embedded(tmp_path / "in", tmp_path / "out")
     assert len(found) == report["good_rows"] == 42
     assert report["labels"]["rows"] == {"a": 21, "b": 21}
