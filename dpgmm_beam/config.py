@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpgmm_beam.data.rows import RowFormat
+from dpgmm_beam.data.rows import RowFormat, normal_form
 from dpgmm_beam.defaults import COMPONENTS, ROUNDS, SAMPLES_PER_CLASS, UNUSED_ROUNDS
 from dpgmm_beam.errors import ConfigError, printable
 from dpgmm_beam.privacy import accounting, lattice
@@ -213,7 +213,7 @@ def check_classes(classes: Sequence[str]) -> None:
         raise ConfigError("classes", "''", "name at least one class")
     if len(classes) > MAX_CLASSES:
         raise ConfigError("classes", f"{len(classes)} classes", f"be at most {MAX_CLASSES} classes")
-    seen = set()
+    seen: dict[str, str] = {}
     for label in classes:
         if not label:
             raise ConfigError("classes", ",".join(classes), "hold no empty label")
@@ -223,8 +223,10 @@ def check_classes(classes: Sequence[str]) -> None:
             label.encode()
         except UnicodeEncodeError:
             raise ConfigError("classes", label, "be text in UTF-8") from None
-        if label in seen:
+        form = normal_form(label)
+        if form in seen:
+            twice = "twice" if seen[form] == label else "in two ways of writing it in Unicode"
             raise ConfigError(
-                "classes", ",".join(classes), f"be distinct, and '{printable(label)}' is there twice"
+                "classes", ",".join(classes), f"be distinct, and '{printable(label)}' is there {twice}"
             )
-        seen.add(label)
+        seen[form] = label

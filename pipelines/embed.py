@@ -12,6 +12,7 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError, printable
 from pipelines import cli, job, paths
+from pipelines.columns import columns_of
 from pipelines.parsers.embed import parser
 from pipelines.progress import Progress
 from pipelines.runner import check_ports, is_local, job_options, threads_for
@@ -25,7 +26,7 @@ from transforms.embed import (
     plan_shards,
 )
 from transforms.execution import MAX_THREADS
-from transforms.files import finding, parquet, private
+from transforms.files import finding, private
 from transforms.files.inputs import describe_input
 from transforms.files.private import make_private_folder
 from transforms.files.small import read_small
@@ -57,8 +58,8 @@ def main(argv: Sequence[str]) -> int:
     check_output(known.output)
     paths.check_apart({"--input": known.input, "--output": known.output})
     try:
-        description = describe_input(known.input, known.encoder)
-        embedded = description.kind == parquet.EMBEDDING_PARQUET
+        description = describe_input(known.input, known.encoder, columns=columns_of(known))
+        embedded = description.holds_embeddings
     except ConfigError as error:
         # Of embeddings that are none of this encoder's.
         if not (embedded := error.argument == "encoder"):

@@ -16,13 +16,14 @@ from dpgmm_beam.data.survey import LabelCounts, LabelSurvey, compare
 from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError, printable
 from pipelines import cli, paths
+from pipelines.columns import columns_of
 from pipelines.parsers.inspect import parser
 from pipelines.progress import Progress
 from pipelines.release import read_classes
 from transforms.embed import Preparation
 from transforms.execution import MAX_THREADS
+from transforms.files.columns import Columns
 from transforms.files.inputs import InputDescription, describe_input
-from transforms.files.parquet import EMBEDDING_PARQUET
 from transforms.survey import Cost, Found, Named, cost, look
 
 __all__ = ["main", "parser"]
@@ -46,8 +47,8 @@ def main(argv: Sequence[str]) -> int:
     if known.encoder is not None:
         registry.check_encoder(known.encoder)
     classes = read_classes(known.classes) if known.classes is not None else ()
-    description = _described(known.input, known.encoder, known.dimension)
-    embeddings = description.kind == EMBEDDING_PARQUET
+    description = _described(known.input, known.encoder, known.dimension, columns_of(known))
+    embeddings = description.holds_embeddings
     encoder = None
     if known.encoder is not None and not embeddings:
         encoder = registry.encoder_for_process(known.encoder)
@@ -96,17 +97,19 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _described(pattern: str, encoder: str | None, dimension: int | None) -> InputDescription:
+def _described(
+    pattern: str, encoder: str | None, dimension: int | None, columns: Columns
+) -> InputDescription:
     """What an input is; where no encoder is given, images or embeddings alike."""
     if encoder is not None:
-        return describe_input(pattern, encoder, dimension)
+        return describe_input(pattern, encoder, dimension, columns)
     try:
-        return describe_input(pattern, _PLAIN, dimension)
+        return describe_input(pattern, _PLAIN, dimension, columns)
     except ConfigError as error:
         # Of embeddings; an empty folder is one without images.
         if error.argument not in ("encoder", "dimension"):
             raise
-        return describe_input(pattern, "precomputed", dimension)
+        return describe_input(pattern, "precomputed", dimension, columns)
 
 
 def _images_a_second(encoder: registry.Encoder) -> float:
@@ -133,7 +136,7 @@ def lines(
     yield "FOR THE OWNER'S EYES: exact facts about private data."
     yield ""
     yield f"input       {description.pattern}"
-    what = "embeddings" if description.kind == EMBEDDING_PARQUET else "images"
+    what = "embeddings" if description.holds_embeddings else "images"
     size = f", {_bytes(found.size)}" if found.size else ""
     labelled = "with" if description.labelled else "no"
     yield f"layout      {description.kind.replace('_', ' ')}, {labelled} labels"

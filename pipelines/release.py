@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -12,17 +13,18 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from dpgmm_beam.config import ReleaseConfig, check_classes
 from dpgmm_beam.encoders.registry import check_encoder, encoder_for_process
-from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.errors import ConfigError, printable
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.allocation import with_shares
 from dpgmm_beam.release import manifest
 from pipelines import cli, embed, job, paths, private, runner, runs, signals
+from pipelines.columns import columns_of
 from pipelines.parsers.release import parser
 from pipelines.progress import StageWatch
 from transforms import survey
 from transforms.embed import EmbedImages
 from transforms.execution import MAX_THREADS, Execution
-from transforms.files import finding, inputs, parquet, run_files
+from transforms.files import finding, inputs, run_files
 from transforms.files.private import is_local
 from transforms.files.publish import Publication, exists, is_release, join, left_overs, occupied
 from transforms.files.small import read_small
@@ -32,34 +34,71 @@ from transforms.release import Release
 CLASSES_BYTES = 2**24
 """Of a file of classes, at most."""
 
-CLASSES_SUFFIXES = (".txt", ".csv", ".json")
+CLASSES_SUFFIXES = (
+    *(".txt", ".text", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml"),
+    *(".list", ".lst", ".names", ".labels", ".classes"),
+)
 
 
 def read_classes(text: str) -> tuple[str, ...]:
-    """The declared labels: a comma-separated list, or a file with one a line.
+    """The declared labels: a comma-separated list, or a file with one a line (`.json`: a list of texts).
 
-    What looks like the name of one file is no label: it has a slash, or ends
-    like a file of text.
+    Labels are taken as they stand, blanks included: those of the data are compared
+    so, too.  Only line feeds end a line, with a carriage return before them or
+    without; empty lines are no labels.
+
+    What looks like the name of one file is no label: it has a slash, begins as
+    a home folder does, or ends like a file of text.
 
     Raises:
       ConfigError: none, an empty or a repeated one, or a file that can't be read.
     """
     if not text:
         check_classes(())
-    named = "," not in text and ("/" in text or text.lower().endswith(CLASSES_SUFFIXES))
+    named = "," not in text and (
+        any(mark in text for mark in "/\\")
+        or text.startswith("~")
+        or text.strip().lower().endswith(CLASSES_SUFFIXES)
+    )
     if named and is_local(text) and not os.path.lexists(text):
         raise ConfigError("--classes", text, "be labels with commas between, or a file that exists")
     if named or os.path.lexists(text):
         try:
             # What some editors put before a text in UTF-8 belongs to no label.
-            lines = read_small("--classes", text, CLASSES_BYTES).decode("utf-8-sig").splitlines()
+            content = read_small("--classes", text, CLASSES_BYTES).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise ConfigError("--classes", text, "be a readable file of text, one label a line") from None
-        labels = tuple(line.strip() for line in lines if line.strip())
+        if text.lower().endswith(".json"):
+            labels = _listed(text, content)
+        else:
+            lines = (line.removesuffix("\r") for line in content.split("\n"))
+            labels = tuple(line for line in lines if line)
     else:
-        labels = tuple(label.strip() for label in text.split(","))
+        labels = tuple(text.split(","))
     check_classes(labels)
     return labels
+
+
+def _listed(path: str, content: str) -> tuple[str, ...]:
+    try:
+        labels = json.loads(content)
+    except (ValueError, RecursionError):
+        labels = None
+    if not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
+        raise ConfigError("--classes", path, 'be a list of texts, ["a", "b"], where its name ends in .json')
+    return tuple(labels)
+
+
+def say_of_blanks(classes: Sequence[str]) -> None:
+    """Names, on standard error, the first declared label that begins or ends with a blank."""
+    for label in classes:
+        if label != label.strip():
+            cli.say(
+                f"warning: the class '{printable(label)}' begins or ends with a blank; labels are compared as"
+                " they stand",
+                sys.stderr,
+            )
+            return
 
 
 def check_output(output: str, overwrite: bool) -> None:
@@ -160,7 +199,9 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
             "--noise-key-file": arguments.noise_key_file,
         }
     )
-    source = inputs.describe_input(arguments.input, arguments.encoder, arguments.dimension)
+    source = inputs.describe_input(
+        arguments.input, arguments.encoder, arguments.dimension, columns_of(arguments)
+    )
     config = dataclasses.replace(
         config,
         dimension=source.dimension or encoder_for_process(arguments.encoder).dimension,
@@ -185,7 +226,7 @@ def run(
     plan = Plan(config, current.release_id)
     publication = Publication(finding.absolute(output), overwrite)
     embedding = None
-    if request.source.kind != parquet.EMBEDDING_PARQUET:
+    if not request.source.holds_embeddings:
         threads = request.execution.threads if runner.is_local(options) else 0
         embedding = EmbedImages(request.source, config.encoder, request.embed_cache, threads=threads)
     pipeline = beam.Pipeline(options=options)
@@ -194,7 +235,9 @@ def run(
         watch.append(embed.progress(embedding))
         source = pipeline | "Embed" >> embedding
     else:
-        source = pipeline | "Input" >> beam.Create([Source(request.source.pattern)])
+        source = pipeline | "Input" >> beam.Create(
+            [Source(request.source.pattern, columns=request.source.columns)]
+        )
     source | "Release" >> Release(plan, publication, current.workspace, request.execution)
     if not runner.is_local(options):
         # Workers elsewhere print elsewhere.
@@ -216,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Workers run in folders of their own.
     output = finding.absolute(arguments.output)
     key_file = arguments.noise_key_file and finding.absolute(arguments.noise_key_file)
+    say_of_blanks(request.config.classes)
     say_what_is_left(output, private_dir)
     with runs.open_run(
         private_dir,
@@ -233,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with signals.published(f"released to {output}"):
             images = None
-            if request.source.kind != parquet.EMBEDDING_PARQUET:
+            if not request.source.holds_embeddings:
                 images = survey.left_out_of_images(request.source, plan.config.encoder, request.embed_cache)
             runs.report(private_dir, current, len(plan.stages), plan.config.classes, images)
             cli.say(

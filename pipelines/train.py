@@ -29,8 +29,10 @@ from dpgmm_beam.privacy import lattice
 from dpgmm_beam.recipe import METRICS_FILE, MODEL_FILE, TrainConfig
 from dpgmm_beam.release import manifest
 from pipelines import cli, paths
+from pipelines.columns import columns_of
 from pipelines.parsers.train import parser
-from transforms.files import finding, inputs, parquet
+from transforms.files import finding, inputs, parquet, parquet_schema, tables
+from transforms.files.columns import DEFAULT_COLUMNS, Columns
 from transforms.files.private import is_local
 from transforms.files.publish import exists, join
 from transforms.files.small import read_small
@@ -47,16 +49,18 @@ class Source:
     """Training rows, described but not read.
 
     Attributes:
-      pattern: their Parquet files.
+      pattern: their files.
       row_format: what a row must look like.
       soft: whether to train on probabilities.
       released: whether they are a release's: then every row must be good.
+      columns: names of the columns.
     """
 
     pattern: str
     row_format: RowFormat
     soft: bool
     released: bool = False
+    columns: Columns = DEFAULT_COLUMNS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,16 +93,17 @@ def main(argv: Sequence[str]) -> int:
     paths.check_apart({f"--{name}": getattr(arguments, name) for name in ("synthetic", "test", "output")})
     source = describe_synthetic(arguments)
     dimension = source.row_format.dimension
-    check_parquet("--test", arguments.test)
+    columns = columns_of(arguments)
+    check_files("--test", arguments.test, columns)
     try:
-        _describe("--test", arguments.test, dimension)
+        _describe("--test", arguments.test, dimension, columns)
     except ConfigError as error:
         if error.argument != "dimension":
             raise
         raise ConfigError(
             "--test", arguments.test, f"hold embeddings of length {dimension}, as --synthetic does"
         ) from None
-    tested = Source(arguments.test, source.row_format, soft=False)
+    tested = Source(arguments.test, source.row_format, soft=False, columns=columns)
     check_sizes("--synthetic", source)
     check_sizes("--test", tested)
     train = read_rows("--synthetic", source)
@@ -136,50 +141,37 @@ def check_output(output: str, overwrite: bool) -> None:
         raise ConfigError("--output", output, "not hold a training already, unless --overwrite is given")
 
 
-def check_parquet(argument: str, pattern: str) -> None:
-    """Raises ConfigError unless the pattern matches Parquet files that can be read without surprise."""
+def check_files(argument: str, pattern: str, columns: Columns = DEFAULT_COLUMNS) -> None:
+    """Raises ConfigError unless the pattern matches files that can be read without surprise."""
     try:
-        found = finding.list_parquet(finding.absolute(pattern))
+        found = tables.list_files(finding.absolute(pattern), columns)
     except ConfigError as error:
         raise _renamed(error, argument) from None
     if not found:
         what = "a release, or " if argument == "--synthetic" else ""
         raise ConfigError(argument, pattern, f"match {what}Parquet files, by file, folder or glob")
     for file in found:
-        with _readable(argument, pattern), parquet.open_parquet(file.path) as opened:
-            _check_columns(argument, pattern, opened)
+        with _readable(argument, pattern):
+            if not finding.is_array(file.path):
+                with parquet.open_parquet(file.path) as opened:
+                    _check_columns(argument, pattern, opened, columns)
 
 
-def _check_columns(argument: str, pattern: str, file: pq.ParquetFile) -> None:
-    names = file.schema_arrow.names
-    for name in (LABEL, EMBEDDING, PROBABILITIES):
-        if names.count(name) > 1:
-            raise ConfigError(argument, pattern, f"have one column '{name}', not {names.count(name)}")
+def _check_columns(argument: str, pattern: str, file: pq.ParquetFile, columns: Columns) -> None:
+    for name in (columns.label, columns.embedding, PROBABILITIES):
+        if (found := len(parquet_schema.find(file.schema_arrow, name))) > 1:
+            raise ConfigError(argument, pattern, f"have one column '{name}', not {found}")
 
 
 def check_sizes(argument: str, source: Source) -> None:
     """Raises ConfigError where, as footers say, rows would not fit into memory, together or one of them."""
     row_format, total = source.row_format, 0
-    lengths = {EMBEDDING: row_format.dimension, PROBABILITIES: len(row_format.classes)}
-    for found in finding.list_parquet(finding.absolute(source.pattern)):
-        with _readable(argument, source.pattern), parquet.open_parquet(found.path) as file:
-            footer = file.metadata
-        total += footer.num_rows
-        for number in range(footer.num_row_groups):
-            group = footer.row_group(number)
-            for column in map(group.column, range(footer.num_columns)):
-                name = column.path_in_schema.partition(".")[0]
-                if name in lengths and column.num_values > max(group.num_rows * lengths[name], _FEW_VALUES):
-                    raise ConfigError(
-                        argument, source.pattern, f"hold lists of {lengths[name]} values in '{name}'"
-                    )
-                # In memory a batch of labels has the length of its longest, times its rows, at worst.
-                if name == LABEL and column.total_uncompressed_size > max(
-                    group.num_rows * MAX_LABEL, _LABEL_BYTES
-                ):
-                    raise ConfigError(
-                        argument, source.pattern, f"hold labels of at most {MAX_LABEL} characters"
-                    )
+    for found in tables.list_files(finding.absolute(source.pattern), source.columns):
+        with _readable(argument, source.pattern):
+            total += sum(tables.row_counts(found.path, source.columns))
+            if not finding.is_array(found.path):
+                with parquet.open_parquet(found.path) as file:
+                    _check_row_groups(argument, source, file)
     needed = 4 * total * (row_format.dimension + (len(row_format.classes) if source.soft else 0) + 1)
     if needed > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
         raise ConfigError(
@@ -187,6 +179,28 @@ def check_sizes(argument: str, source: Source) -> None:
             source.pattern,
             f"fit into this machine's memory; its rows take {needed / 2**30:.0f} GiB",
         )
+
+
+def _check_row_groups(argument: str, source: Source, file: pq.ParquetFile) -> None:
+    row_format, footer = source.row_format, file.metadata
+    columns = {
+        name: found[0].leaf
+        for name in (source.columns.embedding, source.columns.label, PROBABILITIES)
+        if (found := parquet_schema.find(file.schema_arrow, name))
+    }
+    lengths = {source.columns.embedding: row_format.dimension, PROBABILITIES: len(row_format.classes)}
+    for group in map(footer.row_group, range(footer.num_row_groups)):
+        for name, leaf in columns.items():
+            column = group.column(leaf)
+            if name in lengths and column.num_values > max(group.num_rows * lengths[name], _FEW_VALUES):
+                raise ConfigError(
+                    argument, source.pattern, f"hold lists of {lengths[name]} values in '{name}'"
+                )
+            # In memory a batch of labels has the length of its longest, times its rows, at worst.
+            if name == source.columns.label and column.total_uncompressed_size > max(
+                group.num_rows * MAX_LABEL, _LABEL_BYTES
+            ):
+                raise ConfigError(argument, source.pattern, f"hold labels of at most {MAX_LABEL} characters")
 
 
 @contextlib.contextmanager
@@ -209,7 +223,7 @@ def describe_synthetic(arguments: argparse.Namespace) -> Source:
     folder = arguments.synthetic
     if exists(join(folder, manifest.FILE_NAME)):
         return _describe_release(arguments)
-    check_parquet("--synthetic", folder)
+    check_files("--synthetic", folder)
     if arguments.labels == "soft":
         raise ConfigError(
             "--labels", "soft", f"be hard or auto, for --synthetic={folder} has no {manifest.FILE_NAME}"
@@ -232,7 +246,7 @@ def _describe_release(arguments: argparse.Namespace) -> Source:
             )
     row_format, files = _stated(folder)
     pattern = join(folder, "synthetic")
-    check_parquet("--synthetic", pattern)
+    check_files("--synthetic", pattern)
     if files != {file.path.rpartition("/")[2] for file in finding.list_parquet(finding.absolute(pattern))}:
         raise ConfigError(
             "--synthetic", folder, "hold in synthetic/ the files that its manifest names, and no others"
@@ -285,16 +299,18 @@ def _check_classes(folder: str, classes: Sequence[str]) -> None:
         )
 
 
-def _describe(argument: str, pattern: str, dimension: int | None) -> inputs.InputDescription:
+def _describe(
+    argument: str, pattern: str, dimension: int | None, columns: Columns = DEFAULT_COLUMNS
+) -> inputs.InputDescription:
     try:
         with _readable(argument, pattern):
-            found = inputs.describe_input(pattern, "precomputed", dimension)
+            found = inputs.describe_input(pattern, "precomputed", dimension, columns)
     except ConfigError as error:
         if error.argument == "encoder":
             raise ConfigError(argument, pattern, "hold embeddings, not images") from None
         raise _renamed(error, argument) from None
     if not found.labelled:
-        raise ConfigError(argument, pattern, f"have a column '{LABEL}'")
+        raise ConfigError(argument, pattern, f"have a column '{columns.label or LABEL}'")
     return found
 
 
@@ -318,13 +334,13 @@ def distinct_labels(pattern: str) -> tuple[str, ...]:
     """
     seen: set[str] = set()
     with _readable("--synthetic", pattern):
-        for batch in _batches(pattern, [LABEL]):
-            labels = batch.column(LABEL)
-            if pa.types.is_dictionary(labels.type):
-                labels = labels.dictionary_decode()
-            seen.update(pc.unique(labels.cast(pa.string(), safe=False)).drop_null().to_pylist())
-            if len(seen) > MAX_CLASSES:
-                raise ConfigError("--synthetic", pattern, f"have at most {MAX_CLASSES} different labels")
+        for file in tables.list_files(finding.absolute(pattern), DEFAULT_COLUMNS):
+            for labels in tables.labels(file.path, parquet.EMBEDDING_PARQUET, DEFAULT_COLUMNS):
+                if pa.types.is_dictionary(labels.type):
+                    labels = labels.dictionary_decode()
+                seen.update(pc.unique(labels.cast(pa.string(), safe=False)).drop_null().to_pylist())
+                if len(seen) > MAX_CLASSES:
+                    raise ConfigError("--synthetic", pattern, f"have at most {MAX_CLASSES} different labels")
     return tuple(sorted(seen))
 
 
@@ -347,16 +363,15 @@ def read_rows(argument: str, source: Source) -> LabelledRows:
 def _read_rows(argument: str, source: Source) -> LabelledRows:
     pattern, row_format = source.pattern, source.row_format
     total = 0
-    for file in finding.list_parquet(finding.absolute(pattern)):
-        with parquet.open_parquet(file.path) as opened:
-            total += opened.metadata.num_rows
+    for file in tables.list_files(finding.absolute(pattern), source.columns):
+        total += sum(tables.row_counts(file.path, source.columns))
     classes = len(row_format.classes)
     embeddings = np.empty((total, row_format.dimension), np.float32)
     targets = np.empty(total, np.int32)
     probabilities = np.empty((total, classes), np.float32) if source.soft else None
     norm = row_format.clip_norm or 1.0
     done = 0
-    for batch in _batches(pattern, [LABEL, EMBEDDING] + ([PROBABILITIES] if source.soft else [])):
+    for batch in _soft_batches(pattern) if source.soft else _batches(source):
         rows = rows_of_batch(batch, row_format)
         if source.released and len(rows) < len(batch):
             raise ConfigError(argument, pattern, f"have in every row {_good(source)}")
@@ -380,10 +395,19 @@ def _probabilities(argument: str, pattern: str, batch: pa.RecordBatch, classes: 
     return matrix
 
 
-def _batches(pattern: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(source: Source) -> Iterator[pa.RecordBatch]:
+    columns = source.columns
+    for found in tables.list_files(finding.absolute(source.pattern), columns):
+        groups = range(len(tables.row_counts(found.path, columns)))
+        yield from tables.embeddings(
+            found.path, groups, _BATCH_ROWS, source.row_format.dimension, columns, labelled=True
+        )
+
+
+def _soft_batches(pattern: str) -> Iterator[pa.RecordBatch]:
     for found in finding.list_parquet(finding.absolute(pattern)):
         with parquet.open_rows(found.path) as file:
-            yield from file.iter_batches(_BATCH_ROWS, columns=columns)
+            yield from file.iter_batches(_BATCH_ROWS, columns=[LABEL, EMBEDDING, PROBABILITIES])
 
 
 def measure(network: Network, test: LabelledRows, train_rows: int, soft: bool) -> dict:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.release import manifest
 from pipelines import cli, paths, private, release, runner, runs
+from pipelines.columns import columns_of
 from pipelines.parsers.verify import parser
 from transforms.execution import Execution
 from transforms.files import finding, inputs
@@ -65,7 +66,7 @@ def derive_again(content: dict, arguments: argparse.Namespace, options) -> list[
     config = manifest.plan_of(content).config
     # Plain lists may need to be told their length; a model's is its own.
     dimension = config.dimension if config.encoder == "precomputed" else None
-    source = inputs.describe_input(arguments.input, config.encoder, dimension)
+    source = inputs.describe_input(arguments.input, config.encoder, dimension, columns_of(arguments))
     execution = Execution(threads=runner.threads_for(options, 0))
     request = release.Request(config, source, execution, join(private_dir, "embeddings"))
     # States of the release itself would prove nothing: those of a folder of its own.

@@ -146,7 +146,7 @@ def contents(folder: str | Path) -> dict[str, bytes]:
 
 
 def read_blocks(source: str | Path, config: ReleaseConfig, block_rows: int = 64) -> list[rows.Rows]:
-    columns = rows.columns_of(config.row_format)
+    columns = ["embedding", "label"] if config.labelled else ["embedding"]
     blocks = []
     for listed in finding.list_parquet(str(source)):
         with parquet.open_parquet(listed.path) as file:

@@ -29,7 +29,7 @@ from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL, SOURCE
 from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError
 from transforms.files import finding, image_folders, image_lists, opening, parquet, tars
-from transforms.files.columns import Columns
+from transforms.files.columns import DEFAULT_COLUMNS, Columns
 from transforms.files.image_folders import ImageFile
 from transforms.files.inputs import InputDescription
 from transforms.files.private import is_local, make_private_folder
@@ -77,8 +77,9 @@ class Shard:
       path: the folder of images, or the Parquet file or tar.
       labels, files, sizes: of each image; the file is relative to the folder, or a path of its own.
       row_groups: of the Parquet file.
-      columns: of a tar, whose rows the shard is.
       labelled: whether the cache file has labels.
+      columns: names of the file's columns.
+      tar: whether the file is a tar, of which the shard has all rows.
     """
 
     name: str
@@ -88,7 +89,8 @@ class Shard:
     files: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
     row_groups: tuple[int, ...] = ()
-    columns: Columns | None = None
+    columns: Columns = DEFAULT_COLUMNS
+    tar: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,21 +297,20 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
             )
         return
     if description.kind == tars.IMAGE_TARS:
-        columns = description.columns
+        version.append(dataclasses.astuple(description.columns))
         for file in tars.list_tars(description.pattern):
             yield Shard(
-                name=_shard_name(
-                    version, [dataclasses.astuple(file), _changed(file), dataclasses.astuple(columns)]
-                ),
+                name=_shard_name(version, [dataclasses.astuple(file), _changed(file)]),
                 path=file.path,
                 labelled=description.labelled,
-                columns=columns,
+                columns=description.columns,
+                tar=True,
             )
         return
     listed = {file.path: file for file in finding.list_parquet(description.pattern)}
-    for groups in parquet.read_footers(
-        description.pattern, {path: file.pin for path, file in listed.items()}, encoder
-    ):
+    pins, columns = {path: file.pin for path, file in listed.items()}, description.columns
+    version.append(dataclasses.astuple(columns))
+    for groups in parquet.read_footers(description.pattern, pins, encoder, columns=columns):
         for members in _pack(groups.rows, shard_rows):
             yield Shard(
                 name=_shard_name(
@@ -319,6 +320,7 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
                 path=groups.path,
                 labelled=description.labelled,
                 row_groups=members,
+                columns=columns,
             )
 
 
@@ -459,7 +461,7 @@ def _listed(shard: Shard, rows: int) -> Iterator[EncodedImage]:
     """The shard's images in their order; those of a folder are not read yet."""
     if shard.row_groups:
         yield from _read_row_groups(shard, rows)
-    if shard.columns is not None:
+    if shard.tar:
         for sample in tars.samples(shard.path, shard.columns, shard.labelled):
             reason = Reason.FILE_TOO_LARGE if sample.data is None else None
             source = f"{shard.path}#{sample.name}"
@@ -477,14 +479,13 @@ def _label_bytes(label: str | None) -> bytes | None:
 
 
 def _read_row_groups(shard: Shard, rows: int) -> Iterator[EncodedImage]:
-    columns = [IMAGE, LABEL] if shard.labelled else [IMAGE]
-    with opening.reading(shard.path), parquet.open_rows(shard.path) as file:
+    with opening.reading(shard.path), parquet.open_rows(shard.path, shard.columns.label) as file:
         for row_group in shard.row_groups:
             start = 0
             # Of images of some megabytes, few are read at a time.
             found = file.metadata.row_group(row_group)
             at_once = max(1, min(rows, PART_BYTES * found.num_rows // max(found.total_byte_size, 1)))
-            for batch in file.iter_batches(at_once, row_groups=[row_group], columns=columns):
+            for batch in parquet.images(file, row_group, at_once, shard.path, shard.columns, shard.labelled):
                 labels = _labels(batch.column(LABEL)) if shard.labelled else [None] * len(batch)
                 for row, (image, label) in enumerate(zip(batch.column(IMAGE), labels, strict=True)):
                     size = len(image.as_buffer()) if image.is_valid else image_folders.NO_FILE

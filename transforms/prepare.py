@@ -17,14 +17,15 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
-from dpgmm_beam.data.rows import RowFormat, Rows, SetAside, accept, columns_of, without_long_lists
+from dpgmm_beam.data.rows import RowFormat, Rows, SetAside, accept, without_long_lists
 from dpgmm_beam.data.schema import LABEL
 from dpgmm_beam.data.survey import LabelCounts, compare, undeclared
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.plan import Plan
 from transforms.execution import Execution
-from transforms.files import finding, keys, listing, opening, parquet, prepared, run_files
+from transforms.files import finding, keys, listing, opening, prepared, run_files, tables
+from transforms.files.columns import DEFAULT_COLUMNS, Columns
 from transforms.files.listing import Listing, Piece, Stretch
 from transforms.files.private import is_local, make_private_folder
 from transforms.files.run_files import Base, Workspace
@@ -37,19 +38,21 @@ SLICE_ROWS, SLICE_BYTES = 8192, 2**24
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Parquet files of embeddings.
+    """Files of embeddings: Parquet or arrays.
 
     Attributes:
       pattern: a file, folder or glob.
       names_file: a JSON list of names in the folder, where not all of it is meant.
+      columns: names of the columns.
     """
 
     pattern: str
     names_file: str = ""
+    columns: Columns = DEFAULT_COLUMNS
 
     def files(self) -> list[finding.InputFile]:
         """The files, by path."""
-        found = finding.list_parquet(self.pattern)
+        found = tables.list_files(self.pattern, self.columns)
         if not self.names_file:
             return found
         names = set(json.loads(opening.read_bytes(self.names_file)))
@@ -88,14 +91,15 @@ class ListUnits(beam.DoFn):
 
     def process(self, source: Source) -> Iterator[tuple[Base, int]]:
         config = self.plan.config
-        pins = {file.path: file.pin for file in source.files()}
-        base = self.workspace.base(listing.digest(pins, self.plan, self.execution.piece_bytes))
+        columns = source.columns
+        pins = tables.pins_of(source.files(), columns)
+        base = self.workspace.base(listing.digest(pins, self.plan, self.execution.piece_bytes, columns))
         # Footers are read once: a job that begins again finds what they said.
         if FileSystems.exists(run_files.input_file(base)):
             found = Listing.from_json(opening.read_bytes(run_files.input_file(base)))
         else:
-            files = parquet.read_footers(source.pattern, pins, config.encoder, config.dimension)
-            found = listing.cut(files, config.dimension, self.execution.piece_bytes)
+            files = tables.read_footers(source.pattern, pins, config.encoder, config.dimension, columns)
+            found = listing.cut(files, config.dimension, self.execution.piece_bytes, columns)
         check_room(self.plan, found, self.workspace, base)
         write_whole(run_files.input_file(base), found.to_json(), private=True, once=True)
         secret = keys.load(self.workspace.key_file)
@@ -150,7 +154,13 @@ class PrepareUnits(beam.DoFn):
             wanted = {self.workspace.piece(base, number) for number in missing}
             with ThreadPoolExecutor(self.execution.threads) as workers:
                 write_pieces(
-                    found.units[unit], pieces, wanted, plan.row_format, workers, self.execution.threads
+                    found.units[unit],
+                    pieces,
+                    wanted,
+                    plan.row_format,
+                    found.columns,
+                    workers,
+                    self.execution.threads,
                 )
         yield from ((base, number) for number in numbers)
 
@@ -168,6 +178,7 @@ def write_pieces(
     pieces: dict[str, Piece],
     wanted: set[str],
     row_format: RowFormat,
+    columns: Columns,
     workers: Executor,
     threads: int,
 ) -> None:
@@ -180,7 +191,7 @@ def write_pieces(
       RuntimeError: a file of the input has changed or cannot be decoded.
       OSError: it cannot be read.
     """
-    batches = _Batches(_read_unit(unit, row_format))
+    batches = _Batches(_read_unit(unit, row_format, columns))
     for path, piece in pieces.items():
         if path not in wanted:
             for _ in batches.take(piece.rows):
@@ -196,7 +207,7 @@ def write_pieces(
                 facts.add(block, aside, labels)
                 yield block
             # Before the file appears: rows of two states of the data must not be mixed.
-            _check_pins(unit)
+            _check_pins(unit, columns)
 
         make_private_folder(os.path.dirname(os.path.dirname(path)))
         prepared.write(path, row_format.dimension, blocks())
@@ -267,21 +278,26 @@ class _Batches:
             yield batch.slice(0, len(batch) - (len(self._rest) if self._rest is not None else 0))
 
 
-def _read_unit(unit: Iterable[Stretch], row_format: RowFormat) -> Iterator[pa.RecordBatch]:
+def _read_unit(unit: Iterable[Stretch], row_format: RowFormat, columns: Columns) -> Iterator[pa.RecordBatch]:
     slice_rows = max(1, min(SLICE_ROWS, SLICE_BYTES // (8 * row_format.dimension)))
-    columns = columns_of(row_format)
     # Mapped, so that no name keeps a batch with a long list while the next one is read.
     shorten = functools.partial(without_long_lists, row_format=row_format)
     for stretch in unit:
-        with opening.reading(stretch.path), parquet.open_rows(stretch.path) as file:
-            for groups in parquet.streams(file.metadata, stretch.row_groups, row_format.dimension):
-                batches = file.iter_batches(slice_rows, row_groups=groups, columns=columns)
-                yield from map(shorten, batches)
+        with opening.reading(stretch.path):
+            batches = tables.embeddings(
+                stretch.path,
+                stretch.row_groups,
+                slice_rows,
+                row_format.dimension,
+                columns,
+                row_format.labelled,
+            )
+            yield from map(shorten, batches)
 
 
-def _check_pins(unit: Iterable[Stretch]) -> None:
+def _check_pins(unit: Iterable[Stretch], columns: Columns) -> None:
     for stretch in unit:
-        if finding.pin_of(stretch.path) != stretch.pin:
+        if tables.pin_of(stretch.path, columns) != stretch.pin:
             raise RuntimeError(f"{stretch.path} has changed while the job ran; run it again")
 
 

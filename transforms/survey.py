@@ -6,16 +6,18 @@ and what is written into private folders.
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+
+import pyarrow as pa
 
 from dpgmm_beam.data import images
 from dpgmm_beam.data.images import Header, Note, Reason
-from dpgmm_beam.data.rows import RowFormat, accept, columns_of
-from dpgmm_beam.data.schema import EMBEDDING, LABEL
+from dpgmm_beam.data.rows import RowFormat, accept
+from dpgmm_beam.data.schema import LABEL
 from dpgmm_beam.data.survey import LabelCounts
 from transforms import embed
-from transforms.files import finding, opening, parquet
+from transforms.files import inputs, opening, tables
 from transforms.files.inputs import InputDescription
 from transforms.files.left_out import left_out
 from transforms.ordered_map import ordered_map
@@ -114,7 +116,7 @@ def look(
     found = Found(labels)
     for item in left_out(description):
         found.passed_over.add(item.path, item.reason)
-    if description.kind == parquet.EMBEDDING_PARQUET:
+    if description.holds_embeddings:
         _look_at_embeddings(description, encoder, found, decode, progress)
     else:
         _look_at_images(description, encoder, found, decode, side, threads, progress)
@@ -197,28 +199,36 @@ def _look_at_embeddings(
     decode: bool,
     progress: Callable[[float], None],
 ) -> None:
-    row_format = RowFormat(("",), description.dimension or 1, None, labelled=False)
-    for batch in _batches(description, encoder, row_format, decode):
-        left = accept(batch, row_format)[1] if decode else None
-        found.rows += len(batch)
-        found.good += len(batch) - (left.length + left.value if left else 0)
-        if left:
-            found.rejected.counts.update({NULL_OR_LENGTH: left.length, NOT_A_NUMBER: left.value})
-        if description.labelled:
-            found.labels.add_all(batch.column(LABEL))
+    def add(rows: int, labels: pa.Array | None) -> None:
+        found.rows += rows
+        found.good += rows
+        if labels is not None:
+            found.labels.add_all(labels)
         if description.rows:
             progress(min(1.0, found.rows / description.rows))
+
+    if description.labelled and not decode:
+        for labels in inputs.labels_of(description):
+            add(len(labels), labels)
+        return
+    dimension, columns = description.dimension or 1, description.columns
+    row_format = RowFormat(("",), dimension, None, labelled=False)
+    pins = tables.pins_of(tables.list_files(description.pattern, columns), columns)
+    for groups in tables.read_footers(description.pattern, pins, encoder, dimension, columns):
+        if not decode:
+            add(sum(groups.rows), None)
+            continue
+        numbers = range(len(groups.rows))
+        with opening.reading(groups.path):
+            for batch in tables.embeddings(
+                groups.path, numbers, _TABLE_ROWS, dimension, columns, description.labelled
+            ):
+                left = accept(batch, row_format)[1]
+                add(len(batch), batch.column(LABEL) if description.labelled else None)
+                found.good -= left.length + left.value
+                found.rejected.counts.update({NULL_OR_LENGTH: left.length, NOT_A_NUMBER: left.value})
     # What was never met is not said.
     found.rejected.counts += collections.Counter()
-
-
-def _batches(description: InputDescription, encoder: str, row_format: RowFormat, decode: bool) -> Iterator:
-    columns = columns_of(row_format) if decode else []
-    columns = [*columns, LABEL] if description.labelled else columns or [EMBEDDING]
-    pins = {file.path: file.pin for file in finding.list_parquet(description.pattern)}
-    for groups in parquet.read_footers(description.pattern, pins, encoder, description.dimension):
-        with opening.reading(groups.path), parquet.open_rows(groups.path) as file:
-            yield from file.iter_batches(_TABLE_ROWS, columns=columns)
 
 
 def left_out_of_images(

@@ -1,4 +1,4 @@
-"""Rows of a Parquet row group as lattice vectors with class indices, and as the records of a file.
+"""Rows of a record batch as lattice vectors with class indices, and as the records of a file.
 
 Bad rows are set aside here, silently: a label that is null or not declared, an
 embedding that is null, of another length, not finite, zero or huge.  How many
@@ -6,6 +6,7 @@ is a statistic of the data: `SetAside` is for the owner's private folder only.
 """
 
 import dataclasses
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,8 +16,8 @@ import pyarrow.compute as pc
 from dpgmm_beam.data.schema import EMBEDDING, LABEL
 from dpgmm_beam.privacy import lattice
 
-MAX_LABEL_BYTES = 2**12
-"""No label that is longer can be declared: config.MAX_LABEL characters have no more."""
+MAX_LABEL_BYTES = 3 * 2**12
+"""No label that is longer can be declared: config.MAX_LABEL characters have no more, decomposed either."""
 
 _QUANTISED_ROWS = 256
 
@@ -95,7 +96,9 @@ def record_type(dimension: int) -> np.dtype:
 def label_indices(labels: pa.Array | pa.ChunkedArray, classes: tuple[str, ...]) -> np.ndarray:
     """Indices of labels among the classes, (n,) int32; -1 for null or undeclared ones.
 
-    Integer labels are compared by their decimal form: 7 is the class "7".
+    Labels are compared as they stand, blanks and case included, but for Unicode's
+    ways to write one character: both sides in its normal form C.  Integer labels
+    are compared by their decimal form: 7 is the class "7".
     """
     if isinstance(labels, pa.ChunkedArray):
         labels = labels.combine_chunks()
@@ -106,19 +109,45 @@ def label_indices(labels: pa.Array | pa.ChunkedArray, classes: tuple[str, ...]) 
     if not (pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type)):
         # Cast without checks: bytes that are not UTF-8 must not fail a job.
         labels = labels.cast(pa.string(), safe=False)
-    declared = pa.array(classes, type=labels.type)
-    return (
-        pc.fill_null(pc.index_in(labels, value_set=declared), -1)
-        .to_numpy(zero_copy_only=False)
-        .astype(np.int32)
-    )
+    composed = [normal_form(label) for label in classes]
+    found = pc.fill_null(pc.index_in(labels, value_set=pa.array(composed, type=labels.type)), -1)
+    indices = found.to_numpy(zero_copy_only=False).astype(np.int32)
+    # Most are found, or plain ASCII, which is its own normal form.
+    others = pc.and_(pc.equal(found, -1), pc.invert(pc.string_is_ascii(labels)))
+    others = np.flatnonzero(pc.fill_null(others, False).to_numpy(zero_copy_only=False))
+    if len(others):
+        place = {label: index for index, label in enumerate(composed)}
+        rest = labels.take(pa.array(others)).cast(pa.large_binary() if _is_large(labels) else pa.binary())
+        texts = pc.dictionary_encode(rest)
+        composed_texts = (_composed(each.as_buffer()) for each in texts.dictionary)
+        known = [-1 if text is None else place.get(text, -1) for text in composed_texts]
+        indices[others] = np.array(known, np.int32)[texts.indices.to_numpy(zero_copy_only=False)]
+    return indices
+
+
+def normal_form(label: str) -> str:
+    """A label as it is compared: in Unicode's normal form C."""
+    return unicodedata.normalize("NFC", label)
+
+
+def _is_large(labels: pa.Array) -> bool:
+    return pa.types.is_large_string(labels.type)
+
+
+def _composed(label: pa.Buffer) -> str | None:
+    if len(label) > MAX_LABEL_BYTES:
+        return None
+    try:
+        return normal_form(str(label, "utf-8"))
+    except UnicodeDecodeError:
+        return None
 
 
 def embedding_matrix(column: pa.Array | pa.ChunkedArray, dimension: int) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings of the right length as a matrix, and which rows have it.
 
     Args:
-      column: list, large_list or fixed_size_list of floats, nulls allowed; or
+      column: list, large_list, views of them or fixed_size_list of floats, nulls allowed; or
         all nulls, of type null or a list of it.
 
     Returns:
@@ -129,6 +158,8 @@ def embedding_matrix(column: pa.Array | pa.ChunkedArray, dimension: int) -> tupl
         column = column.combine_chunks()
     if pa.types.is_null(column.type):
         return np.zeros((0, dimension), np.float32), np.zeros(len(column), bool)
+    if pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type):
+        column = column.cast(pa.large_list(column.type.value_type))
     valid = column.is_valid().to_numpy(zero_copy_only=False)
     lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False)
     keep = valid & (lengths == dimension)
@@ -227,11 +258,6 @@ def accept(batch: pa.RecordBatch | pa.Table, row_format: RowFormat) -> tuple[Row
         count += len(on_lattice)
     left_out = SetAside(int((~keep).sum()), int((~declared).sum()), len(good) - count)
     return Rows(values[:count], classes[good], squares[:count]), left_out
-
-
-def columns_of(row_format: RowFormat) -> list[str]:
-    """The columns of the input that a row is made from."""
-    return [EMBEDDING, LABEL] if row_format.labelled else [EMBEDDING]
 
 
 def concatenate(blocks: list[Rows], dimension: int) -> Rows:

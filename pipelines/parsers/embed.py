@@ -1,6 +1,7 @@
 """The options of `dpgmm embed`."""
 
 from pipelines.arguments import Parser
+from pipelines.columns import IMAGE, LABEL, add_columns
 
 
 def parser() -> Parser:
@@ -25,4 +26,5 @@ def parser() -> Parser:
     result.add_argument(
         "--batch-size", type=int, default=0, help="images per run of the network; 0 suits the hardware"
     )
+    add_columns(result, IMAGE, LABEL)
     return result

@@ -1,6 +1,7 @@
 """The options of `dpgmm inspect`."""
 
 from pipelines.arguments import Parser
+from pipelines.columns import add_columns
 
 
 def parser() -> Parser:
@@ -28,4 +29,5 @@ def parser() -> Parser:
     )
     result.add_argument("--names", type=int, default=10, help="how many of what is left out are named")
     result.add_argument("--threads", type=int, default=0, help="0: as many as cores")
+    add_columns(result)
     return result

@@ -2,6 +2,7 @@
 
 from dpgmm_beam.defaults import BLOCK_ROWS, COMPONENTS, ROUNDS, SAMPLES_PER_CLASS
 from pipelines.arguments import Parser
+from pipelines.columns import add_columns
 from pipelines.folders import default_folder
 
 
@@ -55,4 +56,5 @@ def parser() -> Parser:
         "--threads", type=int, default=0, help="of one process; 0: as many as cores, or 1 on a cluster"
     )
     running.add_argument("--block-rows", type=int, default=BLOCK_ROWS, help="rows in a numpy block")
+    add_columns(result)
     return result

@@ -5,6 +5,7 @@ import dataclasses
 from dpgmm_beam.data.schema import PROBABILITIES
 from dpgmm_beam.recipe import METRICS_FILE, MODEL_FILE, TrainConfig
 from pipelines.arguments import Parser
+from pipelines.columns import EMBEDDING, LABEL, add_columns
 
 RECIPE = {
     "hidden": "units of the hidden layer",
@@ -48,4 +49,5 @@ def parser() -> Parser:
             default=field.default,
             help=RECIPE[field.name],
         )
+    add_columns(result, LABEL, EMBEDDING)
     return result

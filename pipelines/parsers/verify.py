@@ -1,6 +1,7 @@
 """The options of `dpgmm verify`."""
 
 from pipelines.arguments import Parser
+from pipelines.columns import add_columns
 from pipelines.folders import default_folder
 
 
@@ -20,4 +21,5 @@ def parser() -> Parser:
     result.add_argument("--input", help="the data it was made from")
     result.add_argument("--noise-key-file", help="the key that it was made with")
     result.add_argument("--private-dir", help=f"embed cache (default: {default_folder()})")
+    add_columns(result)
     return result

@@ -261,7 +261,9 @@ def test_a_missing_piece_costs_one_unit(setting, tmp_path, monkeypatch):
     files_of(workspace, pieces)[3].unlink()
     opened = []
     open_rows = parquet.open_rows
-    monkeypatch.setattr(parquet, "open_rows", lambda path: opened.append(path) or open_rows(path))
+    monkeypatch.setattr(
+        parquet, "open_rows", lambda path, *more: opened.append(path) or open_rows(path, *more)
+    )
     steps.prepare(plan, workspace, source)
     assert small.contents(workspace.rows) == whole
     assert opened == [str(source / "rows-0.parquet")]

@@ -1,8 +1,10 @@
 """Which columns of a table hold what: Parquet, CSV, JSON lines and arrays alike."""
 
 import dataclasses
+from collections.abc import Iterable
 
 from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL
+from dpgmm_beam.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +19,31 @@ class Columns:
         file the path of an image.
       label: text or integers; empty for data without labels, which is one class.
       embedding: lists of floats.
+
+    Raises:
+      ConfigError: at construction, for an empty name.
     """
 
     image: str = IMAGE
     label: str = LABEL
     embedding: str = EMBEDDING
+
+    def __post_init__(self):
+        for name in (IMAGE, EMBEDDING):
+            if not getattr(self, name):
+                raise ConfigError(f"{name}_column", "''", "be the name of a column")
+
+
+DEFAULT_COLUMNS = Columns()
+
+# Other names that columns often have.  They are never taken, but named in a refusal.
+IMAGE_NAMES = ("img", "images", "picture", "photo", "jpg", "png", "image_bytes", "bytes")
+LABEL_NAMES = ("labels", "target", "targets", "class", "class_label", "category", "y")
+EMBEDDING_NAMES = ("embeddings", "vector", "vectors", "features", "feature", "emb", "x")
+
+NO_LABEL = "be a column of the input, or '' for data without labels; {path} has '{name}', which may be meant"
+
+
+def likely(names: Iterable[str], wanted: Iterable[str]) -> list[str]:
+    """Those of some columns that have one of the wanted names, in whatever case."""
+    return [name for name in dict.fromkeys(names) if name.casefold() in wanted]

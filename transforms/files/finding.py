@@ -8,9 +8,11 @@ import contextlib
 import dataclasses
 import errno
 import fnmatch
+import itertools
 import os
+import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
@@ -18,8 +20,13 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam.errors import ConfigError
 from transforms.files.private import is_local
 
+# Some writers add how the pages inside are compressed.
+_TABLE_NAME = re.compile(
+    r"\.(npy|npz|(parquet|parq|pq)(\.(gz|gzip|snappy|zst|zstd|br|brotli|lz4|lzo))?)$", re.IGNORECASE
+)
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class InputFile:
     """A listed file: path, size in bytes, modification time (0 where there is none)."""
 
@@ -36,7 +43,7 @@ class InputFile:
         return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class LeftOut:
     """What lies in an input and is none of its rows.  For the owner's eyes only.
 
@@ -62,10 +69,18 @@ def pin_of(path: str) -> str:
 
 
 def list_parquet(pattern: str) -> list[InputFile]:
-    """Parquet files of a file, folder or glob, sorted; none if nothing matches.
+    """The Parquet files among `list_tables`."""
+    return [file for file in list_tables(pattern) if not is_array(file.path)]
 
-    A folder means the *.parquet directly in it.  Names that start with "." or
-    "_" are left out, as other readers of Parquet folders do.
+
+def list_tables(pattern: str) -> list[InputFile]:
+    """Files of rows, Parquet or arrays, of a file, folder or glob, sorted by path; none if nothing matches.
+
+    A folder means all files below it whose names end as such files' do, in any
+    case.  Names that start with "." or "_" are left out, and so are folders of
+    such names, as other readers of Parquet folders do.  Links to folders are
+    followed, each folder once.  What is named by itself may have any name, and so
+    may what a glob matches, unless it matches folders that hold such files, too.
 
     Raises:
       ConfigError: no file system for the pattern's scheme, or it can't be
@@ -73,13 +88,18 @@ def list_parquet(pattern: str) -> list[InputFile]:
     """
     if is_local(pattern):
         with listable(pattern):
-            found = list(_local_files(pattern))
+            found = list(_local_tables(pattern))
     else:
-        found = match(pattern, literal(pattern.rstrip("/")) + "/*.parquet")
-        if not found and not is_folder(pattern):
-            found = match(pattern, literal(pattern))
-    parquet = (file for file in found if _is_shown(file.path))
-    return sorted(parquet, key=lambda file: file.path)
+        found = _far_tables(pattern)
+    return sorted(found, key=lambda file: file.path)
+
+
+def is_array(path: str) -> bool:
+    return path.lower().endswith((".npy", ".npz"))
+
+
+def _is_table(path: str) -> bool:
+    return bool(_TABLE_NAME.search(os.path.basename(path)))
 
 
 def absolute(pattern: str) -> str:
@@ -137,21 +157,23 @@ def leads_to_folder(entry: os.DirEntry) -> bool:
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
-def _local_files(pattern: str) -> Iterator[InputFile]:
-    """The regular files of a local folder (*.parquet), a path or a glob.
+def _local_tables(pattern: str) -> Iterator[InputFile]:
+    """See `list_tables`.
 
     Raises:
       ConfigError: something else is there by such a name.
       OSError: a folder can't be listed.
     """
     if os.path.isdir(pattern):
-        with os.scandir(pattern) as entries:
-            paths = [entry.path for entry in entries if entry.name.endswith(".parquet")]
+        paths = list(_tables_below(pattern))
     elif os.path.lexists(pattern):
         paths = [pattern]
     elif is_glob(pattern):
-        # It may be one of folders.
-        paths = _matching(pattern + "/*.parquet") or _matching(pattern)
+        matched = _matching(pattern)
+        named = [path for path in matched if not os.path.isdir(path)]
+        below = [found for path in matched if os.path.isdir(path) for found in _tables_below(path)]
+        # A folder and what is in it may both match.
+        paths = _tables_or_all({*below, *named}) if below or "**" in pattern else named
     else:
         paths = []
     for path in filter(_is_shown, paths):
@@ -162,11 +184,62 @@ def _local_files(pattern: str) -> Iterator[InputFile]:
             yield InputFile(path, found.st_size, found.st_mtime)
 
 
-def _matching(pattern: str) -> list[str]:
-    """Local paths that match a glob; no folders."""
+def _tables_below(folder: str) -> Iterator[str]:
+    """Paths of files of rows below a local folder, each folder being entered once, by its first name."""
+    seen = set()
+    waiting = [folder.rstrip("/") or "/"]
+    while waiting:
+        current = waiting.pop()
+        found = os.stat(current)
+        if (found.st_dev, found.st_ino) in seen:
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        with os.scandir(current) as scanned:
+            entries = [entry for entry in scanned if _is_shown(entry.name)]
+        folders = {entry.path for entry in entries if leads_to_folder(entry)}
+        yield from (entry.path for entry in entries if _is_table(entry.name) and entry.path not in folders)
+        waiting.extend(sorted(folders, reverse=True))
+
+
+def _far_tables(pattern: str) -> list[InputFile]:
+    folder = literal(pattern.rstrip("/"))
+    globbed = folder == pattern.rstrip("/") and is_glob(pattern)
+    found = match(pattern, folder + "/**")
+    depth = _fixed_parts(pattern) if "**" in folder else folder.count("/") + 1
+    below = {file.path: file for file in found if _all_shown(file.path.split("/")[depth:])}
+    tables = {path: file for path, file in below.items() if _is_table(path)}
+    if found and not globbed:
+        return list(tables.values())
+    named = {file.path: file for file in match(pattern, literal(pattern)) if _is_shown(file.path)}
     if "**" in pattern:
-        return [file.path for file in match(pattern, pattern)]
-    return [path for path in _glob("/", absolute(pattern).split("/")) if not os.path.isdir(path)]
+        named = {path: file for path, file in named.items() if _all_shown(path.split("/")[depth:])}
+    elif not tables:
+        return list(named.values())
+    both = {**tables, **named}
+    return [both[path] for path in _tables_or_all(both)]
+
+
+def _tables_or_all(paths: Iterable[str]) -> list[str]:
+    """What a glob means that reaches into folders: what is named as files of rows are, if anything is."""
+    paths = list(paths)
+    return [path for path in paths if _is_table(path)] or paths
+
+
+def _fixed_parts(pattern: str) -> int:
+    """Parts of a path, up to the first that is a glob."""
+    return len(list(itertools.takewhile(lambda part: not is_glob(part), pattern.split("/"))))
+
+
+def _all_shown(names: Sequence[str]) -> bool:
+    return all(map(_is_shown, names))
+
+
+def _matching(pattern: str) -> list[str]:
+    """Local paths that match a glob."""
+    if "**" in pattern:
+        fixed = _fixed_parts(pattern)
+        return [file.path for file in match(pattern, pattern) if _all_shown(file.path.split("/")[fixed:])]
+    return list(_glob("/", absolute(pattern).split("/")))
 
 
 def _is_shown(path: str) -> bool:

@@ -40,21 +40,8 @@ IMAGE_FOLDER = "image_folder"
 NO_FILE = -1
 """The size of what has an image's name and is no regular file: a fifo, a device, a link to nothing."""
 
-SPLITS = frozenset(
-    [
-        "train",
-        "training",
-        "test",
-        "testing",
-        "val",
-        "valid",
-        "validation",
-        "dev",
-        "eval",
-        "evaluation",
-        "holdout",
-    ]
-)
+_SPLITS = "train training test testing val valid validation dev eval evaluation holdout"
+SPLITS = frozenset(_SPLITS.split())
 """Names of folders that are parts of a data set, and no labels, where all of them are such."""
 
 _SIZE = re.compile(r"\d+(x\d+)?(px|@\d+x?)?|scalable|symbolic|original|full", re.IGNORECASE)
@@ -65,7 +52,7 @@ _SYSTEM = frozenset({"@eadir", "__macosx", "lost+found", "$recycle.bin", "system
 _FAR_READERS = 16
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class ImageFile(InputFile):
     """An image and its label: in Unicode's form NFC, as macOS's file names are not; None without labels."""
 

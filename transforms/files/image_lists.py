@@ -26,7 +26,7 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam.data.rows import MAX_LABEL_BYTES
 from dpgmm_beam.errors import ConfigError
 from transforms.files import finding
-from transforms.files.columns import Columns
+from transforms.files.columns import LABEL_NAMES, NO_LABEL, Columns, likely
 from transforms.files.finding import InputFile, LeftOut
 from transforms.files.image_folders import NO_FILE, Found, ImageFile, check_readable
 from transforms.files.opening import open_file, reading
@@ -36,11 +36,8 @@ IMAGE_LIST = "image_list"
 
 TABLE_SUFFIXES, LINES_SUFFIXES = (".csv", ".tsv"), (".jsonl", ".ndjson")
 
-IMAGE_NAMES = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
-"""Columns that may hold the paths, the first that is there, in any case, where no other is asked for."""
-
-LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "target", "cls")
-"""Columns that may hold the labels, likewise."""
+IMAGE_NAMES = ("path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
+"""Columns that may hold the paths if none is `image`: the first that is there, in any case."""
 
 # What is longer is no path and no label.
 _LINE_BYTES = 2**20
@@ -138,17 +135,18 @@ def find(pattern: str, columns: Columns, has_labels: bool) -> Found:
                 # The smallest is kept, whatever the order of lines and lists.
                 named[path] = min(before, mention)
                 again.append((path, max(before, mention)))
-    found = _near_files(pattern, filter(is_local, named))
-    found.update(_far_files([path for path in named if not is_local(path)]))
+    far = _far_files([path for path in named if not is_local(path)])
     images: list[ImageFile] = []
-    seen: dict[object, str] = {}
-    for path, mention in sorted(named.items()):
-        file, identity = found[path]
-        first = mention.place if identity is None else seen.setdefault(identity, mention.place)
-        if first == mention.place:
-            images.append(ImageFile(file.path, file.size, file.modified, mention.label))
-        else:
-            left_out.append(LeftOut(mention.place, f"the same file as in {first}"))
+    seen: dict[object, _Mention] = {}
+    with finding.listable(pattern):
+        for path in sorted(named):
+            mention = named[path]
+            file, identity = _near_file(path) if is_local(path) else (far[path], path)
+            first = mention if identity is None else seen.setdefault(identity, mention)
+            if first is mention:
+                images.append(ImageFile(file.path, file.size, file.modified, mention.label))
+            else:
+                left_out.append(LeftOut(mention.place, f"the same file as in {first.place}"))
     for path, mention in again:
         left_out.append(LeftOut(mention.place, f"the same file as in {named[path].place}"))
     return Found(images, sorted(left_out, key=lambda item: item.path))
@@ -221,18 +219,16 @@ def _fields(pattern: str, path: str, columns: Columns) -> tuple[str, str | None]
         raise ConfigError("input", pattern, f"be readable; {path} is not ({reason})") from None
     image = _choose(pattern, path, names, columns.image, Columns.image, IMAGE_NAMES, "image_column")
     if image is None:
-        raise ConfigError(
-            "input",
-            pattern,
-            f"have a first line with the columns' names, one of which is {', '.join(IMAGE_NAMES)} (or"
-            f" state the image column): {path} has none"
-            if _is_table(path)
-            else f"have a field of paths in each line, called {', '.join(IMAGE_NAMES)} (or state the image"
-            f" column): {path} has none",
-        )
+        known = f"{', '.join((Columns.image, *IMAGE_NAMES))} (or state the image column); {path} has none"
+        where = "a first line with the columns' names" if _is_table(path) else "fields in each line"
+        # Without such a line the first is a row, and not to be repeated.
+        raise ConfigError("input", pattern, f"have {where}, one for paths of images, called {known}")
     if not columns.label:
         return image, None
-    return image, _choose(pattern, path, names, columns.label, Columns.label, LABEL_NAMES, "label_column")
+    label = _choose(pattern, path, names, columns.label, Columns.label, (), "label_column")
+    if label is None and (meant := likely(names, LABEL_NAMES)):
+        raise ConfigError("label_column", columns.label, NO_LABEL.format(path=path, name=meant[0]))
+    return image, label
 
 
 def _choose(
@@ -244,10 +240,11 @@ def _choose(
     known: Sequence[str],
     argument: str,
 ) -> str | None:
+    """The column that is asked for; by default one that is called so, or like a known name, in any case."""
     if wanted != default and wanted not in names:
         raise ConfigError(argument, wanted, f"be a column of every list; {path} has none of this name")
     if wanted not in names:
-        order = {name: number for number, name in enumerate(known)}
+        order = {name: number for number, name in enumerate((default, *known))}
         like = [name for name in names if name.strip().lower() in order]
         if not like:
             return None
@@ -354,22 +351,16 @@ def _bounded(label: str | None) -> str | None:
 # Files -----------------------------------------------------------------------------------------
 
 
-def _near_files(pattern: str, paths: Iterable[str]) -> dict[str, tuple[InputFile, object]]:
-    """Each path's file and what tells it from others (None for no file)."""
-    found: dict[str, tuple[InputFile, object]] = {}
-    with finding.listable(pattern):
-        for path in paths:
-            real, status = path, _stat(path)
-            if status is None and "\\" in path:
-                real = path.replace("\\", "/")
-                status = _stat(real)
-            if status is None or not stat.S_ISREG(status.st_mode):
-                found[path] = InputFile(path, NO_FILE, 0.0), None
-            else:
-                check_readable(real)
-                identity = (status.st_dev << 64) + status.st_ino
-                found[path] = InputFile(real, status.st_size, status.st_mtime), identity
-    return found
+def _near_file(path: str) -> tuple[InputFile, int | None]:
+    """A path's file and what tells it from others; NO_FILE and None where there is none."""
+    real, status = path, _stat(path)
+    if status is None and "\\" in path:
+        real = path.replace("\\", "/")
+        status = _stat(real)
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return InputFile(path, NO_FILE, 0.0), None
+    check_readable(real)
+    return InputFile(real, status.st_size, status.st_mtime), (status.st_dev << 64) + status.st_ino
 
 
 def _stat(path: str) -> os.stat_result | None:
@@ -384,8 +375,8 @@ def _stat(path: str) -> os.stat_result | None:
         raise
 
 
-def _far_files(paths: Sequence[str]) -> dict[str, tuple[InputFile, object]]:
-    """The same of other file systems; what is on none that Beam knows is not there."""
+def _far_files(paths: Sequence[str]) -> dict[str, InputFile]:
+    """The files of paths on other file systems; what is on none that Beam knows is not there."""
     folders: dict[str, list[str]] = {}
     for path in paths:
         folders.setdefault(path.rpartition("/")[0], []).append(path)
@@ -396,7 +387,7 @@ def _far_files(paths: Sequence[str]) -> dict[str, tuple[InputFile, object]]:
     ]
     with ThreadPoolExecutor(_FAR_READERS) as readers:
         listed = {file.path: file for files in readers.map(_match, asked) for file in files}
-    return {path: (listed.get(path, InputFile(path, NO_FILE, 0.0)), path) for path in paths}
+    return {path: listed.get(path) or InputFile(path, NO_FILE, 0.0) for path in paths}
 
 
 def _match(asked: tuple[str, bool]) -> list[InputFile]:

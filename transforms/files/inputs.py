@@ -5,14 +5,18 @@ listings, Parquet schemas and some footers, never a row.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
 
 from dpgmm_beam.errors import ConfigError
-from transforms.files import image_folders, image_lists, image_names, tars
-from transforms.files.columns import Columns
-from transforms.files.finding import absolute, is_folder, list_parquet
+from transforms.files import arrays, image_folders, image_lists, image_names, tables, tars
+from transforms.files.arrays import EMBEDDING_ARRAYS
+from transforms.files.columns import DEFAULT_COLUMNS, Columns
+from transforms.files.finding import InputFile, absolute, is_array, is_folder, list_tables
 from transforms.files.image_folders import IMAGE_FOLDER
 from transforms.files.image_lists import IMAGE_LIST
+from transforms.files.opening import reading
 from transforms.files.parquet import (
     DRIVER_FOOTERS,
     EMBEDDING_PARQUET,
@@ -25,14 +29,12 @@ from transforms.files.parquet import (
 from transforms.files.private import is_local
 from transforms.files.tars import IMAGE_TARS
 
-DEFAULT_COLUMNS = Columns()
-
 # Names of files that are often given and never read.
 _SINGLE = dict.fromkeys(("zip", "7z", "rar"), "an archive: unpack it and name the folder, or make it a tar")
 
 _WANTED = (
-    "be a folder that holds a folder of images for each label, a .csv or .jsonl list of images, .tar files of"
-    " images, or Parquet by file, folder or glob"
+    "be a folder of LABEL/*.png|jpg|... images, a .csv or .jsonl list of images, .tar files of images, or"
+    " Parquet or arrays (.npz, embeddings.npy and labels.npy) by file, folder or glob"
 )
 
 
@@ -41,13 +43,13 @@ class InputDescription:
     """What an input was found to be.
 
     Attributes:
-      kind: IMAGE_FOLDER, IMAGE_LIST, IMAGE_TARS, IMAGE_PARQUET or EMBEDDING_PARQUET.
+      kind: IMAGE_FOLDER, IMAGE_LIST, IMAGE_TARS, IMAGE_PARQUET, EMBEDDING_PARQUET or EMBEDDING_ARRAYS.
       pattern: the input as workers may use it (an absolute path, where local).
       dimension: length of an embedding; None for images.
       labelled: whether there are labels.  An unlabelled data set is one class.
       encoder: the encoder named inside the files, where they name one.
       rows: how many there are, bad ones included, where the driver knows.  Never shown.
-      columns: which columns hold what, in lists, tars and Parquet.
+      columns: names of its columns: of a table, a list or what a tar has of them.
     """
 
     kind: str
@@ -57,6 +59,11 @@ class InputDescription:
     encoder: str | None = None
     rows: int | None = None
     columns: Columns = DEFAULT_COLUMNS
+
+    @property
+    def holds_embeddings(self) -> bool:
+        """Whether its rows are embeddings already."""
+        return self.kind in (EMBEDDING_PARQUET, EMBEDDING_ARRAYS)
 
 
 def describe_input(
@@ -71,12 +78,12 @@ def describe_input(
     that are there at all.
 
     Args:
-      pattern: a folder of images or a glob of such, a list of images, tars, or a
-        Parquet file, folder or glob.
+      pattern: a folder of images or a glob of such, a list of images, tars, or
+        Parquet or arrays by file, folder or glob.
       encoder: the encoder's spec.
       dimension: needed only for embeddings in plain lists whose
         length the footers can't tell.
-      columns: which columns hold what, in lists, tars and Parquet.
+      columns: names of the columns of a table, a list or a tar's members.
 
     Raises:
       ConfigError: see the sentences below.
@@ -84,56 +91,94 @@ def describe_input(
     if not pattern:
         raise ConfigError("input", pattern, _WANTED)
     pattern = absolute(pattern)
-    if (images := _describe_images(pattern, columns)) is not None:
+    if not pattern.strip("/"):
+        raise ConfigError("input", pattern, _WANTED)
+    by_name = not is_folder(pattern)
+    if by_name and image_lists.is_list(pattern):
         _refuse_precomputed(pattern, encoder)
         _refuse_dimension(dimension)
-        return images
-    if parquet := list_parquet(pattern):
-        return _describe_parquet(pattern, [file.path for file in parquet], encoder, dimension)
-    layout = image_folders.layout(pattern)
-    if layout is None:
+        labelled = image_lists.labelled(pattern, columns)
+        return InputDescription(IMAGE_LIST, pattern, None, labelled, columns=columns)
+    if by_name and (kind := _SINGLE.get(image_names.suffix_of(pattern)) or _single_image(pattern)):
+        raise ConfigError("input", pattern, f"{_WANTED}; this is {kind}")
+    tables = [] if by_name and tars.is_tar(pattern) else list_tables(pattern)
+    parquet = [file.path for file in tables if not is_array(file.path)]
+    vectors = [file.path for file in arrays.embedding_files(tables, columns)]
+    # Listed once for all of it: a store may need minutes.
+    far = None if is_local(pattern) else image_folders.far_files(pattern)
+    packed = tars.list_tars(pattern, far)
+    layout = image_folders.layout(pattern, far)
+    # Pictures beside tables, in no label's folder, are no data.
+    images = (
+        layout is not None
+        and (layout.labelled or not tables)
+        and bool(image_folders.find(pattern, layout.labelled, far).images)
+    )
+    kinds = {"images": images, "tars": packed, "Parquet files": parquet, "arrays": vectors}
+    several = [name for name, there in kinds.items() if there]
+    if len(several) > 1:
+        raise ConfigError("input", pattern, f"hold either {' or '.join(several)}, not both")
+    if parquet:
+        return _describe_parquet(pattern, parquet, encoder, dimension, columns)
+    if vectors:
+        return _describe_arrays(pattern, vectors, encoder, dimension, columns)
+    if packed:
+        _refuse_precomputed(pattern, encoder)
+        _refuse_dimension(dimension)
+        tars.check(pattern)
+        return InputDescription(IMAGE_TARS, pattern, None, columns.label != "", columns=columns)
+    if images:
+        _refuse_precomputed(pattern, encoder)
+    elif tables:
+        raise ConfigError(
+            "input",
+            pattern,
+            "hold its arrays as embeddings.npy and labels.npy, or have their names stated as its"
+            f" embedding_column and label_column; it holds {tables[0].path}",
+        )
+    elif layout is None:
         raise ConfigError("input", pattern, f"match something: {_WANTED}")
-    if encoder == "precomputed":
+    elif encoder == "precomputed":
         if dimension is None:
             raise ConfigError(
                 "input", pattern, "hold Parquet files, or be an empty data set: state its dimension then"
             )
-        return InputDescription(EMBEDDING_PARQUET, pattern, dimension, labelled=True, rows=0)
+        return InputDescription(EMBEDDING_PARQUET, pattern, dimension, True, rows=0, columns=columns)
     _refuse_dimension(dimension)
-    return InputDescription(IMAGE_FOLDER, pattern, None, layout.labelled, columns=columns)
-
-
-def _describe_images(pattern: str, columns: Columns) -> InputDescription | None:
-    """The description of images that are files, or in tars; None if there are none."""
-    if pattern == "/":
-        raise ConfigError("input", pattern, _WANTED)
-    folder = is_folder(pattern)
-    if not folder and image_lists.is_list(pattern):
-        labelled = image_lists.labelled(pattern, columns)
-        return InputDescription(IMAGE_LIST, pattern, None, labelled, columns=columns)
-    if not folder and (kind := _SINGLE.get(image_names.suffix_of(pattern)) or _single_image(pattern)):
-        raise ConfigError("input", pattern, f"{_WANTED}; this is {kind}")
-    # Listed once: a store may need minutes for it.
-    far = None if is_local(pattern) else image_folders.far_files(pattern)
-    found = tars.list_tars(pattern, far)
-    layout = None if found and not folder else image_folders.layout(pattern, far)
-    images = layout is not None and bool(image_folders.find(pattern, layout.labelled, far).images)
-    kinds = {"images": images, "tars": bool(found)}
-    if images or found:
-        kinds["Parquet"] = bool(list_parquet(pattern)) and layout is not None
-    if sum(kinds.values()) > 1:
-        several = " or ".join(name for name, there in kinds.items() if there)
-        raise ConfigError("input", pattern, f"hold either {several}, not both")
-    if found:
-        tars.check(pattern)
-        return InputDescription(IMAGE_TARS, pattern, None, columns.label != "", columns=columns)
-    if layout is None or not images:
-        return None
+    assert layout is not None
     return InputDescription(IMAGE_FOLDER, pattern, None, layout.labelled, columns=columns)
 
 
 def _single_image(pattern: str) -> str:
     return "a single image, or a glob of images" if image_names.is_image(pattern.rpartition("/")[2]) else ""
+
+
+def labels_of(description: InputDescription) -> Iterator[pa.Array]:
+    """The labels of all rows of a table, good and bad, some thousands at a time, file by file.
+
+    For the owner's eyes: they are exact.  Nothing comes of a table without labels.
+
+    Returns:
+      Arrays of text, plain or as dictionaries, of integers (7 is the label "7"),
+      or of nulls, as `rows.label_indices` takes them.  Text need not be UTF-8.
+
+    Raises:
+      OSError, RuntimeError: a file can't be read; without a value from it.
+    """
+    if not description.labelled:
+        return
+    columns = description.columns
+    files = tables.list_files(description.pattern, columns)
+    # As the prepare step has it: a file of several names is read once, under the first.
+    once = {_identity(file): file for file in reversed(files)}
+    for file in sorted(once.values(), key=lambda file: file.path):
+        with reading(file.path):
+            yield from tables.labels(file.path, description.kind, columns)
+
+
+def _identity(file: InputFile) -> str:
+    """What two names of one file share."""
+    return file.pin if is_local(file.path) else file.path
 
 
 def _refuse_precomputed(pattern: str, encoder: str) -> None:
@@ -147,27 +192,43 @@ def _refuse_dimension(dimension: int | None) -> None:
 
 
 def _describe_parquet(
-    pattern: str, paths: Sequence[str], encoder: str, dimension: int | None
+    pattern: str, paths: Sequence[str], encoder: str, dimension: int | None, columns: Columns
 ) -> InputDescription:
-    found = list(agreeing(pattern, paths[:DRIVER_FOOTERS], encoder))
-    columns = found[-1][1]
-    rows = sum(footer.num_rows for _, _, footer in found)
+    found = list(agreeing(pattern, paths[:DRIVER_FOOTERS], encoder, columns))
+    footers, agreed = [footer for footer, _ in found], found[-1][1]
+    rows = sum(footer.metadata.num_rows for footer in footers)
     check_rows(pattern, rows)
-    labelled = columns.label is not None
-    if columns.kind == IMAGE_PARQUET:
+    labelled = agreed.label is not None
+    if agreed.kind == IMAGE_PARQUET:
         _refuse_precomputed(pattern, encoder)
         _refuse_dimension(dimension)
         length = None
     else:
-        if encoder not in ("precomputed", columns.encoder):
-            stored = f" or {columns.encoder}, which the files name" if columns.encoder else ""
+        if encoder not in ("precomputed", agreed.encoder):
+            stored = f" or {agreed.encoder}, which the files name" if agreed.encoder else ""
             raise ConfigError(
                 "encoder", encoder, f"be precomputed{stored}, because the input {pattern} holds embeddings"
             )
-        length = embedding_length(pattern, columns.type, [footer for _, _, footer in found], dimension)
-    for path, _, footer in found:
-        check_sizes(pattern, path, columns, footer, length)
-    if columns.kind == IMAGE_PARQUET:
-        return InputDescription(IMAGE_PARQUET, pattern, None, labelled)
+        length = embedding_length(pattern, agreed.type, footers, dimension)
+    for footer in footers:
+        check_sizes(pattern, footer, agreed.kind, length)
+    if agreed.kind == IMAGE_PARQUET:
+        return InputDescription(IMAGE_PARQUET, pattern, None, labelled, columns=columns)
     known = rows if len(found) == len(paths) else None
-    return InputDescription(EMBEDDING_PARQUET, pattern, length, labelled, columns.encoder, known)
+    return InputDescription(EMBEDDING_PARQUET, pattern, length, labelled, agreed.encoder, known, columns)
+
+
+def _describe_arrays(
+    pattern: str, paths: Sequence[str], encoder: str, dimension: int | None, columns: Columns
+) -> InputDescription:
+    if encoder != "precomputed":
+        raise ConfigError("encoder", encoder, f"be precomputed, because the input {pattern} holds embeddings")
+    found = list(arrays.agreeing(pattern, paths[:DRIVER_FOOTERS], columns))
+    rows = sum(sum(each.row_groups) for each in found)
+    check_rows(pattern, rows)
+    length = found[0].dimension
+    if dimension not in (None, length):
+        raise ConfigError("dimension", dimension, f"be {length}, the length of the embeddings")
+    known = rows if len(found) == len(paths) else None
+    labelled = found[0].label_kind is not None
+    return InputDescription(EMBEDDING_ARRAYS, pattern, length, labelled, None, known, columns)

@@ -3,7 +3,7 @@
 A unit is what one worker reads from end to end: row groups of one file or of
 many small ones.  A piece is what every later pass works by: a range of a unit's
 rows, prepared as one file.  Pieces do not depend on how the input was cut into
-files and row groups, but for one thing: Parquet can only be read from the
+files and row groups, but for one thing: a file can only be read from the
 beginning of a row group, so a unit never divides one.
 """
 
@@ -15,13 +15,14 @@ from collections.abc import Iterable, Mapping
 
 from dpgmm_beam.data.rows import record_type
 from dpgmm_beam.fit.plan import Plan
-from transforms.files.parquet import RowGroups
+from transforms.files.columns import DEFAULT_COLUMNS, Columns
+from transforms.files.row_groups import RowGroups
 
 LEAST_PIECE_ROWS = 4096
 PIECES = 64
 """Small data is cut into about so many pieces, for the sake of many workers."""
 
-_SCHEME = 1
+_SCHEME = 2
 """Raise it when the same input gives other prepared rows."""
 
 
@@ -54,10 +55,12 @@ class Listing:
     Attributes:
       units: each a tuple of stretches, read in their order.
       pieces: by number; at least one, so that a run without rows is a run.
+      columns: names of the columns in the files.
     """
 
     units: tuple[tuple[Stretch, ...], ...]
     pieces: tuple[Piece, ...]
+    columns: Columns = DEFAULT_COLUMNS
 
     def numbers_of(self, unit: int) -> list[int]:
         """Numbers of a unit's pieces, in the order of their rows."""
@@ -68,6 +71,7 @@ class Listing:
             {
                 "units": [[dataclasses.astuple(stretch) for stretch in unit] for unit in self.units],
                 "pieces": [dataclasses.astuple(piece) for piece in self.pieces],
+                "columns": dataclasses.asdict(self.columns),
             }
         ).encode()
 
@@ -78,28 +82,34 @@ class Listing:
             tuple(Stretch(path, pin, tuple(row_groups)) for path, pin, row_groups in unit)
             for unit in content["units"]
         )
-        return Listing(tuple(units), tuple(Piece(*piece) for piece in content["pieces"]))
+        pieces = tuple(Piece(*piece) for piece in content["pieces"])
+        return Listing(tuple(units), pieces, Columns(**content["columns"]))
 
 
-def digest(pins: Mapping[str, str], plan: Plan, piece_bytes: int) -> str:
+def digest(pins: Mapping[str, str], plan: Plan, piece_bytes: int, columns: Columns = DEFAULT_COLUMNS) -> str:
     """Names the data as this plan's rows are prepared from it, before a footer is read.
 
     Args:
       pins: of the files, by path.
       piece_bytes: see `cut`.
+      columns: names of the columns.
     """
     row_format = dataclasses.asdict(plan.row_format)
     limits = (PIECES, LEAST_PIECE_ROWS, piece_bytes)
-    text = json.dumps([_SCHEME, limits, row_format, plan.config.encoder, sorted(pins.items())])
+    names = dataclasses.astuple(columns)
+    text = json.dumps([_SCHEME, limits, row_format, plan.config.encoder, names, sorted(pins.items())])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def cut(files: Iterable[RowGroups], dimension: int, piece_bytes: int) -> Listing:
+def cut(
+    files: Iterable[RowGroups], dimension: int, piece_bytes: int, columns: Columns = DEFAULT_COLUMNS
+) -> Listing:
     """Cuts files into units and pieces.
 
     Args:
       files: ordered by path.
       piece_bytes: the size of a prepared piece at most (or of LEAST_PIECE_ROWS rows).
+      columns: names of the columns.
     """
     files = list(files)
     total = sum(sum(file.rows) for file in files)
@@ -132,5 +142,5 @@ def cut(files: Iterable[RowGroups], dimension: int, piece_bytes: int) -> Listing
             gathered.append(Stretch(file.path, file.pin, tuple(groups)))
     close()
     if not pieces:
-        return Listing(((),), (Piece(0, 0, 0),))
-    return Listing(tuple(units), tuple(pieces))
+        return Listing(((),), (Piece(0, 0, 0),), columns)
+    return Listing(tuple(units), tuple(pieces), columns)

@@ -31,7 +31,7 @@ from transforms.files import finding, image_names
 from transforms.files.columns import Columns
 from transforms.files.finding import InputFile, LeftOut
 from transforms.files.image_folders import NO_FILE, FarFiles, check_readable, files_below
-from transforms.files.image_lists import LABEL_NAMES, label_text
+from transforms.files.image_lists import label_text
 from transforms.files.opening import open_file, reading
 from transforms.files.private import is_local
 
@@ -41,7 +41,7 @@ SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", ".tar.gz", ".tar.bz2", ".t
 
 # What says the label: the first of these, where there are several.
 _TEXTS = {"cls": 0, "label": 1, "txt": 3}
-_JSON = 2
+_JSON, _FIELDS = 2, ("label", "cls", "class", "class_name")
 
 _SIDE_BYTES = 2**20
 """Of a member with a label, at most."""
@@ -210,7 +210,7 @@ def _label(data: bytes, is_json: bool, columns: Columns) -> str | None:
             content = json.loads(data)
         except (ValueError, RecursionError):
             return None
-        names = LABEL_NAMES if columns.label == Columns.label else (columns.label,)
+        names = _FIELDS if columns.label == Columns.label else (columns.label,)
         fields = content if isinstance(content, dict) else {}
         text = next((label_text(fields[name]) for name in names if name in fields), None)
     else:

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import shutil
 
@@ -187,7 +188,10 @@ def test_dimension_beside_fixed_size_lists(tmp_path):
         ({"embedding": pa.array([[1, 2]])}, ["in column 'embedding'", "holds list<", "int64"]),
         ({"embedding": pa.array([1.0])}, ["in column 'embedding'", "holds double"]),
         ({"embedding": pa.array(["x"])}, ["in column 'embedding'", "holds string"]),
-        ({"image": pa.array(["x"])}, ["as binary in column 'image'", "holds string"]),
+        (
+            {"image": pa.array(["x"])},
+            ["as binary, or as struct<bytes: binary, path>, in column 'image'", "holds string"],
+        ),
         ({"label": pa.array(["x"])}, ["a column 'image' (binary) or 'embedding'", "has label"]),
         ({"embedding": vectors(1), "label": pa.array([1.5])}, ["in column 'label'", "holds double"]),
     ],
@@ -230,8 +234,9 @@ def test_columns_that_are_not_used_may_differ(tmp_path):
 def test_nothing_matches(tmp_path):
     for pattern in (str(tmp_path / "none"), str(tmp_path / "*.parquet"), str(tmp_path / "*" / "*")):
         assert str(refusal(pattern, "precomputed")) == (
-            f"input={pattern} is refused: it must match something: be a folder of LABEL/*.png|jpg|jpeg"
-            " images, or Parquet by file, folder or glob."
+            f"input={pattern} is refused: it must match something: be a folder of LABEL/*.png|jpg|... images,"
+            " a .csv or .jsonl list of images, .tar files of images, or Parquet or arrays (.npz,"
+            " embeddings.npy and labels.npy) by file, folder or glob."
         )
     assert "be a folder of" in str(refusal("", "precomputed"))
 
@@ -240,8 +245,9 @@ def test_an_empty_folder_is_a_data_set_without_rows(tmp_path):
     """Whatever a folder is for, the last of its rows may leave it."""
     folder = str(tmp_path)
     images = InputDescription("image_folder", folder, None, True)
-    assert describe_input(folder, "efficientnet_lite0") == images
+    assert describe_input(folder, "efficientnet_lite0") == dataclasses.replace(images, labelled=False)
     (tmp_path / "a").mkdir()
+    assert describe_input(folder, "efficientnet_lite0") == images
     (tmp_path / "a" / "notes.txt").write_text("no image")
     assert describe_input(folder, "efficientnet_lite0") == images
     embeddings = InputDescription("embedding_parquet", folder, 7, True, rows=0)
@@ -382,18 +388,22 @@ def test_row_groups_of_enormous_labels_and_images(tmp_path, monkeypatch):
         assert "at most 1 GiB and 1 MiB a row, of images in a row group" in sentence
 
 
+def streams(path, row_groups):
+    ((footer, _),) = parquet.agreeing(path, [path], "precomputed")
+    return list(parquet.streams(footer.metadata, footer.columns, row_groups, 4))
+
+
 def test_row_groups_of_one_stream(tmp_path):
     """A slice of so many rows must not gather the enormous ones of many small row groups."""
     normal, long = [[1.0] * 4] * 3, [[1.0] * 4, [0.0] * 2**21, [1.0] * 4]
     lists = pa.array(normal * 2 + long * 6 + normal * 2, PLAIN)
     labels = pa.array(["a"] * len(lists))
     path = write(tmp_path / "x.parquet", 3, embedding=lists, label=labels)
-    footer = pq.read_metadata(path)
     # 16 MiB in double precision each, of 64.
-    assert list(parquet.streams(footer, range(10), 4)) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
-    assert list(parquet.streams(footer, [5], 4)) == [[5]]
+    assert streams(path, range(10)) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert streams(path, [5]) == [[5]]
     path = write(tmp_path / "y.parquet", 3, embedding=pa.array(normal * 2, PLAIN))
-    assert list(parquet.streams(pq.read_metadata(path), [0, 1], 4)) == [[0, 1]]
+    assert streams(path, [0, 1]) == [[0, 1]]
 
 
 def test_too_many_rows(tmp_path, monkeypatch):
@@ -486,18 +496,23 @@ def test_listings_are_those_of_beam(tmp_path):
         ], pattern
 
 
-def test_no_more_than_one_level_is_listed(tmp_path, monkeypatch):
-    """--input=/ does not walk the disk."""
-    image_folder(tmp_path, ("a/b/c/1.png", "a/b/2.png"))
+def test_the_whole_disk_is_no_input(monkeypatch):
+    for name in ("scandir", "walk", "listdir"):
+        monkeypatch.setattr(os, name, lambda *_: pytest.fail("the disk was walked"))
+    assert "be a folder" in str(refusal("/", "efficientnet_lite0"))
+    assert "be a folder" in str(refusal("//", "efficientnet_lite0"))
+    assert finding.list_parquet("") == []
+
+
+def test_every_folder_is_listed_once_and_none_for_no_pattern(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "round").symlink_to(tmp_path)
     listed = []
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
-    monkeypatch.setattr(os, "walk", lambda *_: pytest.fail("a tree was walked"))
-    assert describe_input(str(tmp_path), "efficientnet_lite0").kind == image_folders.IMAGE_FOLDER
-    assert image_folders.list_images(str(tmp_path)) == []
-    assert set(listed) == {str(tmp_path), str(tmp_path / "a")}
-    assert finding.list_parquet("") == []
-    assert set(listed) == {str(tmp_path), str(tmp_path / "a")}
+    assert finding.list_tables("") == listed == []
+    assert finding.list_tables(str(tmp_path)) == []
+    assert listed == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")]
 
 
 @pytest.mark.parametrize("pattern", ["", "/*/*.parquet"])
@@ -517,10 +532,16 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch, pattern):
     )
 
 
-def test_a_glob_of_image_folders_is_refused(tmp_path):
+def test_a_glob_of_image_folders(tmp_path):
     image_folder(tmp_path / "batch-1")
+    image_folder(tmp_path / "batch-2", ("c/1.png",))
     for scheme in ("", "crate://"):
-        assert "match something" in str(refusal(f"{scheme}{tmp_path}/batch-*", "efficientnet_lite0"))
+        described = describe_input(f"{scheme}{tmp_path}/batch-*", "efficientnet_lite0")
+        assert (described.kind, described.labelled) == (image_folders.IMAGE_FOLDER, True)
+        assert [image.label for image in image_folders.list_images(described.pattern)] == list("abbc")
+        assert "this is a single image, or a glob of images" in str(
+            refusal(f"{scheme}{tmp_path}/batch-*/a/*.png", "efficientnet_lite0")
+        )
 
 
 def test_a_footer_that_cannot_be_read_is_not_quoted(tmp_path):
