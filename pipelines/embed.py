@@ -12,11 +12,13 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError, printable
 from pipelines import cli, job, paths
-from pipelines.columns import IMAGE, LABEL, add_columns, columns_of
+from pipelines.columns import columns_of
+from pipelines.parsers.embed import parser
 from pipelines.progress import Progress
 from pipelines.runner import check_ports, is_local, job_options, threads_for
 from transforms.embed import (
     NAMES_PREFIX,
+    NOTES_FOLDER,
     REJECTED_FOLDER,
     SHARD_PREFIX,
     EmbedImages,
@@ -29,39 +31,18 @@ from transforms.files.inputs import describe_input
 from transforms.files.private import make_private_folder
 from transforms.files.small import read_small
 from transforms.files.write import write_whole
+from transforms.survey import left_out_of_images
 
 # Says what a folder was made from.  Readers of Parquet folders skip its name.
 MARKER = "_dpgmm_embed.json"
 _MARKER_BYTES = 2**16
 
+# What was embedded and left out: exact.
+REPORTS_FOLDER = "_reports"
+
 # What may be in such a folder, half-written files among it.
-_NAMES = (MARKER, SHARD_PREFIX, NAMES_PREFIX, REJECTED_FOLDER)
+_NAMES = (MARKER, SHARD_PREFIX, NAMES_PREFIX, REJECTED_FOLDER, NOTES_FOLDER, REPORTS_FOLDER)
 _OWN_NAMES = (*_NAMES, *(f".{name}" for name in _NAMES))
-
-
-def parser() -> cli.Parser:
-    """The verb's own options; what they don't know goes to Beam."""
-    result = cli.Parser(
-        prog="dpgmm embed",
-        description="Embeds labelled images into a PRIVATE folder of Parquet files. Run again, it embeds"
-        " only what is new. Unknown options go to Apache Beam.",
-    )
-    result.add_argument(
-        "--input", required=True, help="folder of LABEL/*.png|jpg|jpeg, or Parquet with a column 'image'"
-    )
-    result.add_argument(
-        "--encoder",
-        default="efficientnet_lite0",
-        help="efficientnet_lite0[:SIZE] or open_clip:MODEL/PRETRAINED-or-path",
-    )
-    result.add_argument("--output", required=True, help="folder for the embeddings; keep it private")
-    result.add_argument("--threads", type=int, default=0, help="of one process; 0: as many as cores")
-    result.add_argument("--shard-rows", type=int, default=1024, help="images of one output file, at most")
-    result.add_argument(
-        "--batch-size", type=int, default=0, help="images per run of the network; 0 suits the hardware"
-    )
-    add_columns(result, IMAGE, LABEL)
-    return result
 
 
 def main(argv: Sequence[str]) -> int:
@@ -99,7 +80,9 @@ def main(argv: Sequence[str]) -> int:
     if not job.waits(options):
         cli.say(f"submitted; embeddings will be in {step.cache_dir}")
         return 0
+    report = write_report(step)
     cli.say(f"Embeddings are in {step.cache_dir}")
+    cli.say(f"What was left out of the input, and why, is in {report}")
     cli.say("That folder is PRIVATE: embeddings tell about the images they come from. Do not hand it out.")
     return 0
 
@@ -110,6 +93,15 @@ def run(step: EmbedImages, options, verbose: bool = False) -> None:
     pipeline | "Embed images" >> step
     name = job.job_name("embed", step.input.pattern, step.encoder, step.cache_dir)
     job.run(pipeline, name, [progress(step, verbose)])
+
+
+def write_report(step: EmbedImages) -> str:
+    """Writes exactly what a finished job embedded and left out into its private folder; returns the path."""
+    found = left_out_of_images(step.input, step.encoder, step.cache_dir, step.shard_rows, labels=True)
+    content = {"input": step.input.pattern, "encoder": step.encoder, **found}
+    path = FileSystems.join(step.cache_dir, REPORTS_FOLDER, "embed.json")
+    write_whole(path, json.dumps(content, indent=2).encode(), private=True)
+    return path
 
 
 def progress(step: EmbedImages, verbose: bool = False) -> Progress:

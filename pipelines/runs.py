@@ -22,7 +22,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
@@ -269,23 +269,25 @@ def _delete_unfinished(folder: str, private_dir: str) -> None:
                         os.unlink(os.path.join(folder_of_rows, left))
 
 
-def report(private_dir: str, run: Run, stages: int) -> str:
-    """Writes what was set aside of a finished run's rows, exactly, into the private folder.
+def report(private_dir: str, run: Run, stages: int, classes: Sequence[str], images: dict | None) -> str:
+    """Writes what became of a finished run's rows, exactly, into the private folder.
 
     Args:
       stages: of the run's plan.
+      classes: the declared labels.
+      images: what was left out of them, and why; None for an input of embeddings.
 
     Returns:
       The file's path; it is for the owner alone.
     """
     found = [
-        set_aside(join(run.workspace.rows, base.rstrip("/").rpartition("/")[2]))
+        set_aside(join(run.workspace.rows, base.rstrip("/").rpartition("/")[2]), classes)
         for base in bases(run.workspace.folder)
         if has_state(base, stages)
     ]
     path = join(private_dir, REPORTS, f"{run.name}.json")
-    data = json.dumps({"release_id": run.release_id, "input": found}, indent=2).encode()
-    write_whole(path, data, private=True)
+    content = {"release_id": run.release_id, "input": found, **({"images": images} if images else {})}
+    write_whole(path, json.dumps(content, indent=2).encode(), private=True)
     return path
 
 

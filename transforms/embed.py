@@ -1,9 +1,9 @@
 """Images -> a private cache of embeddings, one Parquet file per shard of images.
 
 A shard's file name is a digest of the encoder and of the shard's images (paths,
-sizes, modification times), so a finished shard is never embedded again: not by
-a retried bundle, not by the next run.  What passes through the runner is lists
-of file names on the way in.
+sizes, times of modification and, on local disks, of any change), so a finished
+shard is never embedded again: not by a retried bundle, not by the next run.
+What passes through the runner is lists of file names on the way in.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 import numpy as np
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.data import images
+from dpgmm_beam.data.images import Note, Reason
 from dpgmm_beam.data.rows import MAX_LABEL_BYTES
 from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL, SOURCE
 from dpgmm_beam.encoders import registry
@@ -37,13 +38,18 @@ from transforms.files.write import write_whole
 from transforms.ordered_map import ordered_map
 from transforms.prepare import Source
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 SHARD_PREFIX, SHARD_SUFFIX = "shard-", ".parquet"
 
 # Lists of the cache files of one input; readers of Parquet folders skip the name.
 NAMES_PREFIX = "_names-"
 
-# Where the sources of images that could not be used are listed, privately.
-REJECTED_FOLDER = "_rejected"
+# Where the sources of images that could not be used are listed with the reason, privately, and those
+# of which their owner should know something.
+REJECTED_FOLDER, NOTES_FOLDER = "_rejected", "_notes"
+_REMARKS_SUFFIX = ".jsonl"
 
 # A shard of this many paths of 200 bytes stays under 2 MB in the runner.
 MAX_SHARD_ROWS = 8192
@@ -56,7 +62,7 @@ ROW_GROUP_ROWS = 1024
 PART_BYTES, AHEAD_BYTES = 2**25, 2**28
 
 # Enters every file name: raise it when the same input gives other files.
-_FORMAT = 2
+_FORMAT = 3
 
 # Far file systems answer slowly, but many at once.
 _FAR_READERS, _NEAR_READERS = 16, 2
@@ -96,12 +102,36 @@ class EncodedImage:
       label: text as bytes, for it need not be UTF-8; None if there is none.
       size: in bytes; of what can't or shall not be read, image_folders.NO_FILE.
       data: None before a file is read.
+      reason: why it shall not be read.
     """
 
     source: str
     label: bytes | None
     size: int
     data: bytes | None = None
+    reason: Reason | None = None
+
+
+@dataclasses.dataclass
+class _Remarks:
+    """What is written beside a cache file: sources and what is said of them."""
+
+    rejected: list[tuple[str, Reason]] = dataclasses.field(default_factory=list)
+    notes: list[tuple[str, Note]] = dataclasses.field(default_factory=list)
+
+    def extend(self, other: "_Remarks") -> None:
+        self.rejected.extend(other.rejected)
+        self.notes.extend(other.notes)
+
+    def write(self, cache_dir: str, shard: str) -> None:
+        name = shard.removesuffix(SHARD_SUFFIX) + _REMARKS_SUFFIX
+        for folder, key, found in (
+            (REJECTED_FOLDER, "reason", self.rejected),
+            (NOTES_FOLDER, "note", self.notes),
+        ):
+            if found:
+                lines = "".join(json.dumps({"source": source, key: said}) + "\n" for source, said in found)
+                write_whole(FileSystems.join(cache_dir, folder, name), lines.encode(), private=True)
 
 
 @dataclasses.dataclass
@@ -220,29 +250,25 @@ class EmbedShards(beam.DoFn):
 
     def _embed(self, encoder: registry.Encoder, shard: Shard, path: str) -> None:
         readers = ThreadPoolExecutor(_NEAR_READERS if is_local(shard.path) else _FAR_READERS)
-        rejected: list[str] = []
+        remarks = _Remarks()
 
         use = Preparation(encoder)
         schema = cache_schema(self.encoder, encoder.dimension, shard.labelled)
 
         def start(part: list[EncodedImage]) -> Future:
-            loaded = readers.submit(_load, shard, part)
-            return self._workers.submit(lambda: _embed_part(use, loaded.result(), schema))
+            read = readers.submit(load, shard, part)
+            return self._workers.submit(lambda: _embed_part(use, read.result(), schema))
 
         def write(file):
             # Two parts a reader are read ahead, and one more than there are threads is embedded.
             ahead = 2 * (_NEAR_READERS if is_local(shard.path) else _FAR_READERS) + self._threads + 1
-            parts = _parts(_listed(shard, encoder.batch_size), encoder.batch_size)
-            embedded = ordered_map(start, parts, ahead, _size_of, AHEAD_BYTES)
-            _write(file, schema, embedded, rejected)
+            parts = parts_of(shard, encoder.batch_size)
+            embedded = ordered_map(start, parts, ahead, size_of, AHEAD_BYTES)
+            _write(file, schema, embedded, remarks)
 
         with readers:
             write_whole(path, write, private=True)
-        if rejected:
-            lines = "".join(json.dumps({"source": source}) + "\n" for source in rejected)
-            name = shard.name.removesuffix(SHARD_SUFFIX) + ".jsonl"
-            path = FileSystems.join(self.cache_dir, REJECTED_FOLDER, name)
-            write_whole(path, lines.encode(), private=True)
+        remarks.write(self.cache_dir, shard.name)
 
 
 def plan_shards(description: InputDescription, encoder: str, shard_rows: int) -> Iterator[Shard]:
@@ -262,7 +288,7 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
         folder, found = _files_of(description)
         for files in _cut(found, len(folder) + 1, shard_rows):
             yield Shard(
-                name=_shard_name(version, [dataclasses.astuple(file) for file in files]),
+                name=_shard_name(version, [(*dataclasses.astuple(file), _changed(file)) for file in files]),
                 path=folder,
                 labelled=description.labelled,
                 labels=tuple(file.label for file in files),
@@ -274,7 +300,7 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
         version.append(dataclasses.astuple(description.columns))
         for file in tars.list_tars(description.pattern):
             yield Shard(
-                name=_shard_name(version, [dataclasses.astuple(file)]),
+                name=_shard_name(version, [dataclasses.astuple(file), _changed(file)]),
                 path=file.path,
                 labelled=description.labelled,
                 columns=description.columns,
@@ -287,7 +313,10 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
     for groups in parquet.read_footers(description.pattern, pins, encoder, columns=columns):
         for members in _pack(groups.rows, shard_rows):
             yield Shard(
-                name=_shard_name(version, [dataclasses.astuple(listed[groups.path]), members]),
+                name=_shard_name(
+                    version,
+                    [(*dataclasses.astuple(listed[groups.path]), _changed(listed[groups.path])), members],
+                ),
                 path=groups.path,
                 labelled=description.labelled,
                 row_groups=members,
@@ -314,10 +343,46 @@ def finished_shards(cache_dir: str) -> set[str]:
     return {os.path.basename(file.path) for file in match.metadata_list}
 
 
+def remarks(cache_dir: str, folder: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """What is written beside cache files: sources, and what is said of them.
+
+    Args:
+      folder: REJECTED_FOLDER or NOTES_FOLDER.
+      names: of the cache files.
+    """
+    written = _remarks_files(cache_dir, folder)
+    for name in names:
+        path = written.get(name)
+        for line in opening.read_bytes(path).splitlines() if path else ():
+            source, said = json.loads(line).values()
+            yield source, said
+
+
+def _remarks_files(cache_dir: str, folder: str) -> dict[str, str]:
+    """Paths of the files beside cache files, by the names of these."""
+    pattern = FileSystems.join(finding.literal(cache_dir), folder, f"{SHARD_PREFIX}*{_REMARKS_SUFFIX}")
+    (match,) = FileSystems.match([pattern])
+    return {
+        os.path.basename(file.path).removesuffix(_REMARKS_SUFFIX) + SHARD_SUFFIX: file.path
+        for file in match.metadata_list
+    }
+
+
+def cached_labels(cache_dir: str, names: Iterable[str]) -> Iterator[pa.Table]:
+    """Labels (or sources, where there are none) of the rows of each cache file."""
+    for name in names:
+        with parquet.open_parquet(FileSystems.join(cache_dir, name)) as file:
+            yield file.read([LABEL if LABEL in file.schema_arrow.names else SOURCE])
+
+
 def delete_others(cache_dir: str, names: set[str]) -> None:
-    """Deletes the cache files whose names are not given; may run twice at once."""
-    for name in finished_shards(cache_dir) - names:
-        path = FileSystems.join(cache_dir, name)
+    """Deletes the cache files whose names are not given, and what is beside them; may run twice at once."""
+    others = [FileSystems.join(cache_dir, name) for name in finished_shards(cache_dir) - names]
+    for folder in (REJECTED_FOLDER, NOTES_FOLDER):
+        for name, path in _remarks_files(cache_dir, folder).items():
+            if name not in names:
+                others.append(path)
+    for path in others:
         try:
             FileSystems.delete([path])
         except OSError:
@@ -339,6 +404,17 @@ def cache_schema(encoder: str, dimension: int, labelled: bool) -> pa.Schema:
 def _shard_name(version: Sequence, sources: Sequence) -> str:
     digest = hashlib.sha256(json.dumps([version, sources]).encode()).hexdigest()
     return f"{SHARD_PREFIX}{digest}{SHARD_SUFFIX}"
+
+
+def _changed(file: finding.InputFile) -> int:
+    """When a local file was last changed in any way, renamed and touched included, in ns; 0 elsewhere.
+
+    Programs can set the time of modification, but not this one.  An object store sets its time by
+    itself.  The file's number would tell no more, and some file systems give it another one after
+    each mount.
+    """
+    found = finding.stat_of(file.path) if is_local(file.path) else None
+    return found.st_ctime_ns if found else 0
 
 
 def _cut(
@@ -386,17 +462,19 @@ def _listed(shard: Shard, rows: int) -> Iterator[EncodedImage]:
         yield from _read_row_groups(shard, rows)
     if shard.tar:
         for sample in tars.samples(shard.path, shard.columns, shard.labelled):
-            yield EncodedImage(
-                f"{shard.path}#{sample.name}", _label_bytes(sample.label), sample.size, sample.data
-            )
+            reason = Reason.FILE_TOO_LARGE if sample.data is None else None
+            source = f"{shard.path}#{sample.name}"
+            yield EncodedImage(source, _label_bytes(sample.label), sample.size, sample.data, reason)
     for name, label, size in zip(shard.files, shard.labels, shard.sizes, strict=True):
-        size = size if size <= images.MAX_BYTES else image_folders.NO_FILE
+        reason = _reason_of_size(size)
         whole = name.startswith("/") or not is_local(name)
-        yield EncodedImage(name if whole else f"{shard.path}/{name}", _label_bytes(label), size)
+        source = name if whole else f"{shard.path}/{name}"
+        size = image_folders.NO_FILE if reason else size
+        yield EncodedImage(source, _label_bytes(label), size, reason=reason)
 
 
 def _label_bytes(label: str | None) -> bytes | None:
-    return None if label is None else _printable(label).encode()
+    return None if label is None else printable(label).encode()
 
 
 def _read_row_groups(shard: Shard, rows: int) -> Iterator[EncodedImage]:
@@ -410,10 +488,17 @@ def _read_row_groups(shard: Shard, rows: int) -> Iterator[EncodedImage]:
                 labels = _labels(batch.column(LABEL)) if shard.labelled else [None] * len(batch)
                 for row, (image, label) in enumerate(zip(batch.column(IMAGE), labels, strict=True)):
                     size = len(image.as_buffer()) if image.is_valid else image_folders.NO_FILE
-                    size = size if size <= images.MAX_BYTES else image_folders.NO_FILE
-                    data = None if size == image_folders.NO_FILE else image.as_py()
-                    yield EncodedImage(f"{shard.path}#{row_group}:{start + row}", label, size, data)
+                    reason = Reason.MISSING if not image.is_valid else _reason_of_size(size)
+                    size, data = (image_folders.NO_FILE, None) if reason else (size, image.as_py())
+                    yield EncodedImage(f"{shard.path}#{row_group}:{start + row}", label, size, data, reason)
                 start += len(batch)
+
+
+def _reason_of_size(size: int) -> Reason | None:
+    """Why a file shall not be read."""
+    if size == image_folders.NO_FILE:
+        return Reason.NO_FILE
+    return Reason.FILE_TOO_LARGE if size > images.MAX_BYTES else None
 
 
 def _labels(labels: pa.Array) -> list[bytes | None]:
@@ -442,15 +527,21 @@ def _parts(found: Iterable[EncodedImage], rows: int) -> Iterator[list[EncodedIma
         yield part
 
 
-def _size_of(part: list[EncodedImage]) -> int:
+def parts_of(shard: Shard, rows: int) -> Iterator[list[EncodedImage]]:
+    """The shard's images in their order, so many together, or fewer where they are large; see `load`."""
+    return _parts(_listed(shard, rows), rows)
+
+
+def size_of(part: list[EncodedImage]) -> int:
+    """Bytes of a part's images."""
     return sum(max(image.size, 0) for image in part)
 
 
-def _load(shard: Shard, part: list[EncodedImage]) -> list[EncodedImage]:
+def load(shard: Shard, part: list[EncodedImage]) -> list[EncodedImage]:
     """The images with their bytes; those that can't or shall not be read have none."""
     return [
         image
-        if image.size == image_folders.NO_FILE or image.data is not None
+        if image.reason or image.data is not None
         else dataclasses.replace(image, data=_read_image(image))
         for image in part
     ]
@@ -462,12 +553,12 @@ def _read_image(image: EncodedImage) -> bytes:
     except OSError as error:
         # To leave it out would make the result depend on luck.
         raise RuntimeError(
-            f"{_printable(image.source)} could not be read ({type(error).__name__}); do not change the input"
+            f"{printable(image.source)} could not be read ({type(error).__name__}); do not change the input"
             " while a job runs, then run the same command again"
         ) from None
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """File names need not be valid text; Parquet strings must be."""
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
@@ -485,8 +576,9 @@ class Preparation:
         self.encoder = encoder
         plain = encoder.prepare([Image.new("RGB", (64, 64))])
         self._form = plain.shape, plain.dtype
+        self.side = max(plain.shape[1:3], default=1)
 
-    def __call__(self, picture: Any) -> np.ndarray:
+    def __call__(self, picture: "Image.Image") -> np.ndarray:
         prepared = self.encoder.prepare([picture])
         if (prepared.shape, prepared.dtype) != self._form:
             raise ValueError("an image was prepared in another form than others are")
@@ -494,32 +586,40 @@ class Preparation:
 
 
 @np.errstate(all="ignore")
-def _embed_part(use: Preparation, part: list[EncodedImage], schema: pa.Schema) -> tuple[pa.Table, list[str]]:
-    """The part's cache rows, and the sources of its bad images.
+def _embed_part(use: Preparation, part: list[EncodedImage], schema: pa.Schema) -> tuple[pa.Table, _Remarks]:
+    """The part's cache rows, and what is to be said of its images.
 
     Pictures are decoded and prepared one by one: many large ones would not fit
     into memory.  What numpy would warn of is a fact about an image.
     """
-    prepared, good, bad = [], [], []
+    prepared: list[np.ndarray] = []
+    good, remarks = [], _Remarks()
     for image in part:
-        pixels = images.use_image(image.data, use)
-        if pixels is None:
-            bad.append(_printable(image.source))
-        else:
-            prepared.append(pixels)
-            good.append(image)
+        source = printable(image.source)
+        notes: list[Note] = []
+        made = (
+            image.reason
+            if image.reason is not None
+            else images.use_image(image.data, use, use.side, notes.append)
+        )
+        if isinstance(made, Reason):
+            remarks.rejected.append((source, made))
+            continue
+        remarks.notes.extend((source, note) for note in notes)
+        prepared.append(made)
+        good.append(image)
     dimension = use.encoder.dimension
     vectors = use.encoder.embed(np.concatenate(prepared)) if good else np.zeros((0, dimension))
     values = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
     columns = {
         EMBEDDING: pa.FixedSizeListArray.from_arrays(values, dimension),
-        SOURCE: pa.array([_printable(image.source) for image in good], pa.string()),
+        SOURCE: pa.array([printable(image.source) for image in good], pa.string()),
         LABEL: pa.array([image.label for image in good], pa.binary()).cast(pa.string(), safe=False),
     }
-    return pa.table([columns[name] for name in schema.names], schema=schema), bad
+    return pa.table([columns[name] for name in schema.names], schema=schema), remarks
 
 
-def _write(file: Any, schema: pa.Schema, chunks: Iterable[tuple[pa.Table, list[str]]], rejected: list[str]):
+def _write(file: Any, schema: pa.Schema, chunks: Iterable[tuple[pa.Table, _Remarks]], remarks: _Remarks):
     """Writes row groups of bounded size, so that a shard need not fit into memory."""
     # Embeddings don't compress and are not searched by value.
     options = {
@@ -530,8 +630,8 @@ def _write(file: Any, schema: pa.Schema, chunks: Iterable[tuple[pa.Table, list[s
     with pq.ParquetWriter(file, schema, **options) as writer:
         pending: list[pa.Table] = []
         count = 0
-        for rows, bad in chunks:
-            rejected.extend(bad)
+        for rows, said in chunks:
+            remarks.extend(said)
             pending.append(rows)
             count += len(rows)
             if count >= ROW_GROUP_ROWS:

@@ -9,14 +9,17 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.data.rows import RowFormat, Rows, SetAside, accept, without_long_lists
+from dpgmm_beam.data.schema import LABEL
+from dpgmm_beam.data.survey import LabelCounts, compare, undeclared
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.plan import Plan
@@ -194,22 +197,63 @@ def write_pieces(
             for _ in batches.take(piece.rows):
                 pass
             continue
-        left_out = [SetAside()]
+        facts = PieceFacts.of_none(piece.rows, row_format)
 
-        def blocks(rows: int = piece.rows, left_out: list[SetAside] = left_out) -> Iterator[Rows]:
+        def blocks(rows: int = piece.rows, facts: PieceFacts = facts) -> Iterator[Rows]:
             taken = batches.take(rows)
-            for block, aside in ordered_map(
-                lambda batch: workers.submit(accept, batch, row_format), taken, threads + 1
+            for block, aside, labels in ordered_map(
+                lambda batch: workers.submit(_accept, batch, row_format), taken, threads + 1
             ):
-                left_out[0] += aside
+                facts.add(block, aside, labels)
                 yield block
             # Before the file appears: rows of two states of the data must not be mixed.
             _check_pins(unit, columns)
 
         make_private_folder(os.path.dirname(os.path.dirname(path)))
         prepared.write(path, row_format.dimension, blocks())
-        report = json.dumps({"rows": piece.rows, "set_aside": dataclasses.asdict(left_out[0])}).encode()
-        write_whole(report_file(path), report, private=True)
+        write_whole(report_file(path), facts.to_json(), private=True)
+
+
+def _accept(batch: pa.RecordBatch, row_format: RowFormat) -> tuple[Rows, SetAside, LabelCounts]:
+    rows, aside = accept(batch, row_format)
+    if not aside.label:
+        return rows, aside, LabelCounts()
+    return rows, aside, undeclared(batch.column(LABEL), row_format.classes)
+
+
+@dataclasses.dataclass
+class PieceFacts:
+    """What became of a piece's rows: exact, and as private as they are.
+
+    Attributes:
+      rows: of the input.
+      set_aside: those of them that are none.
+      classes: accepted rows of each class.
+      undeclared: labels that are none of the classes.
+    """
+
+    rows: int
+    set_aside: SetAside
+    classes: np.ndarray
+    undeclared: LabelCounts
+
+    @staticmethod
+    def of_none(rows: int, row_format: RowFormat) -> "PieceFacts":
+        return PieceFacts(rows, SetAside(), np.zeros(len(row_format.classes), np.int64), LabelCounts())
+
+    def add(self, block: Rows, aside: SetAside, labels: LabelCounts) -> None:
+        self.set_aside += aside
+        self.classes += np.bincount(block.classes, minlength=len(self.classes))
+        self.undeclared.merge(labels)
+
+    def to_json(self) -> bytes:
+        content = {
+            "rows": self.rows,
+            "set_aside": dataclasses.asdict(self.set_aside),
+            "classes": self.classes.tolist(),
+            "undeclared": self.undeclared.to_json(),
+        }
+        return json.dumps(content).encode()
 
 
 def report_file(piece: str) -> str:
@@ -257,12 +301,25 @@ def _check_pins(unit: Iterable[Stretch], columns: Columns) -> None:
             raise RuntimeError(f"{stretch.path} has changed while the job ran; run it again")
 
 
-def set_aside(folder: str) -> dict:
-    """What was set aside of the rows in a folder of pieces, in all.  Exact: for the owner alone."""
-    rows, total = 0, SetAside()
+def set_aside(folder: str, classes: Sequence[str] = ()) -> dict:
+    """What became of the rows in a folder of pieces, in all.  Exact: for the owner alone.
+
+    Args:
+      classes: the declared labels; without them no more is said than how many rows were set aside.
+    """
+    rows, total, accepted, labels = 0, SetAside(), np.zeros(len(classes), np.int64), LabelCounts()
     (found,) = FileSystems.match([FileSystems.join(finding.literal(folder), "piece-*.json")])
     for file in found.metadata_list:
         report = json.loads(opening.read_bytes(file.path))
         rows += report["rows"]
         total += SetAside(**report["set_aside"])
-    return {"rows": rows, "set_aside": dataclasses.asdict(total)}
+        # Pieces of an earlier version say no more.
+        if classes and "classes" in report:
+            accepted += report["classes"]
+            labels.merge(LabelCounts.from_json(report["undeclared"]))
+    result = {"rows": rows, "set_aside": dataclasses.asdict(total)}
+    if classes:
+        survey = compare(labels, classes)
+        by_class = dict(zip(classes, accepted.tolist(), strict=True))
+        result |= dataclasses.replace(survey, classes=by_class).to_json()
+    return result

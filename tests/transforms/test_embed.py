@@ -394,6 +394,51 @@ def test_a_changed_image_is_embedded_again(folder, tmp_path):
     assert changed == [str(path)]
 
 
+def test_images_that_change_places_are_embedded_again(folder, tmp_path):
+    """Of one size, and with the times that they had, as files from an archive have them."""
+    one, other = folder / "a" / "003.png", folder / "b" / "004.png"
+    for path in (one, other):
+        size = max(one.stat().st_size, other.stat().st_size)
+        path.write_bytes(path.read_bytes() + bytes(size - path.stat().st_size))
+        os.utime(path, (1, 1))
+    first = rows(run(folder, tmp_path / "cache", prune=True))
+    one.rename(tmp_path / "third")
+    other.rename(one)
+    (tmp_path / "third").rename(other)
+    second = rows(run(folder, tmp_path / "cache", prune=True))
+    assert np.array_equal(second[str(one)][1], first[str(other)][1])
+    assert np.array_equal(second[str(other)][1], first[str(one)][1])
+    one.write_bytes(other.read_bytes())
+    os.utime(one, (1, 1))
+    third = rows(run(folder, tmp_path / "cache", prune=True))
+    assert np.array_equal(third[str(one)][1], second[str(other)][1])
+
+
+def test_each_rejected_image_has_its_reason(folder, tmp_path):
+    """And the owner is told of those that may be other than they look."""
+    data = encoded(picture(0))
+    (folder / "a" / "cut.png").write_bytes(data[: len(data) // 2])
+    (folder / "a" / "empty.png").write_bytes(b"")
+    (folder / "b" / "text.png").write_bytes(b"text")
+    (folder / "b" / "link.png").symlink_to("nowhere")
+    deep = Image.fromarray(np.arange(900, dtype=np.uint16).reshape(30, 30))
+    (folder / "b" / "deep.png").write_bytes(encoded(deep))
+    run(folder, tmp_path / "cache")
+    found = {}
+    for path in [*(tmp_path / "cache" / "_rejected").iterdir(), *(tmp_path / "cache" / "_notes").iterdir()]:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        for line in path.read_text().splitlines():
+            source, *said = json.loads(line).values()
+            found[Path(source).name] = said
+    assert found == {
+        "cut.png": ["cut"],
+        "empty.png": ["empty"],
+        "text.png": ["not a picture"],
+        "link.png": ["no regular file"],
+        "deep.png": [images.Note.SHALLOW],
+    }
+
+
 def test_double_execution_at_once(folder, tmp_path):
     """Each shard executed by three threads at the same time: one whole file each."""
     description = describe_input(str(folder), ENCODER)
