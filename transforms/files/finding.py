@@ -25,6 +25,9 @@ _TABLE_NAME = re.compile(
     r"\.(npy|npz|(parquet|parq|pq)(\.(gz|gzip|snappy|zst|zstd|br|brotli|lz4|lzo))?)$", re.IGNORECASE
 )
 
+# Such names among others, few of millions of images: Beam keeps what matches in memory.
+_FAR_TABLES = "/**.[pPnN][aApPqQ]*"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class InputFile:
@@ -208,12 +211,14 @@ def _tables_below(folder: str) -> Iterator[str]:
 def _far_tables(pattern: str) -> list[InputFile]:
     folder = literal(pattern.rstrip("/"))
     globbed = folder == pattern.rstrip("/") and is_glob(pattern)
-    found = match(pattern, folder + "/**")
     # What a glob matches must be shown, too; of a folder that is named by itself nothing is asked.
     depth = _fixed_parts(pattern) if "**" in folder else folder.count("/") + (not globbed)
-    below = {file.path: file for file in found if _all_shown(file.path.split("/")[depth:])}
-    tables = {path: file for path, file in below.items() if _is_table(path)}
-    if found and not globbed:
+    tables = {
+        file.path: file
+        for file in match(pattern, folder + _FAR_TABLES)
+        if _is_table(file.path) and _all_shown(file.path.split("/")[depth:])
+    }
+    if not globbed and (tables or is_folder(pattern)):
         return list(tables.values())
     named = {file.path: file for file in match(pattern, literal(pattern)) if _is_shown(file.path)}
     if "**" in pattern:

@@ -293,6 +293,9 @@ def test_columns_of_other_names_are_asked_for(tmp_path):
     assert f"image_column=image is refused: it must be a column of the input; {path} has 'img'" in refusal(
         path, "efficientnet_lite0"
     )
+    for name in ("Label", "fine_label", "class.name"):
+        path = write(tmp_path / "x.parquet", **{"embedding": VECTORS, name: LABELS})
+        assert f"has '{name}', which may be meant" in refusal(path)
     # What only sounds like a label is none.
     path = write(tmp_path / "x.parquet", embedding=VECTORS, target=pa.array([0.5] * 3), y=VECTORS)
     assert not describe_input(path, "precomputed").labelled
