@@ -12,10 +12,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from PIL import Image
 
-from dpgmm_beam.data import images
 from pipelines import cli
 from tests import small
 from tests.transforms.crate import CrateFileSystem
@@ -64,7 +62,6 @@ def embedded(source, cache, *options):
     return dict(zip(sources, labels, strict=True))
 
 
-@pytest.mark.skipif(not set(FORMATS) <= set(images.FORMATS), reason="the decoder does not read all of them")
 def test_a_messy_folder_of_42_images_in_7_formats(tmp_path):
     """Two levels deep, with odd names among them and other files beside them."""
     root, expected = tmp_path / "photos", {}

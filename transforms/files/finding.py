@@ -105,7 +105,7 @@ def is_array(path: str) -> bool:
     return path.lower().endswith((".npy", ".npz"))
 
 
-def _is_table(path: str) -> bool:
+def is_table(path: str) -> bool:
     return bool(_TABLE_NAME.search(os.path.basename(path)))
 
 
@@ -204,7 +204,7 @@ def _tables_below(folder: str) -> Iterator[str]:
         with os.scandir(current) as scanned:
             entries = [entry for entry in scanned if _is_shown(entry.name)]
         folders = {entry.path for entry in entries if leads_to_folder(entry)}
-        yield from (entry.path for entry in entries if _is_table(entry.name) and entry.path not in folders)
+        yield from (entry.path for entry in entries if is_table(entry.name) and entry.path not in folders)
         waiting.extend(sorted(folders, reverse=True))
 
 
@@ -216,7 +216,7 @@ def _far_tables(pattern: str) -> list[InputFile]:
     tables = {
         file.path: file
         for file in match(pattern, folder + _FAR_TABLES)
-        if _is_table(file.path) and _all_shown(file.path.split("/")[depth:])
+        if is_table(file.path) and _all_shown(file.path.split("/")[depth:])
     }
     if not globbed and (tables or is_folder(pattern)):
         return list(tables.values())
@@ -232,7 +232,7 @@ def _far_tables(pattern: str) -> list[InputFile]:
 def _tables_or_all(paths: Iterable[str]) -> list[str]:
     """What a glob means that reaches into folders: what is named as files of rows are, if anything is."""
     paths = list(paths)
-    return [path for path in paths if _is_table(path)] or paths
+    return [path for path in paths if is_table(path)] or paths
 
 
 def _fixed_parts(pattern: str) -> int:

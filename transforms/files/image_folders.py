@@ -113,13 +113,6 @@ def layout(pattern: str, far: FarFiles | None = None) -> Layout | None:
         return None
     for root, tree in trees.items():
         _check_tree(pattern, root, tree)
-    if not any(trees.values()) and is_glob(pattern) and not is_folder(pattern):
-        raise ConfigError(
-            "input",
-            pattern,
-            f"match folders that hold a folder for each label; {roots[0]} holds none: if it is a label's,"
-            " name the folder that it is in",
-        )
     return Layout(tuple(roots), any(trees.values()))
 
 

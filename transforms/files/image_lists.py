@@ -26,7 +26,7 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam.data.rows import MAX_LABEL_BYTES
 from dpgmm_beam.errors import ConfigError
 from transforms.files import finding
-from transforms.files.columns import LABEL_NAMES, NO_LABEL, Columns, likely
+from transforms.files.columns import LABEL_WORDS, NO_LABEL, Columns, likely
 from transforms.files.finding import InputFile, LeaveOut, LeftOut
 from transforms.files.image_folders import NO_FILE, Found, ImageFile, check_readable, identity_of
 from transforms.files.opening import open_file, reading
@@ -237,7 +237,7 @@ def _fields(pattern: str, path: str, columns: Columns) -> tuple[str, str | None]
     if not columns.label:
         return image, None
     label = _choose(pattern, path, names, columns.label, Columns.label, (), "label_column")
-    if label is None and (meant := likely(names, LABEL_NAMES)):
+    if label is None and (meant := likely(names, LABEL_WORDS)):
         raise ConfigError("label_column", columns.label, NO_LABEL.format(path=path, name=meant[0]))
     return image, label
 

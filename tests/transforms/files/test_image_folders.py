@@ -335,6 +335,7 @@ def test_a_glob_of_folders(tmp_path, scheme):
         picture(tmp_path / batch / "cat" / f"{batch}.png")
         picture(tmp_path / batch / "dog" / "deep" / "2.png")
     picture(tmp_path / "other" / "cat" / "9.png")
+    (tmp_path / "batch-notes").write_text("beside folders, no Parquet")
     pattern = f"{scheme}{tmp_path}/batch-*"
     assert describe_input(pattern, MODEL).labelled
     found = image_folders.find(pattern)
