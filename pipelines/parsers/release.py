@@ -22,7 +22,7 @@ def parser() -> Parser:
     what.add_argument(
         "--input",
         required=True,
-        help="images (folder of LABEL/*.png|jpg|..., .csv or .jsonl list, tars), or rows in Parquet or arrays",
+        help="images (folder of LABEL/*.png|jpg|..., .csv or .jsonl list, tars) or rows (Parquet, arrays)",
     )
     what.add_argument(
         "--encoder", required=True, help="open_clip:MODEL/PRETRAINED, efficientnet_lite0 or precomputed"
