@@ -101,19 +101,29 @@ def layout(pattern: str, far: FarFiles | None = None) -> Layout | None:
       ConfigError: it can't be listed, or the folders at its top are parts of a
         data set (train/, test/) or sizes of one, with the labels below them.
     """
+    below: dict[str, list[Sequence[str]]] = {}
     if is_local(pattern):
         with listable(pattern):
-            roots = local_folders(pattern)
-            trees = {root: _local_tree(root) for root in roots}
+            trees = {root: _local_tree(root) for root in local_folders(pattern)}
     else:
-        far = far_files(pattern) if far is None else far
-        roots = sorted({root for root, _ in far})
-        trees = {root: _far_tree(names for other, (names, _) in far if other == root) for root in roots}
-    if not roots:
+        for root, (names, _) in far_files(pattern) if far is None else far:
+            below.setdefault(root, []).append(names)
+        trees = {root: _far_tree(files) for root, files in sorted(below.items())}
+    if not trees:
         return None
     for root, tree in trees.items():
         _check_tree(pattern, root, tree)
-    return Layout(tuple(roots), any(trees.values()))
+        if len(tree) == 1:
+            # One level more, as archives often have.
+            (name,) = tree
+            inner = f"{root.rstrip('/')}/{name}"
+            if is_local(pattern):
+                with listable(pattern):
+                    deeper = _local_tree(inner)
+            else:
+                deeper = _far_tree(names[1:] for names in below[root] if names[0] == name)
+            _check_tree(pattern, inner, deeper)
+    return Layout(tuple(trees), any(trees.values()))
 
 
 def find(pattern: str, labelled: bool = True, far: FarFiles | None = None) -> Found:
@@ -241,11 +251,6 @@ def _far_tree(files: Iterable[Sequence[str]]) -> dict[str, list[str]]:
 
 def _check_tree(pattern: str, root: str, tree: Mapping[str, Sequence[str]]) -> None:
     """Refuses folders that are no labels, by their names and those of the folders in them."""
-    if len(tree) == 1:
-        # One level more, as archives often have.
-        ((name, below),) = tree.items()
-        if len(below) > 1 and all(child.lower() in SPLITS for child in below):
-            _refuse_parts(pattern, f"{root.rstrip('/')}/{name}", below, "parts of a data set")
     deep = {name: set(below) for name, below in tree.items() if below}
     parts = [name for name in deep if name.lower() in SPLITS]
     if parts and (all(name.lower() in SPLITS for name in tree) or _alike([deep[name] for name in parts])):
@@ -376,16 +381,13 @@ def far_files(pattern: str) -> FarFiles:
     pattern = pattern.rstrip("/")
     depth = pattern.count("/") + 1
     listed = []
-    for file in match(pattern, literal_folder(pattern) + "/**"):
+    folder = literal(pattern) if is_folder(pattern) else pattern
+    for file in match(pattern, folder + "/**"):
         names = file.path.split("/")
         # Some stores mark folders by objects whose names end like paths of folders.
         if len(names) > depth:
             listed.append(("/".join(names[:depth]), (names[depth:], file)))
     return sorted(listed, key=lambda item: item[1][1].path)
-
-
-def literal_folder(pattern: str) -> str:
-    return literal(pattern) if not is_glob(pattern) or is_folder(pattern) else pattern
 
 
 def _far_images(far: FarFiles, labelled: bool, leave_out: LeaveOut) -> Iterator[ImageFile]:

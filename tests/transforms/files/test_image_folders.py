@@ -273,10 +273,11 @@ def test_parts_of_a_data_set_are_no_labels(tmp_path, scheme, names, listed, firs
     assert describe_input(f"{scheme}{tmp_path}/{first}", MODEL).labelled
 
 
-def test_parts_one_level_below(tmp_path):
+@pytest.mark.parametrize("scheme", ["", "crate://"])
+def test_parts_one_level_below(tmp_path, scheme):
     picture(tmp_path / "pets" / "train" / "cat" / "1.png")
     picture(tmp_path / "pets" / "test" / "cat" / "1.png")
-    assert f"name one of them, like {tmp_path}/pets/test" in refusal(tmp_path)
+    assert f"name one of them, like {scheme}{tmp_path}/pets/test" in refusal(f"{scheme}{tmp_path}")
 
 
 def test_sizes_are_no_labels(tmp_path):
@@ -299,6 +300,8 @@ def test_sizes_are_no_labels(tmp_path):
         ("0/2023/1.png", "1/2023/2.png"),
         ("101/train/1.png", "102/train/2.png"),
         ("cat/2023/1.png", "dog/2023/2.png"),
+        ("cat/train/1.png", "cat/test/2.png"),
+        ("cat/train/1.png", "dog/train/2.png"),
     ],
 )
 def test_labels_that_look_like_something_else(tmp_path, names):
