@@ -314,7 +314,7 @@ def _plan(image: "Image.Image", data: bytes, side: int) -> _Plan:
     if aspect > MAX_ASPECT:
         raise _Refused(Reason.TOO_LONG)
     samples = pixels.Samples()
-    per_pixel = _PIXEL_BYTES.get(image.mode, _COLOUR_BYTES) + _DECODER_BYTES.get(kind, 0)
+    per_pixel = _PIXEL_BYTES.get(image.mode, _COLOUR_BYTES)
     if kind == "PNG":
         bits, significant = mending.png_depth(data)
         samples = pixels.Samples(bits, significant)
@@ -329,12 +329,12 @@ def _plan(image: "Image.Image", data: bytes, side: int) -> _Plan:
         wanted = max(COMFORT * side, LEAST_SIDE)
         reduction = max([each for each in (8, 4, 2) if min(width, height) // wanted >= each], default=1)
     handed_on = -(-width // reduction) * -(-height // reduction)
-    size = width * height * per_pixel
+    size, decoder = width * height * per_pixel, width * height * _DECODER_BYTES.get(kind, 0)
     if kind == "JPEG":
         size = handed_on * _COLOUR_BYTES
-        if mending.jpeg_keeps_coefficients(data):
-            size += _coefficient_bytes(image)
-    size += handed_on * _HANDED_ON_BYTES
+        decoder = _coefficient_bytes(image) if mending.jpeg_keeps_coefficients(data) else 0
+    # A decoder is done when a picture is handed on.
+    size += max(decoder, handed_on * _HANDED_ON_BYTES)
     if size > MAX_DECODED_BYTES:
         raise _Refused(Reason.TOO_LARGE)
     if width * height > _PIXELS_OF_A_BYTE.get(kind, sys.maxsize) * len(data):
