@@ -134,7 +134,7 @@ def png_is_cut(data: bytes) -> bool:
 def png_depth(data: bytes) -> tuple[int, int]:
     """Bits of a sample, and how many of them the file calls significant (as many, where it does not say)."""
     depth, significant = data[24], 0
-    for chunk in png_chunks(data):
+    for chunk in png_chunks(data) if depth == 16 else ():
         if chunk.kind in (b"IDAT", b"IEND"):
             break
         if chunk.kind == b"sBIT" and chunk.whole and chunk.content:
