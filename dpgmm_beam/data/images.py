@@ -58,7 +58,7 @@ _COLOUR_BYTES, _HANDED_ON_BYTES = 4, 8
 _PIXELS_OF_A_BYTE = {"PNG": 1032 * 8, "JPEG": mending.JPEG_PIXELS}
 
 # Of decoders that hold the picture several times.
-_DECODER_BYTES = {"WEBP": 20, "AVIF": 20, "GIF": 4, "TIFF": 8}
+_DECODER_BYTES = {"WEBP": 20, "AVIF": 20, "GIF": 4}
 
 # TIFF's compressions: none, CCITT's, LZW, JPEG, deflate, PackBits, LZMA, Zstandard, WebP.  Not the
 # JPEG of before 1995, whose decoder ends the process where it meets what it does not expect.
@@ -314,7 +314,7 @@ def _plan(image: "Image.Image", data: bytes, side: int) -> _Plan:
     if aspect > MAX_ASPECT:
         raise _Refused(Reason.TOO_LONG)
     samples = pixels.Samples()
-    per_pixel = _PIXEL_BYTES.get(image.mode, _COLOUR_BYTES) + _DECODER_BYTES.get(kind, 0)
+    per_pixel = _PIXEL_BYTES.get(image.mode, _COLOUR_BYTES)
     if kind == "PNG":
         bits, significant = mending.png_depth(data)
         samples = pixels.Samples(bits, significant)
@@ -329,12 +329,14 @@ def _plan(image: "Image.Image", data: bytes, side: int) -> _Plan:
         wanted = max(COMFORT * side, LEAST_SIDE)
         reduction = max([each for each in (8, 4, 2) if min(width, height) // wanted >= each], default=1)
     handed_on = -(-width // reduction) * -(-height // reduction)
-    size = width * height * per_pixel
+    size, decoder = width * height * per_pixel, width * height * _DECODER_BYTES.get(kind, 0)
+    if kind == "TIFF":
+        decoder = 2 * _tiff_buffer(image)
     if kind == "JPEG":
         size = handed_on * _COLOUR_BYTES
-        if mending.jpeg_keeps_coefficients(data):
-            size += _coefficient_bytes(image)
-    size += handed_on * _HANDED_ON_BYTES
+        decoder = _coefficient_bytes(image) if mending.jpeg_keeps_coefficients(data) else 0
+    # A decoder is done when a picture is handed on.
+    size += max(decoder, handed_on * _HANDED_ON_BYTES)
     if size > MAX_DECODED_BYTES:
         raise _Refused(Reason.TOO_LARGE)
     if width * height > _PIXELS_OF_A_BYTE.get(kind, sys.maxsize) * len(data):
@@ -349,6 +351,18 @@ def _coefficient_bytes(image: "Image.Image") -> int:
     across, down = max((each[1] for each in layers), default=1), max((each[2] for each in layers), default=1)
     samples = sum(each[1] * each[2] for each in layers) / max(1, across * down) if layers else 4
     return int(2 * image.width * image.height * samples)
+
+
+def _tiff_buffer(image: "Image.Image") -> int:
+    """Bytes of a compressed TIFF's strip or tile; nothing of others, which are read row by row."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(259, 1) == 1:
+        return 0
+    bits = tags.get(258, (1,))
+    rows = min(int(tags.get(278, image.height)), image.height)
+    strip = image.width * rows
+    tile = int(tags.get(322, 0)) * int(tags.get(323, 0))
+    return (tile or strip) * sum(bits if isinstance(bits, tuple) else (bits,)) // 8
 
 
 def _check_tiff(image: "Image.Image", data: bytes) -> None:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import importlib
 import io
+import itertools
 import re
 import struct
 import zlib
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _INFLATED_AT_ONCE = 2**20
+
+# A hostile file could lead from place to place for ever.
+_MOST_PLACES, _MOST_MARKERS = 64, 2**20
 
 
 class Cut(ValueError):
@@ -91,7 +95,7 @@ _CHUNK_KINDS = re.compile(rb"PLTE|tRNS|IDAT|IEND")
 
 def png_chunks(data: bytes) -> Iterator[Chunk]:
     """The chunks of a PNG; where a length is wrong, goes on with the next part of the picture."""
-    position = len(PNG_SIGNATURE)
+    position, lost = len(PNG_SIGNATURE), 0
     while position + 8 <= len(data):
         (length,) = struct.unpack(">I", data[position : position + 4])
         kind = data[position + 4 : position + 8]
@@ -108,7 +112,8 @@ def png_chunks(data: bytes) -> Iterator[Chunk]:
                 yield Chunk(kind, data[position + 8 :], False)
                 return
             found = _CHUNK_KINDS.search(data, position + 8)
-            if found is None:
+            lost += 1
+            if found is None or lost > _MOST_PLACES:
                 return
             position = found.start() - 4
             continue
@@ -134,7 +139,7 @@ def png_is_cut(data: bytes) -> bool:
 def png_depth(data: bytes) -> tuple[int, int]:
     """Bits of a sample, and how many of them the file calls significant (as many, where it does not say)."""
     depth, significant = data[24], 0
-    for chunk in png_chunks(data):
+    for chunk in png_chunks(data) if depth == 16 else ():
         if chunk.kind in (b"IDAT", b"IEND"):
             break
         if chunk.kind == b"sBIT" and chunk.whole and chunk.content:
@@ -331,7 +336,7 @@ def _parse_jpeg(data: bytes, scans: bool = True) -> _Jpeg:
         if not frames:
             raise Cut from None
         frame = max(frames, key=lambda at: data[at + 5 : at + 9])
-        for found in _TABLE.finditer(data, 2, frame):
+        for found in itertools.islice(_TABLE.finditer(data, 2, frame), _MOST_PLACES):
             with_tables = _leads_to(data, found.start(), frame)
             if with_tables:
                 return _walk_jpeg(data, found.start(), scans)
@@ -339,14 +344,20 @@ def _parse_jpeg(data: bytes, scans: bool = True) -> _Jpeg:
 
 
 def _leads_to(data: bytes, position: int, frame: int) -> bool:
-    while position < frame:
-        if data[position] != 0xFF or data[position + 1] in (0x00, 0xD8, 0xD9, 0xDA, 0xFF):
+    for _ in range(_MOST_MARKERS):
+        if (
+            position >= frame
+            or data[position] != 0xFF
+            or data[position + 1] in (0x00, 0xD8, 0xD9, 0xDA, 0xFF)
+        ):
             return False
         length = int.from_bytes(data[position + 2 : position + 4], "big")
         if length < 2:
             return False
         position += 2 + length
-    return position == frame
+        if position == frame:
+            return True
+    return False
 
 
 def _walk_jpeg(data: bytes, position: int, scans: bool) -> _Jpeg:
@@ -379,7 +390,11 @@ def _walk_jpeg(data: bytes, position: int, scans: bool) -> _Jpeg:
 
 def _end_of_scans(data: bytes, position: int) -> int:
     """Where the compressed data end: at the end marker, or where the file does."""
-    while found := _MARKER.search(data, position):
+    for _ in range(_MOST_MARKERS):
+        found = _MARKER.search(data, position)
+        if found is None:
+            # What a disk or a download put in the place of what is missing is nobody's pixels.
+            return len(data.rstrip(b"\0").rstrip(b"\xff"))
         marker = found.group()[1]
         if marker == 0xD9:
             return found.start()
@@ -387,8 +402,7 @@ def _end_of_scans(data: bytes, position: int) -> int:
             position = found.end()
             continue
         position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
-    # What a disk or a download put in the place of what is missing is nobody's pixels.
-    return len(data.rstrip(b"\0").rstrip(b"\xff"))
+    raise ValueError("too many markers")
 
 
 # GIF
@@ -426,7 +440,10 @@ def _end_of_blocks(data: bytes, position: int) -> int | None:
 
 
 def _next_frame(data: bytes, position: int, width: int, height: int) -> int:
-    while (position := data.find(b",", position)) >= 0:
+    for _ in range(_MOST_MARKERS):
+        position = data.find(b",", position)
+        if position < 0:
+            break
         if position + 12 <= len(data):
             x, y, columns, rows, flags = struct.unpack("<HHHHB", data[position + 1 : position + 10])
             code = position + 10 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)

@@ -274,7 +274,11 @@ def _deep_colours(image: "Image.Image", samples: Samples, note: Callable[[Note],
     depth = samples.significant
     if high >= (1 << max(0, depth - 8) if depth < 16 else 16):
         return None
-    low_bytes = samples.low()
+    try:
+        low_bytes = samples.low()
+    except Exception:
+        # Of a layout that is not read so: the high bytes are all there is.
+        return None
     depth = _depth(((high + 1) << 8) - 1 if high else _greatest(low_bytes, channels), depth, 16, note)
 
     def convert(band: "Image.Image", top: int) -> "Image.Image":

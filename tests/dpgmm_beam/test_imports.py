@@ -54,6 +54,6 @@ from dpgmm_beam.data import images
 from dpgmm_beam.privacy import accounting
 spent = accounting.Budget(1.0, 1e-5, (accounting.Mechanism("all", 1.0),))
 accounting.epsilon_by_pld(accounting.event_from_json(spent.event()), 1e-5)
-images.use_image(b"no image", print)
+images.use_image(bytes.fromhex("89504e470d0a1a0a"), print)
 """
     assert {"dp_accounting", "scipy.stats", "PIL"} <= loaded_after(checking)

@@ -670,10 +670,13 @@ def test_what_is_too_large_is_so_by_its_memory(monkeypatch):
     assert decode(encode(Image.new("RGB", (50, 41)))) is Reason.TOO_LARGE
     assert not isinstance(decode(encode(Image.new("L", (50, 50)))), Reason)
     assert decode(encode(Image.new("RGB", (50, 40)), "WEBP")) is Reason.TOO_LARGE
-    assert not isinstance(decode(encode(Image.new("RGB", (50, 15)), "WEBP")), Reason)
+    assert not isinstance(decode(encode(Image.new("RGB", (50, 20)), "WEBP")), Reason)
     assert not isinstance(decode(encode(Image.new("RGB", (50, 40)), "JPEG")), Reason)
+    monkeypatch.setattr(images, "LARGE_PIXELS", 1000)
+    monkeypatch.setattr(images, "LEAST_SIDE", 16)
+    assert decode(encode(photo((200, 160)), "JPEG"), side=8).size == (25, 20)
     # Several scans: all coefficients are kept.
-    assert decode(encode(Image.new("RGB", (50, 40)), "JPEG", progressive=True)) is Reason.TOO_LARGE
+    assert decode(encode(photo((200, 160)), "JPEG", progressive=True), side=8) is Reason.TOO_LARGE
 
 
 def test_no_jpeg_of_one_scan_is_too_large():
