@@ -91,9 +91,9 @@ def _listed(path: str, content: str) -> tuple[str, ...]:
 
 
 def say_of_blanks(classes: Sequence[str]) -> None:
-    """Names, on standard error, the first declared label that begins or ends with a blank."""
+    """Names, on standard error, the first declared label that begins or ends with what nobody sees."""
     for label in classes:
-        if label != label.strip():
+        if any(end.isspace() or not end.isprintable() for end in (label[0], label[-1])):
             cli.say(
                 f"warning: the class '{printable(label)}' begins or ends with a blank; labels are compared as"
                 " they stand",

@@ -325,6 +325,10 @@ def test_a_blank_round_a_class_is_pointed_out(rows, tmp_path, capsys):
     """What is declared is public; whether a row has such a label is not looked at."""
     assert cli.main(arguments(rows, tmp_path, "--classes", "a, b,c")) == 0
     assert "warning: the class ' b' begins or ends with a blank; labels are" in capsys.readouterr().err
+    pipelines_release.say_of_blanks(("a b", "ü", "cat\ufeff", "dog "))
+    assert "warning: the class 'cat\\ufeff' begins or ends" in capsys.readouterr().err
+    pipelines_release.say_of_blanks(("a b", "ü"))
+    assert not capsys.readouterr().err
 
 
 def test_columns_by_other_names(rows, tmp_path):

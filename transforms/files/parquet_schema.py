@@ -316,6 +316,8 @@ def _refuse_another_label(path: str, schema: pa.Schema, columns: Columns) -> Non
         raise ConfigError(
             "label_column", columns.label, f"be a column of the input; {path} has {_names(schema)}"
         )
+    for name in likely(dict(_folders(path)), LABEL_WORDS):
+        raise ConfigError("label_column", columns.label, NO_LABEL.format(path=path, name=name))
     for name in likely(schema.names, LABEL_WORDS):
         plain = _plain(_storage(schema.field(name).type))
         if is_text(plain) or pa.types.is_integer(plain):
@@ -337,14 +339,15 @@ def _class_names(metadata: Mapping[bytes, bytes], path: tuple[str, ...]) -> tupl
     return tuple(name.encode(errors="replace").decode() for name in names)
 
 
+def _folders(path: str) -> list[tuple[str, str]]:
+    """Names and values, as written, of the folders `NAME=VALUE` in a file's path."""
+    parts = (part.partition("=") for part in path.split("/")[:-1])
+    return [(urllib.parse.unquote(key), value) for key, equals, value in parts if equals]
+
+
 def _partition(pattern: str, path: str, name: str) -> tuple[bool, str | None]:
     """Whether a folder in a file's path is named `NAME=VALUE`, and the value, as Hive writes it."""
-    values = [
-        value
-        for part in path.split("/")[:-1]
-        for key, equals, value in (part.partition("="),)
-        if equals and urllib.parse.unquote(key) == name
-    ]
+    values = [value for key, value in _folders(path) if key == name]
     if len(values) > 1:
         raise ConfigError("input", pattern, f"have one folder '{name}=...' in a path; {path} has several")
     if not values:

@@ -263,6 +263,10 @@ def test_labels_in_two_places(tmp_path):
     )
     path = write(tmp_path / "label=a" / "label=b" / "x.parquet", embedding=VECTORS)
     assert "have one folder 'label=...' in a path" in refusal(path)
+    # One that may be meant is named.
+    path = write(tmp_path / "class=a" / "x.parquet", embedding=VECTORS)
+    assert f"{path} has 'class', which may be meant" in refusal(path)
+    assert rows_of(path, label="class") == [("a", vector) for vector in VECTORS.to_pylist()]
     # Other columns' folders say nothing.
     path = write(tmp_path / "split=a" / "x.parquet", embedding=VECTORS, label=LABELS)
     assert rows_of(path) == ROWS
