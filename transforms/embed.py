@@ -413,7 +413,9 @@ def _changed(file: finding.InputFile) -> int:
     itself.  The file's number would tell no more, and some file systems give it another one after
     each mount.
     """
-    found = finding.stat_of(file.path) if is_local(file.path) else None
+    # Where a row of a list means no file, its path may be none that could be looked at.
+    looked_at = is_local(file.path) and file.size != image_folders.NO_FILE
+    found = finding.stat_of(file.path) if looked_at else None
     return found.st_ctime_ns if found else 0
 
 

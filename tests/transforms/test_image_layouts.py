@@ -103,13 +103,20 @@ def test_a_glob_of_folders_is_embedded(tmp_path):
 def test_a_list_and_its_missing_file(tmp_path):
     for number in range(3):
         put(tmp_path / "store" / f"{number}.png", encoded(number))
-    rows = [["path", "label"], ["0.png", "a"], [f"{tmp_path}/store/1.png", "b"], ["gone.png", "a"]]
+    rows = [["path", "label"], ["0.png", "a"], [f"{tmp_path}/store/1.png", "b"]]
+    bad = ["gone.png", "x" * 5000, "a\0b", "nosuch://bucket/1.png"]
+    rows += [[name, "a"] for name in bad]
     with open(tmp_path / "store" / "list.csv", "w", newline="") as file:
         csv.writer(file).writerows(rows)
     found = embedded(tmp_path / "store" / "list.csv", tmp_path / "cache")
     assert found == {f"{tmp_path}/store/0.png": "a", f"{tmp_path}/store/1.png": "b"}
-    (rejected,) = (tmp_path / "cache" / "_rejected").iterdir()
-    assert json.loads(rejected.read_text())["source"] == f"{tmp_path}/store/gone.png"
+    rejected = [
+        json.loads(line)
+        for path in (tmp_path / "cache" / "_rejected").iterdir()
+        for line in path.read_text().splitlines()
+    ]
+    assert sorted(row["source"].removeprefix(f"{tmp_path}/store/") for row in rejected) == sorted(bad)
+    assert {row["reason"] for row in rejected} == {"no regular file"}
 
 
 def tar(path, members):
