@@ -44,6 +44,8 @@ setup(
         "gcp": ["apache-beam[gcp]"],
         "aws": ["apache-beam[aws]"],
         "azure": ["apache-beam[azure]"],
+        # Pictures: `dpgmm plan --png`.
+        "plot": ["matplotlib>=3.10"],
         "test": [
             "pytest>=8",
             "hypothesis>=6.100",
@@ -53,6 +55,10 @@ setup(
             "import-linter>=2.3",
             "kubernetes-validate>=1.37",
             "check-jsonschema>=0.39",
+            # The attacks that a manifest bounds, computed by others (tests of privacy/tradeoff.py).
+            "riskcal>=1.5,<2",
+            # The picture of `dpgmm plan`.
+            "matplotlib>=3.10",
         ],
         # diffprivlib 0.6.6 cannot be imported beside scikit-learn 1.8, which mlxtend 0.25 wants.
         "benchmarks": [
