@@ -16,6 +16,7 @@ from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.allocation import with_shares
 from dpgmm_beam.release import manifest
+from pipelines import budget as budgets
 from pipelines import cli, embed, job, paths, private, runner, runs, signals
 from pipelines.parsers.release import parser
 from pipelines.progress import StageWatch
@@ -134,13 +135,14 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
         runner.threads_for(options, arguments.threads),
         spread=not runner.is_local(options),
     )
+    epsilon, delta = budgets.of(arguments)
     config = ReleaseConfig(
         encoder=arguments.encoder,
         classes=read_classes(arguments.classes),
         # Until the input has been looked at; an encoder's own is no question of the options.
         dimension=1 if arguments.dimension is None else arguments.dimension,
-        epsilon=arguments.epsilon,
-        delta=arguments.delta,
+        epsilon=epsilon,
+        delta=delta,
         clip_norm=arguments.clip_norm,
         samples_per_class=arguments.samples_per_class,
         components=arguments.components,
