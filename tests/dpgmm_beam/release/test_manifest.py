@@ -116,6 +116,7 @@ def edit_file(**changes):
                 "neighboring_relation": "REPLACE_ONE",
                 "privacy_unit": "one user",
                 "noise_multiplier": 9.0,
+                "operational": {"mu": 0.1},
                 "mechanisms": [],
                 "dp_event": {"GaussianDpEvent": {"noise_multiplier": 1e9}},
                 "note": "certified",
@@ -123,6 +124,11 @@ def edit_file(**changes):
         ],
         (privacy(epsilon="1"), "epsilon of the privacy statement"),
         (privacy(epsilon=True), "epsilon of the privacy statement"),
+        (
+            lambda c: c["privacy"]["operational"].update(advantage=0.05),
+            "operational of the privacy statement",
+        ),
+        (lambda c: c["privacy"].pop("operational"), "operational of the privacy statement"),
         (edit_multiplier(1.0001), "mechanisms of the privacy statement"),
         (edit_event(0.5), "dp_event of the privacy statement"),
         (edit_event(-1.0), "dp_event of the privacy statement"),
@@ -190,6 +196,10 @@ def test_it_holds_what_the_release_promises_and_no_time(data):
         "moment/moment",
         "teacher/gradient",
     }
+    operational = content["privacy"]["operational"]
+    assert operational["mu"] == pytest.approx(1 / content["privacy"]["noise_multiplier"], rel=1e-5)
+    assert set(operational["tpr_at_fpr"]) == {"0.01", "0.001"}
+    assert set(operational["reconstruction"]) == {"0.001", "1e-06"}
     assert {"numpy", "scipy", "apache-beam", "dpgmm-beam", "python"} <= set(content["versions"])
     assert not re.search(rb"20\d\d-\d\d|\d\d:\d\d:\d\d|time|date\b|host|/tmp|/home", data)
 
