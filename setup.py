@@ -19,6 +19,7 @@ setup(
     packages=find_packages(
         include=[f"{name}{rest}" for name in ("dpgmm_beam", "transforms", "pipelines") for rest in ("", ".*")]
     ),
+    package_data={"pipelines.reporting": ["templates/*"]},
     install_requires=[
         "apache-beam>=2.77,<3",
         "numpy>=2.0,<3",
@@ -46,6 +47,8 @@ setup(
         "azure": ["apache-beam[azure]"],
         # Pictures: `dpgmm plan --png`.
         "plot": ["matplotlib>=3.10"],
+        # Draws and writes the page of `dpgmm report`.
+        "report": ["matplotlib>=3.10", "jinja2>=3.1"],
         "test": [
             "pytest>=8",
             "hypothesis>=6.100",
@@ -59,6 +62,7 @@ setup(
             "riskcal>=1.5,<2",
             # The picture of `dpgmm plan`.
             "matplotlib>=3.10",
+            "jinja2>=3.1",
         ],
         # diffprivlib 0.6.6 cannot be imported beside scikit-learn 1.8, which mlxtend 0.25 wants.
         "benchmarks": [

@@ -24,6 +24,7 @@ VERBS = {
     "train": "a release -> a two-layer network, tested on real embeddings",
     "sample": "more labelled rows of a release, at no cost in privacy",
     "verify": "re-check a release's accounting and digests, or re-derive it",
+    "report": "a release -> a page for people: its privacy, budget, classes and fidelity",
     "clean": "remove what interrupted or finished runs left in the private folder",
     "demo": "Fashion-MNIST end to end: embed, release, train, one table",
     "completion": "a script by which a shell completes verbs and options",

@@ -11,7 +11,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -92,8 +92,8 @@ def trade_off(rates: np.ndarray, found: np.ndarray, percent: float) -> Chart:
             figure,
             "trade-off",
             "What the best possible attack finds",
-            "Share of the images that were in the data which an attacker can recognise, against the share"
-            f" of others that are accused wrongly. The largest distance from guessing is {percent:.3g} points.",
+            "Share of the images in the data that an attacker can recognise, against the share of others that"
+            f" are accused wrongly. The largest distance from guessing is {percent:.3g} points.",
         )
 
 
@@ -101,7 +101,7 @@ def bars(
     name: str,
     title: str,
     labels: Sequence[str],
-    values: Sequence[float],
+    values: np.ndarray,
     axis: str,
     description: str,
     errors: float = 0.0,
@@ -115,7 +115,7 @@ def bars(
       form: of a value.
       most: end of the axis.
     """
-    values = np.nan_to_num(np.asarray(values, float))
+    known, values = np.isfinite(values), np.nan_to_num(values)
     with _figure(0.75 + 0.235 * len(values)) as figure:
         axes = figure.add_subplot()
         places = np.arange(len(values))
@@ -126,11 +126,11 @@ def bars(
             )
         low, high = min(0.0, float((values - errors).min())), most or float((values + errors).max()) or 1.0
         room = high - low
-        for place, value in zip(places, values, strict=True):
+        for place, value in enumerate(values.tolist()):
             axes.text(
                 max(value + errors, 0) + 0.02 * room,
                 place,
-                form.format(value),
+                form.format(value) if known[place] else "n/a",
                 va="center",
                 fontsize=8,
                 color=INK,
@@ -145,10 +145,10 @@ def bars(
 
 
 def ranked(
-    name: str, title: str, values: Sequence[float], axis: str, description: str, errors: float = 0.0
+    name: str, title: str, values: np.ndarray, axis: str, description: str, errors: float = 0.0
 ) -> Chart:
     """Many values by their rank, with a band of errors."""
-    falling = np.sort(np.nan_to_num(np.asarray(values, float)))[::-1]
+    falling = np.sort(np.nan_to_num(values))[::-1]
     with _figure(2.6) as figure:
         axes = figure.add_subplot()
         ranks = np.arange(1, len(falling) + 1)
@@ -241,13 +241,10 @@ def projection(
         axes = figure.add_subplot()
         if named:
             for index in range(len(labels)):
-                own = points[classes == index]
                 marker = MARKERS[(index + index // len(SERIES)) % len(MARKERS)]
-                axes.plot(
-                    *own.T, marker, color=SERIES[index % len(SERIES)], markersize=3.4, alpha=0.75, markeredgewidth=0
-                )
+                _points(axes, points[classes == index], marker, SERIES[index % len(SERIES)], 0.75)
         else:
-            axes.plot(*points.T, "o", color=SERIES[0], markersize=2.6, alpha=0.45, markeredgewidth=0)
+            _points(axes, points, "o", SERIES[0], 0.45)
         _axes_of(axes, shares)
         if named and len(labels) > 1:
             axes.autoscale_view()
@@ -259,8 +256,8 @@ def overlay(real: np.ndarray, synthetic: np.ndarray, shares: np.ndarray, descrip
     """Real rows and synthetic ones in the same two directions, (n, 2) each."""
     with _figure(WIDTH * 0.98) as figure:
         axes = figure.add_subplot()
-        axes.plot(*real.T, "o", color=SERIES[1], markersize=3.6, alpha=0.6, markeredgewidth=0, label="real")
-        axes.plot(*synthetic.T, "x", color=SERIES[0], markersize=3.4, alpha=0.8, markeredgewidth=1, label="synthetic")
+        _points(axes, real, "o", SERIES[1], 0.6, "real")
+        _points(axes, synthetic, "x", SERIES[0], 0.8, "synthetic")
         _axes_of(axes, shares)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, markerscale=1.8)
         return _chart(figure, "overlay", "Real and synthetic rows in the same two directions", description)
@@ -302,6 +299,15 @@ def short(label: str, most: int = _LABEL) -> str:
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
+def _points(
+    axes: "Axes", points: np.ndarray, marker: str, colour: str, alpha: float, label: str | None = None
+) -> None:
+    size, edge = (4.6 if marker == "*" else 3.4), (1.0 if marker == "x" else 0.0)
+    axes.plot(
+        *points.T, marker, color=colour, markersize=size, alpha=alpha, markeredgewidth=edge, label=label
+    )
+
+
 def _name(axes: "Axes", labels: Sequence[str], means: np.ndarray) -> None:
     """Names at the middles of the classes, moved apart where they would cover each other."""
     found = [index for index in np.argsort(means[:, 1], kind="stable") if np.isfinite(means[index]).all()]
@@ -313,8 +319,10 @@ def _name(axes: "Axes", labels: Sequence[str], means: np.ndarray) -> None:
         text = short(labels[index], 16)
         half = max(len(text), 3) * letter / 2
         x = min(max(x, left + half), right - half)
-        while clash := [other for other in placed if abs(other[0] - x) < other[2] + half and abs(other[1] - y) < height]:
-            y = max(other[1] for other in clash) + 1.001 * height
+        while clash := [
+            other[1] for other in placed if abs(other[0] - x) < other[2] + half and abs(other[1] - y) < height
+        ]:
+            y = max(clash) + 1.001 * height
         placed.append((x, y, half))
         if abs(y - means[index][1]) > height / 2:
             axes.plot([x, means[index][0]], [y, means[index][1]], color=INK, linewidth=0.6, alpha=0.7)
@@ -332,7 +340,7 @@ def _axes_of(axes: "Axes", shares: np.ndarray) -> None:
     axes.margins(0.04)
 
 
-def _legend(axes: "Axes", place: str) -> None:
+def _legend(axes: "Axes", place: Literal["lower left", "lower right"]) -> None:
     axes.legend(loc=place, frameon=False, handlelength=2.6)
 
 
@@ -400,9 +408,7 @@ def _for_page(svg: str, name: str, title: str, description: str) -> str:
     # The points of a series share one style, which stands on their group.
     svg = _USES.sub(_share_style, svg)
     used = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', svg))
-    svg = re.sub(
-        r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg
-    )
+    svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg)
     svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r">\s+<", "><", re.sub(r"\s*\n\s*", " ", svg))
     size = re.search(r'viewBox="[^"]*"', svg)

@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dpgmm_beam.data.rows import embedding_matrix, label_indices
-from dpgmm_beam.data.schema import EMBEDDING, LABEL, PROBABILITIES
+from dpgmm_beam.data.schema import COMPONENT_CLASS, EMBEDDING, PROBABILITIES
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.mixture import Mixture
 from dpgmm_beam.release import fidelity, manifest
+from dpgmm_beam.release.class_rows import NOISE_STDDEVS
 from pipelines import sample
 from transforms.files.publish import exists, files_below, join
 from transforms.files.small import measure, read_bounded, read_small
@@ -28,8 +29,6 @@ READ_ROWS, READ_VALUES = 20_000, 2**25
 """The most synthetic rows that figures are taken from, and numbers in them."""
 
 PROJECTED_ROWS = 1500
-
-_COUNT = "means/count"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,8 +174,8 @@ class ReleaseFacts:
 
     @property
     def noisy(self) -> tuple[ClassFacts, ...]:
-        """Classes whose number of rows is within two standard deviations of zero."""
-        return tuple(each for each in self.classes if each.rows < 2 * self.rows_stddev)
+        """Classes that are no more than noise, by the rule of the release itself."""
+        return tuple(each for each in self.classes if each.rows < NOISE_STDDEVS * self.rows_stddev)
 
 
 def read_release(folder: str) -> ReleaseFacts:
@@ -199,8 +198,8 @@ def read_release(folder: str) -> ReleaseFacts:
     )
     if problems:
         raise ConfigError("release", folder, f"verify, and dpgmm verify says: {problems[0]}")
-    _, sampler, _ = sample.load(folder)
-    mixture = sampler.mixture
+    mixture = sample.load(folder).mixture
+    assert mixture.class_rows_stddev is not None
     try:
         synthetic = _read_rows(folder, content["files"], mixture)
     except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
@@ -209,14 +208,13 @@ def read_release(folder: str) -> ReleaseFacts:
         raise ConfigError("release", folder, "hold synthetic rows as dpgmm release writes them") from None
     with one_thread():
         projection, spectrum = _directions(mixture)
-    multipliers = {each["name"]: each["noise_multiplier"] for each in content["privacy"]["mechanisms"]}
     return ReleaseFacts(
         content=content,
         digest=hashlib.sha256(data).hexdigest(),
         mixture=mixture,
         synthetic=synthetic,
         classes=_classes(mixture, synthetic),
-        rows_stddev=multipliers[_COUNT],
+        rows_stddev=mixture.class_rows_stddev,
         projection=projection,
         spectrum=spectrum,
     )
@@ -230,7 +228,7 @@ def _read_rows(folder: str, files: Sequence[Mapping[str, Any]], mixture: Mixture
     for batch in _batches(folder, files, wanted):
         embeddings, whole = embedding_matrix(batch.column(EMBEDDING), mixture.dimension)
         probabilities, known = embedding_matrix(batch.column(PROBABILITIES), len(classes))
-        drawn = label_indices(batch.column(_drawn_column(batch)), classes)
+        drawn = label_indices(batch.column(COMPONENT_CLASS), classes)
         if not (whole.all() and known.all() and (drawn >= 0).all()):
             raise ValueError
         blocks.append(Synthetic(embeddings, probabilities, drawn))
@@ -242,10 +240,6 @@ def _read_rows(folder: str, files: Sequence[Mapping[str, Any]], mixture: Mixture
 
 def _fields() -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(Synthetic))
-
-
-def _drawn_column(batch: pa.RecordBatch) -> str:
-    return "component_class" if "component_class" in batch.schema.names else LABEL
 
 
 def _batches(folder: str, files: Sequence[Mapping[str, Any]], rows: int) -> Iterator[pa.RecordBatch]:
@@ -295,8 +289,9 @@ def _classes(mixture: Mixture, synthetic: Synthetic) -> tuple[ClassFacts, ...]:
     entropy = np.bincount(synthetic.drawn, entropies, count) / drawn
     called = np.bincount(labelled, minlength=count) / len(synthetic)
     components = fidelity.effective_numbers(mixture.weights)
-    columns = (mixture.class_weights, components, agreement, entropy, called)
+    assert mixture.class_rows is not None
+    columns = (mixture.class_weights, mixture.class_rows, components, agreement, entropy, called)
     return tuple(
-        ClassFacts(label, *map(float, (share, share, number, agreed, uncertain, named)))
-        for label, share, number, agreed, uncertain, named in zip(mixture.classes, *columns, strict=True)
+        ClassFacts(label, *map(float, figures))
+        for label, *figures in zip(mixture.classes, *columns, strict=True)
     )

@@ -14,6 +14,7 @@ import numpy as np
 from dpgmm_beam import __version__
 from dpgmm_beam.errors import printable
 from dpgmm_beam.privacy import tradeoff
+from dpgmm_beam.release.class_rows import NOISE_STDDEVS
 from pipelines.reporting import charts
 from pipelines.reporting.charts import Chart
 from pipelines.reporting.comparison import Comparison, NetworkFacts
@@ -27,12 +28,12 @@ STEPS = {
     "means/sum": ("Class means", "its embedding is added to the sum of its class"),
     "moment/moment": ("Spread of the rows", "the products of its offset from the mean of its class"),
     "teacher/gradient": ("Teacher that labels", "its gradient, clipped, in every step of training"),
-    "sketch/count": ("First components: sizes", "one is added to the size of its cell"),
-    "sketch/sum": ("First components: places", "its offset in a few directions, clipped"),
-    "rounds/count": ("Components, early rounds: sizes", "one and its squared offset are added to its cell"),
-    "rounds/sum": ("Components, early rounds: places", "its offset from the nearest centre, clipped"),
-    "late/count": ("Components, late rounds: sizes", "one and its squared offset are added to its cell"),
-    "late/sum": ("Components, late rounds: places", "its offset from the nearest centre, clipped"),
+    "sketch/count": ("Sketch: sizes", "one is added to the size of its cell"),
+    "sketch/sum": ("Sketch: places", "its offset in a few directions, clipped"),
+    "rounds/count": ("Early rounds: sizes", "one and its squared offset are added to its cell"),
+    "rounds/sum": ("Early rounds: places", "its offset from the nearest centre, clipped"),
+    "late/count": ("Late rounds: sizes", "one and its squared offset are added to its cell"),
+    "late/sum": ("Late rounds: places", "its offset from the nearest centre, clipped"),
 }
 """What each mechanism is for, and what one row can add."""
 
@@ -53,6 +54,7 @@ def public_page(release: ReleaseFacts) -> str:
         listed=release.classes[:MOST_LISTED] if many else (),
         most_entropy=math.log2(len(release.classes)),
         settings=_settings(release.config),
+        noise_stddevs=NOISE_STDDEVS,
     )
 
 
@@ -111,7 +113,7 @@ def _render(name: str, **values: Any) -> str:
 
 
 def _number(value: float, digits: int = 0) -> str:
-    return "–" if math.isnan(value) else f"{value:,.{digits}f}"
+    return "n/a" if math.isnan(value) else f"{value:,.{digits}f}"
 
 
 def _plain(value: float) -> str:
@@ -128,7 +130,7 @@ def _plain(value: float) -> str:
 
 
 def _percent(value: float, digits: int = 1) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:.{digits}f}%"
+    return "n/a" if math.isnan(value) else f"{100 * value:.{digits}f}%"
 
 
 def _steps(release: ReleaseFacts) -> list[dict[str, Any]]:
@@ -164,7 +166,7 @@ def _public_charts(release: ReleaseFacts, mu: float, advantage: float) -> dict[s
             "budget",
             "Shares of the privacy budget by step",
             [STEPS.get(each["name"], (each["name"], ""))[0] for each in _steps(release)],
-            [100 * each["share"] for each in _steps(release)],
+            np.array([100 * each["share"] for each in _steps(release)]),
             "share of the budget (%)",
             "; ".join(f"{each['name']} {100 * each['share']:.1f}%" for each in _steps(release)),
             form="{:.1f}",
@@ -180,7 +182,7 @@ def _public_charts(release: ReleaseFacts, mu: float, advantage: float) -> dict[s
             "Noisy number of rows of each class",
             labels,
             sizes,
-            "private rows (noisy), with two standard deviations",
+            "private rows, noisy, ± 2 deviations",
             about + " The table below has the figures.",
             errors=2 * release.rows_stddev,
             form="{:,.0f}",
@@ -204,7 +206,7 @@ def _public_charts(release: ReleaseFacts, mu: float, advantage: float) -> dict[s
                 "Agreement of the teacher, by class",
                 labels,
                 agreements,
-                "rows whose likeliest label is their class (%)",
+                "rows labelled as their class (%)",
                 about,
                 form="{:.0f}",
                 most=100,
@@ -225,7 +227,7 @@ def _public_charts(release: ReleaseFacts, mu: float, advantage: float) -> dict[s
         result["weights"] = charts.ranked(
             "weights",
             "Effective number of components, by rank",
-            [each.components for each in release.classes],
+            np.array([each.components for each in release.classes]),
             "effective components",
             f"Of {shares.shape[1]} components a class.",
         )
@@ -273,7 +275,14 @@ def _network_charts(network: NetworkFacts, labels: Sequence[str]) -> dict[str, C
     about = f"Accuracy by class on {network.metrics['test_rows']:,} real test rows."
     result = {
         "accuracy": charts.bars(
-            "accuracy", "Accuracy by class", labels, accuracies, "accuracy (%)", about, form="{:.0f}", most=100
+            "accuracy",
+            "Accuracy by class",
+            labels,
+            accuracies,
+            "accuracy (%)",
+            about,
+            form="{:.0f}",
+            most=100,
         )
         if len(labels) <= charts.MAX_BARS
         else charts.ranked("accuracy", "Accuracy, by rank", accuracies, "accuracy (%)", about)
