@@ -10,7 +10,7 @@ def parser() -> Parser:
         " budget went, noisy class sizes, the shape of the mixture, synthetic rows, how to use and verify"
         " them. It is made from the release alone, as public as that, and opens without a network.\n\n"
         "What --network and --private-embeddings add comes from real rows, so it goes into a second file,"
-        " NAME.private.html, that only its owner can read (mode 0600). Keep that file: it is exact, and not"
+        " NAME.private.html, that only its owner can read (mode 0600). Keep that file to yourself: it is exact, and not"
         " differentially private.",
         examples=(
             "dpgmm report --release release --output report.html",

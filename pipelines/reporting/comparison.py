@@ -23,7 +23,7 @@ from dpgmm_beam.release.synthesis import generator_of_seed
 from pipelines import train
 from pipelines.reporting.facts import PROJECTED_ROWS, ReleaseFacts
 from transforms.files import finding, inputs, parquet
-from transforms.files.publish import join
+from transforms.files.publish import exists, join
 from transforms.files.small import read_small
 
 COMPARED_ROWS = 4000
@@ -68,7 +68,12 @@ def read_network(folder: str, classes: tuple[str, ...]) -> NetworkFacts:
     Raises:
       ConfigError: there are none in the folder, or they are of other classes.
     """
-    data = read_small("--network", join(folder, train.METRICS_FILE), MAX_METRICS_BYTES)
+    path = join(folder, train.METRICS_FILE)
+    if not exists(path):
+        raise ConfigError(
+            "network", folder, f"be a folder with a {train.METRICS_FILE}, as dpgmm train writes it"
+        )
+    data = read_small("--network", path, MAX_METRICS_BYTES)
     try:
         metrics = json.loads(data)
         by_class = metrics["per_class_accuracy"]
