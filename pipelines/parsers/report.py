@@ -10,8 +10,8 @@ def parser() -> Parser:
         " budget went, noisy class sizes, the shape of the mixture, synthetic rows, how to use and verify"
         " them. It is made from the release alone, as public as that, and opens without a network.\n\n"
         "What --network and --private-embeddings add comes from real rows, so it goes into a second file,"
-        " NAME.private.html, that only its owner can read (mode 0600). Keep that file to yourself: it is exact, and not"
-        " differentially private.",
+        " NAME.private.html, that only its owner can read (mode 0600). Keep that file to yourself: it is"
+        " exact, and not differentially private.",
         examples=(
             "dpgmm report --release release --output report.html",
             "dpgmm report --release release --network network --private-embeddings private/embeddings"

@@ -37,11 +37,11 @@ MAX_NAMED = 24
 MAX_CELLS = 24
 """Classes of a confusion matrix that is drawn."""
 
-WIDTH = 4.3
+WIDTH = 3.9
 """Of every chart, in inches: as wide as a phone, so that text has one size everywhere."""
 
-_LABEL = 22
-_LINE, _LETTER = 0.042, 0.0185
+_LABEL = 20
+_LINE, _LETTER = 0.045, 0.0205
 """Height of a line and width of a letter in a projection, over its own."""
 _ROLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
     colour: f"series-{number}" for number, colour in enumerate(SERIES)
@@ -237,18 +237,28 @@ def projection(
       shares: (2,) of the variance, for the axes.
     """
     named = len(labels) <= MAX_NAMED
-    with _figure(WIDTH * 0.93) as figure:
+    lines = -(-len(labels) // 3) if named and len(labels) > 1 else 0
+    with _figure(0.93 * WIDTH + 0.19 * lines) as figure:
         axes = figure.add_subplot()
         if named:
             for index in range(len(labels)):
                 marker = MARKERS[(index + index // len(SERIES)) % len(MARKERS)]
-                _points(axes, points[classes == index], marker, SERIES[index % len(SERIES)], 0.75)
+                own, colour = points[classes == index], SERIES[index % len(SERIES)]
+                _points(axes, own, marker, colour, 0.75, short(labels[index], 13))
         else:
             _points(axes, points, "o", SERIES[0], 0.45)
         _axes_of(axes, shares)
         if named and len(labels) > 1:
-            axes.autoscale_view()
             _name(axes, labels, means)
+            axes.legend(
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.08),
+                ncols=3,
+                frameon=False,
+                handletextpad=0.1,
+                columnspacing=0.8,
+                markerscale=1.5,
+            )
         return _chart(figure, "projection", "Synthetic rows in two directions", description)
 
 
