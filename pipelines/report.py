@@ -39,10 +39,12 @@ def main(argv: Sequence[str]) -> int:
     paths.check_apart({**read, "--output": output})
     if arguments.private_embeddings is not None:
         paths.check_apart({"--private-embeddings": arguments.private_embeddings, "--output": private_output})
+    cli.note(f"checking and reading {arguments.release}")
     release = facts.read_release(finding.absolute(arguments.release))
     pages = {output: page.public_page(release)}
     # Only now is anything read that is private.
     if private:
+        cli.note("reading what is private")
         pages[private_output] = private_page(release, arguments.network, arguments.private_embeddings)
     for path, text in pages.items():
         write_whole(path, text.encode(), private=path == private_output)

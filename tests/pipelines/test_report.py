@@ -26,6 +26,7 @@ from dpgmm_beam.release.in_memory import release_in_memory
 from pipelines import cli
 from pipelines.reporting import charts, comparison, facts
 from tests import small
+from tests.transforms import crate  # noqa: F401  (the scheme crate://)
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -324,6 +325,12 @@ def test_rows_of_the_release_itself_are_like_it(made, tmp_path):
     assert one.neighbours.coverage == pytest.approx(two.neighbours.coverage, abs=0.05)
     assert one.neighbours.precision == pytest.approx(two.neighbours.precision, abs=0.05)
     assert one.frechet < 3 * two.frechet
+
+
+def test_releases_and_pages_on_other_file_systems(made, public, tmp_path):
+    assert report(f"crate://{made / 'release'}", f"crate://{tmp_path}/far.html") == 0
+    assert (tmp_path / "far.html").read_text() == public.markup
+    assert report(f"crate://{made / 'release'}", f"crate://{tmp_path}/far.html") == 2
 
 
 @pytest.mark.parametrize(
