@@ -1,6 +1,5 @@
 """dpgmm sample: more labelled rows of a release, at no cost in privacy."""
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -25,6 +24,7 @@ from dpgmm_beam.release.loading import read_mixture
 from dpgmm_beam.release.row_statement import RowStatement
 from dpgmm_beam.release.synthesis import Parts, draw_part, generator_of_seed
 from pipelines import cli, cores, paths
+from pipelines.parsers.sample import parser
 from pipelines.progress import Progress
 from transforms.files import finding
 from transforms.files.private import is_local
@@ -38,21 +38,6 @@ ABOUT_FILE = "_sample.json"
 MAX_ROWS, MAX_SEED = 2**31, 2**64
 MAX_FILE_BYTES = 2**30
 """Of a file of a mixture."""
-
-
-def parser() -> argparse.ArgumentParser:
-    result = cli.Parser(
-        prog="dpgmm sample",
-        description="Draws labelled synthetic rows from the mixture of a release. The data is not looked at"
-        " again: this costs nothing in privacy, however often and for however many rows. The columns are those"
-        " of a release's own rows.",
-    )
-    result.add_argument("--release", required=True, help="folder of the release")
-    result.add_argument("--rows", type=int, required=True, help="in all; the classes take turns")
-    result.add_argument("--output", required=True, help="new folder of Parquet files")
-    result.add_argument("--seed", type=int, help="the same seed gives the same rows (default: drawn)")
-    result.add_argument("--threads", type=int, default=0, help="0: as many as cores")
-    return result
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,51 +24,22 @@ from dpgmm_beam.config import MAX_CLASSES, MAX_LABEL, check_classes, check_clip_
 from dpgmm_beam.data.rows import RowFormat, embedding_matrix, rows_of_batch
 from dpgmm_beam.data.schema import EMBEDDING, LABEL, PROBABILITIES
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.network import MODEL_FILE, Network, TrainConfig, train_network
+from dpgmm_beam.network import Network, train_network
 from dpgmm_beam.privacy import lattice
+from dpgmm_beam.recipe import METRICS_FILE, MODEL_FILE, TrainConfig
 from dpgmm_beam.release import manifest
 from pipelines import cli, paths
+from pipelines.parsers.train import parser
 from transforms.files import finding, inputs, parquet
 from transforms.files.private import is_local
 from transforms.files.publish import exists, join
 from transforms.files.small import read_small
 from transforms.files.write import write_whole
 
-METRICS_FILE = "metrics.json"
-
 _BATCH_ROWS = 1024
 _FEW_VALUES, _LABEL_BYTES = 2**24, 2**20
 # Of a row's probabilities, which are single precision.
 _SUM_ERROR = 1e-3
-
-
-def parser() -> cli.Parser:
-    result = cli.Parser(
-        prog="dpgmm train",
-        description="Trains the two-layer network on a release (or on real embeddings, for comparison) and"
-        " tests it on real embeddings. The defaults are fixed: they were not chosen on a test set.",
-    )
-    result.add_argument(
-        "--synthetic",
-        required=True,
-        help="a release, or Parquet by file, folder or glob with columns 'label' and 'embedding'",
-    )
-    result.add_argument("--test", required=True, help="Parquet of real rows, e.g. what dpgmm embed wrote")
-    result.add_argument("--output", required=True, help=f"folder for {MODEL_FILE} and {METRICS_FILE}")
-    result.add_argument("--overwrite", action="store_true", help="replace a training that is in --output")
-    result.add_argument(
-        "--labels",
-        choices=("auto", "hard", "soft"),
-        default="auto",
-        help=f"train on 'label' (hard) or a release's '{PROBABILITIES}' (soft); auto: soft where there are",
-    )
-    rows = result.add_argument_group("rows that are not a release's, which states these itself")
-    rows.add_argument("--clip-norm", type=float, help="clip embeddings to it instead of bringing them to 1")
-    rows.add_argument("--dimension", type=int, help="length of an embedding in a list column")
-    recipe = result.add_argument_group("recipe")
-    for field in dataclasses.fields(TrainConfig):
-        recipe.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, default=field.default)
-    return result
 
 
 @dataclasses.dataclass(frozen=True)
