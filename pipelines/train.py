@@ -190,7 +190,7 @@ def check_parquet(argument: str, pattern: str) -> None:
         what = "a release, or " if argument == "--synthetic" else ""
         raise ConfigError(argument, pattern, f"match {what}Parquet files, by file, folder or glob")
     for file in found:
-        with _readable(argument, pattern), parquet.open_parquet(file.path) as opened:
+        with readable(argument, pattern), parquet.open_parquet(file.path) as opened:
             _check_columns(argument, pattern, opened)
 
 
@@ -206,7 +206,7 @@ def check_sizes(argument: str, source: Source) -> None:
     row_format, total = source.row_format, 0
     lengths = {EMBEDDING: row_format.dimension, PROBABILITIES: len(row_format.classes)}
     for found in finding.list_parquet(finding.absolute(source.pattern)):
-        with _readable(argument, source.pattern), parquet.open_parquet(found.path) as file:
+        with readable(argument, source.pattern), parquet.open_parquet(found.path) as file:
             footer = file.metadata
         total += footer.num_rows
         for number in range(footer.num_row_groups):
@@ -234,7 +234,7 @@ def check_sizes(argument: str, source: Source) -> None:
 
 
 @contextlib.contextmanager
-def _readable(argument: str, pattern: str) -> Iterator[None]:
+def readable(argument: str, pattern: str) -> Iterator[None]:
     """While entered, what a damaged file raises is a refusal; what a reader says of it may be private."""
     try:
         yield
@@ -292,7 +292,7 @@ def _read_statements(pattern: str) -> list[StatedPart | None]:
     """What each file says of itself, in their order."""
     found = []
     for file in finding.list_parquet(finding.absolute(pattern)):
-        with _readable("--synthetic", pattern), parquet.open_parquet(file.path) as opened:
+        with readable("--synthetic", pattern), parquet.open_parquet(file.path) as opened:
             try:
                 found.append(stated(opened.schema_arrow.metadata))
             except ConfigError as error:
@@ -434,7 +434,7 @@ def _check_classes(folder: str, classes: Sequence[str]) -> None:
 
 def _describe(argument: str, pattern: str, dimension: int | None) -> inputs.InputDescription:
     try:
-        with _readable(argument, pattern):
+        with readable(argument, pattern):
             found = inputs.describe_input(pattern, "precomputed", dimension)
     except ConfigError as error:
         if error.argument == "encoder":
@@ -464,7 +464,7 @@ def distinct_labels(pattern: str) -> tuple[str, ...]:
       ConfigError: there are more than a release may have.
     """
     seen: set[str] = set()
-    with _readable("--synthetic", pattern):
+    with readable("--synthetic", pattern):
         for batch in _batches(pattern, [LABEL]):
             labels = batch.column(LABEL)
             if pa.types.is_dictionary(labels.type):
@@ -488,7 +488,7 @@ def read_rows(argument: str, source: Source, account: Account | None = None) -> 
     Raises:
       ConfigError: a file is damaged, or a row of a release is not good.
     """
-    with _readable(argument, source.pattern):
+    with readable(argument, source.pattern):
         return _read_rows(argument, source, account)
 
 
