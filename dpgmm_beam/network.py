@@ -149,7 +149,8 @@ def load_network(path: str | os.PathLike) -> Network:
         with open(file, "rb") as opened:
             data = opened.read()
     except OSError as error:
-        raise ConfigError("network", path, f"be a network that dpgmm train wrote ({error.strerror})") from None
+        reason = error.strerror
+        raise ConfigError("network", path, f"be a network that dpgmm train wrote ({reason})") from None
     return network_from_bytes(data, str(path))
 
 

@@ -44,9 +44,7 @@ def main(argv: Sequence[str]) -> int:
     paths.check_apart({f"--{name}": getattr(arguments, name) for name in ("network", "input", "output")})
     network = read_network(arguments.network)
     described = describe(arguments.input, network, arguments.dimension)
-    unnamed = train.check_encoder(
-        "--input", arguments.input, described.encoder, "--network", network.encoder
-    )
+    unnamed = train.check_encoder("--input", arguments.input, described.encoder, "--network", network.encoder)
     if unnamed:
         cli.note(unnamed)
     named = sources_are_named(arguments.input)
@@ -80,7 +78,8 @@ def check_output(output: str, overwrite: bool) -> None:
             with tempfile.TemporaryFile(dir=parent):
                 pass
         except OSError as error:
-            raise ConfigError("--output", output, f"be a file that can be written ({error.strerror})") from None
+            reason = error.strerror
+            raise ConfigError("--output", output, f"be a file that can be written ({reason})") from None
     if exists(output) and not overwrite:
         raise ConfigError("--output", output, "not be there already, unless --overwrite is given")
 
@@ -114,7 +113,8 @@ def describe(pattern: str, network: Network, dimension: int | None) -> inputs.In
         found = inputs.describe_input(pattern, "precomputed", dimension or length)
     except ConfigError as error:
         if error.argument == "encoder":
-            raise ConfigError("--input", pattern, "hold embeddings, not images: dpgmm embed makes them") from None
+            wanted = "hold embeddings, not images: dpgmm embed makes them"
+            raise ConfigError("--input", pattern, wanted) from None
         if error.argument != "dimension" or dimension is not None:
             raise
         raise ConfigError(
@@ -216,7 +216,7 @@ class Writer:
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow([*[SOURCE] * self._named, LABEL, *(f"p({label})" for label in self._classes)])
         for batch in self._counted():
-            sources = [[]] * len(batch.indices)
+            sources: list[list[str]] = [[]] * len(batch.indices)
             if batch.sources is not None:
                 sources = [[source] for source in batch.sources.to_pylist()]
             for source, index, row in zip(sources, batch.indices, batch.probabilities, strict=True):

@@ -249,12 +249,15 @@ def say_class_rows(output: str) -> None:
         )
     except (KeyError, OSError, ValueError):
         # The release stands; what is said of it does not decide over that.
-        cli.say(f"mixture/{CLASSES_FILE} of the release could not be read back", sys.stderr)
+        cli.warn(f"mixture/{CLASSES_FILE} of the release could not be read back")
         return
-    for line in found.lines():
+    first, *lines = found.lines()
+    sizes = dict(zip(found.classes, found.rows.tolist(), strict=True))
+    cli.report(first, class_rows=sizes, class_rows_stddev=found.stddev)
+    for line in lines:
         cli.say(line)
     if warning := found.warning():
-        cli.say(warning, sys.stderr)
+        cli.warn(warning)
 
 
 if __name__ == "__main__":

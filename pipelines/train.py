@@ -130,11 +130,16 @@ def main(argv: Sequence[str]) -> int:
         f"accuracy {metrics['accuracy']:.4f} on {_tested(metrics)} real test rows, trained on "
         f"{metrics['train_rows']} rows with {metrics['labels']} labels; written to {arguments.output}",
         output=arguments.output,
-        **{name: metrics[name] for name in ("accuracy", "test_rows", "test_rows_found", "train_rows", "labels")},
+        **{
+            name: metrics[name]
+            for name in ("accuracy", "test_rows", "test_rows_found", "train_rows", "labels")
+        },
     )
     if warning := account.warning():
-        wrong = metrics["accuracy_of_all_labelled"]
-        cli.warn(warning + (f"; accuracy {wrong:.4f} if they count as wrong" if account.undeclared_rows else ""))
+        if account.undeclared_rows:
+            wrong = metrics["accuracy_of_all_labelled"]
+            warning += f"; accuracy {wrong:.4f} if those of no class count as wrong"
+        cli.warn(warning)
     return 0
 
 
@@ -323,7 +328,9 @@ def _describe_stated(arguments: argparse.Namespace, pattern: str, parts: list[St
     }
     if len(formats) > 1:
         raise ConfigError(
-            "--synthetic", folder, "hold rows of one encoder, norm and length, and of the same classes in one order"
+            "--synthetic",
+            folder,
+            "hold rows of one encoder, norm and length, and of the same classes in one order",
         )
     # Whoever names files means these; a folder should be whole.
     if finding.is_folder(finding.absolute(pattern)):
@@ -391,7 +398,9 @@ def _describe_rows(
     soft = arguments.labels != "hard"
     if soft and not _has_probabilities(pattern):
         raise ConfigError(
-            "--synthetic", folder, f"have the column {PROBABILITIES} of a release, or train with --labels hard"
+            "--synthetic",
+            folder,
+            f"have the column {PROBABILITIES} of a release, or train with --labels hard",
         )
     return Source(pattern, row_format, soft, released=True, encoder=_known(encoder))
 

@@ -7,10 +7,10 @@ from pipelines.arguments import Parser
 def parser() -> Parser:
     result = Parser(
         prog="dpgmm predict",
-        description="Writes what a network that dpgmm train made says of embeddings, row by row and in their"
-        f" order: '{LABEL}', the likeliest class, and '{PROBABILITIES}', in the order of the classes. Rows that"
-        " no class can be told of, such as nulls, have nulls. The output is as private as the input: only its"
-        " owner may read it.",
+        description="Writes what a network that dpgmm train made says of embeddings, row by row and in"
+        f" their order: '{LABEL}', the likeliest class, and '{PROBABILITIES}', in the order of the classes."
+        " Rows that no class can be told of, such as nulls, have nulls. The output is as private as the"
+        " input: only its owner may read it.",
         examples=(
             "dpgmm predict --network network --input private/embeddings --output private/predicted.parquet",
             "dpgmm predict --network network --input rows.parquet --output predicted.csv",

