@@ -22,6 +22,7 @@ VERBS = {
     "embed": "images -> a private cache of embeddings",
     "release": "images or embeddings -> a differentially private release",
     "train": "a release -> a two-layer network, tested on real embeddings",
+    "predict": "a network and real embeddings -> their labels, for their owner",
     "sample": "more labelled rows of a release, at no cost in privacy",
     "verify": "re-check a release's accounting and digests, or re-derive it",
     "report": "a release -> a page for people: its privacy, budget, classes and fidelity",

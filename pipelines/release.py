@@ -16,6 +16,7 @@ from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.allocation import with_shares
 from dpgmm_beam.release import manifest
+from dpgmm_beam.release.class_rows import CLASSES_FILE, ClassRows
 from pipelines import budget as budgets
 from pipelines import cli, embed, job, paths, private, runner, runs, signals
 from pipelines.parsers.release import parser
@@ -25,7 +26,7 @@ from transforms.execution import MAX_THREADS, Execution
 from transforms.files import finding, inputs, parquet, run_files
 from transforms.files.private import is_local
 from transforms.files.publish import Publication, exists, is_release, join, left_overs, occupied
-from transforms.files.small import read_small
+from transforms.files.small import read_bounded, read_small
 from transforms.prepare import Source
 from transforms.release import Release
 
@@ -238,7 +239,27 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"released to {output}: epsilon {plan.config.epsilon:g}, delta {plan.config.delta:g}, "
                 f"{plan.config.samples_per_class} rows for each of {len(plan.config.classes)} classes"
             )
+            say_class_rows(output)
     return 0
+
+
+def say_class_rows(output: str) -> None:
+    """What a finished release tells of the size of its classes: noisy and in it, so anyone may read it."""
+    try:
+        found = ClassRows.load(
+            lambda name: read_bounded(join(output, manifest.MIXTURE, name), manifest.MAX_BYTES)
+        )
+    except (KeyError, OSError, ValueError):
+        # The release stands; what is said of it does not decide over that.
+        cli.warn(f"mixture/{CLASSES_FILE} of the release could not be read back")
+        return
+    first, *lines = found.lines()
+    sizes = dict(zip(found.classes, found.rows.tolist(), strict=True))
+    cli.report(first, class_rows=sizes, class_rows_stddev=found.stddev)
+    for line in lines:
+        cli.say(line)
+    if warning := found.warning():
+        cli.warn(warning)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ _LOG = logging.getLogger("dpgmm.release")
 
 @beam.typehints.with_output_types(tuple[Base, FileRecord])
 class WriteFile(beam.DoFn):
-    """(base, number) -> (base, record) of staged files: 0 is all but the rows, n + 1 the n-th part of them."""
+    """(base, number) -> (base, record) of staged files: 0 is all but rows, n + 1 their n-th part."""
 
     def __init__(self, key_file: str):
         self.key_file = key_file

@@ -30,26 +30,29 @@ tags:
 
 # Synthetic embeddings under differential privacy
 
-{rows:,} synthetic image embeddings of {dimension} numbers in {classes}, drawn from a model that was fitted to private,
-labelled images. No row stands for an image. Release {release_id}, encoder {encoder}, made by dpgmm-beam.
+{rows:,} synthetic image embeddings of {dimension} numbers in {classes}, drawn from a model that was
+fitted to private, labelled images. No row stands for an image. Release {release_id}, encoder
+{encoder}, made by dpgmm-beam.
 
 ## Privacy
 
-This whole folder is (epsilon, delta)-differentially private with epsilon = {epsilon:.12g} and delta = {delta:.12g}, for
-adding or removing one image with its label.
+This whole folder is (epsilon, delta)-differentially private with epsilon = {epsilon:.12g} and
+delta = {delta:.12g}, for adding or removing one image with its label.
 
 - **What that means.** {meaning}
-- **The unit is one image.** Somebody who is in m of the images is protected less: as by a release whose noise is m times
-  smaller.
-- **Releases add up.** This one has spent its own epsilon and delta; another release of the same images spends more.
-- **What is made of it is covered, too**: more rows from the model, a network that is trained on it, plots. None of that
-  costs anything more.
-- **Public besides**: the names of the classes and the other options in `manifest.json`. How many images there were of each
-  class is told with noise of standard deviation {stddev:.3g} only, in `mixture/{classes_file}`.
+- **The unit is one image.** Somebody who is in m of the images is protected less: as by a release
+  whose noise is m times smaller.
+- **Releases add up.** This one has spent its own epsilon and delta; another release of the same
+  images spends more.
+- **What is made of it is covered, too**: more rows from the model, a network that is trained on it,
+  plots. None of that costs anything more.
+- **Public besides**: the names of the classes and the other options in `manifest.json`. How many
+  images there were of each class is told with noise of standard deviation {stddev:.3g} only, in
+  `mixture/{classes_file}`.
 - **Not covered**: an encoder that was itself trained on these images.
 
-`manifest.json` states where the budget went. `dpgmm verify --release FOLDER` composes it again with an independent
-accountant and checks every file, this one, too.
+`manifest.json` states where the budget went. `dpgmm verify --release FOLDER` composes it again with
+an independent accountant and checks every file, this one, too.
 
 ## Columns of `synthetic/*.parquet`
 
@@ -63,8 +66,11 @@ accountant and checks every file, this one, too.
 
 Classes, in order: {names}.
 
-{norm_advice} The classes take turns, so `component_class` is balanced; shares of the real classes are in
-`mixture/components.parquet`. The metadata of each file's schema, key `dpgmm`, has all that training needs.
+{norm_advice}
+
+The classes take turns, so `component_class` is balanced; shares of the real classes are in
+`mixture/components.parquet`. The metadata of each file's schema, key `dpgmm`, has all that training
+needs.
 
 ## Use
 
@@ -74,14 +80,16 @@ from datasets import load_dataset
 rows = load_dataset("FOLDER", split="train")
 ```
 
-`pandas.read_parquet("FOLDER/synthetic")`, `polars.read_parquet("FOLDER/synthetic/*.parquet")` and DuckDB's
-`SELECT * FROM 'FOLDER/synthetic/*.parquet'` read it as well. `label_probabilities` are the better target to train on:
-cross-entropy with them, or with their fourth roots brought back to a sum of 1, which says more of the unlikely classes.
+`pandas.read_parquet("FOLDER/synthetic")`, `polars.read_parquet("FOLDER/synthetic/*.parquet")` and
+DuckDB's `SELECT * FROM 'FOLDER/synthetic/*.parquet'` read it as well. `label_probabilities` are the
+better target to train on: cross-entropy with them, or with their fourth roots brought back to a sum
+of 1, which says more of the unlikely classes.
 
     dpgmm train  --synthetic FOLDER --test REAL.parquet --output NETWORK
     dpgmm sample --release FOLDER --rows 100000 --output MORE
 
-`synthetic/` alone trains the same network; `mixture/` holds the model and the teacher that more rows are drawn from.
+`synthetic/` alone trains the same network; `mixture/` holds the model and the teacher that more rows
+are drawn from.
 """
 
 
@@ -113,31 +121,32 @@ def _meaning(config: ReleaseConfig) -> str:
     sure = f"up to a chance of {config.delta:.3g}, in which nothing is promised"
     if config.epsilon > _PLAIN_EPSILON:
         return (
-            f"Hardly anything by itself: at an epsilon above {_PLAIN_EPSILON:g} the bound on what the release tells of"
-            f" one image is too weak to be put into words ({sure})."
+            f"Hardly anything by itself: at an epsilon above {_PLAIN_EPSILON:g} the bound on what the"
+            f" release tells of one image is too weak to be put into words ({sure})."
         )
     factor = math.exp(config.epsilon)
-    guess = (factor + config.delta) / (1 + factor)
+    guess = 100 * (factor + config.delta) / (1 + factor)
     return (
         "Whatever somebody does with this folder, and whatever else they know, each outcome is at most"
-        f" {math.ceil(100 * factor) / 100:.12g} times as likely as it would have been without any one image, or the other way round ({sure}). Who"
-        f" would toss a coin on whether one image was there guesses right with this folder in at most {math.ceil(1000 * guess) / 10:.12g}% of"
-        " cases."
+        f" {_up(factor, 100):.12g} times as likely as it would have been without any one image, or the"
+        f" other way round ({sure}). Who would toss a coin on whether one image was there guesses right"
+        f" with this folder in at most {_up(guess, 10):.12g}% of cases."
     )
 
 
+def _up(value: float, steps: int) -> float:
+    """The value, rounded up: what is called a bound is one."""
+    return math.ceil(steps * value) / steps
+
+
 def _norm(config: ReleaseConfig) -> dict[str, str]:
+    same = "before they meet these. (`dpgmm train` does, and its network does so itself.)"
     if config.clip_norm is None:
-        return {
-            "norm": "its norm is 1",
-            "norm_advice": "**Every embedding has norm 1.** Encoders give other norms: divide real embeddings by theirs"
-            " before they meet these. (`dpgmm train` does, and its network does so itself.)",
-        }
-    return {
-        "norm": f"its norm is at most {config.clip_norm:.12g}",
-        "norm_advice": f"**No embedding is longer than {config.clip_norm:.12g}.** Shorten longer real ones to it before"
-        " they meet these. (`dpgmm train` does, and its network does so itself.)",
-    }
+        advice = "**Every embedding has norm 1.** Encoders give other norms: divide real embeddings by theirs"
+        return {"norm": "its norm is 1", "norm_advice": f"{advice} {same}"}
+    most = f"{config.clip_norm:.12g}"
+    advice = f"**No embedding is longer than {most}.** Shorten longer real ones to it"
+    return {"norm": f"its norm is at most {most}", "norm_advice": f"{advice} {same}"}
 
 
 def _code(text: str) -> str:

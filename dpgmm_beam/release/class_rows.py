@@ -99,8 +99,9 @@ class ClassRows:
             fewest, most = int(self.rows.argmin()), int(self.rows.argmax())
             return [
                 f"rows of each of the {len(self.classes)} classes that it was made from, {title}: from"
-                f" {self.rows[fewest]:,} ({self.classes[fewest]}) to {self.rows[most]:,} ({self.classes[most]}),"
-                f" {int(np.median(self.rows)):,} in the middle; mixture/{CLASSES_FILE} has all"
+                f" {self.rows[fewest]:,} ({self.classes[fewest]}) to {self.rows[most]:,}"
+                f" ({self.classes[most]}), {int(np.median(self.rows)):,} in the middle;"
+                f" mixture/{CLASSES_FILE} has all"
             ]
         return [f"rows of each class that it was made from, {title}:"] + [
             f"  {count:>9,}  {label}" for label, count in zip(self.classes, self.rows.tolist(), strict=True)
@@ -112,7 +113,7 @@ class ClassRows:
         >>> ClassRows(("cat", "dog"), np.array([5979, 150]), 37.3).warning()
         ''
         >>> ClassRows(("cat", "dog"), np.array([5979, -12]), 37.3).warning()[:64]
-        'warning: 1 of 2 classes is no more than noise (fewer than 149 no'
+        '1 of 2 classes is no more than noise (fewer than 149 noisy rows,'
         """
         names = [label for label, bad in zip(self.classes, self.drowned, strict=True) if bad]
         if not names:
@@ -120,7 +121,7 @@ class ClassRows:
         more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
         verb = "is" if len(names) == 1 else "are"
         return (
-            f"warning: {len(names)} of {len(self.classes)} classes {verb} no more than noise (fewer than"
+            f"{len(names)} of {len(self.classes)} classes {verb} no more than noise (fewer than"
             f" {NOISE_STDDEVS * self.stddev:.0f} noisy rows, four standard deviations):"
             f" {', '.join(names[:_LISTED])}{more}. Are these labels spelt as in the data? What is said here"
             " is in the release and costs nothing; an empty class goes unnamed in 3 of 100,000 cases, and"

@@ -52,7 +52,9 @@ def test_statements_of_what_cannot_be(changes):
         stated({METADATA_KEY: json.dumps(content).encode()})
 
 
-@pytest.mark.parametrize("name", ["version", "classes", "dimension", "clip_norm", "labels", "encoder", "part"])
+@pytest.mark.parametrize(
+    "name", ["version", "classes", "dimension", "clip_norm", "labels", "encoder", "part"]
+)
 def test_statements_that_lack_something(name):
     content = json.loads(STATEMENT.metadata(2, 7)[METADATA_KEY])
     del content[name]
