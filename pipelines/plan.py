@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -229,7 +230,10 @@ def check_png(path: str) -> None:
     from pipelines import paths
 
     paths.check_path("--png", path)
-    paths.check_writable_place("--png", path)
+    if os.path.isdir(path):
+        raise ConfigError("png", path, "be the name of a file, not a folder's")
+    if not os.path.lexists(path):
+        paths.check_writable_place("--png", path)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -33,7 +33,7 @@ def draw(found: "Forecast") -> bytes:
         _attacker(next(axes), found)
         config = found.plan.config
         figure.suptitle(
-            f"{found.rows:,} rows, {len(config.classes):,} class{'es' * (len(config.classes) > 1)}, dimension {config.dimension:,}:"
+            f"{found.rows:,} rows, classes: {len(config.classes):,}, dimension {config.dimension:,}:"
             f" epsilon {config.epsilon:g}, delta {config.delta:g} (a forecast; no data was read)"
         )
         sink = io.BytesIO()
