@@ -12,11 +12,15 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--epsilon", type=float, help="budget of this release, with --delta")
     group.add_argument("--delta", type=float, help="well under one over the number of rows")
     group.add_argument(
-        "--mu", type=float, help="instead of both: the budget in Gaussian differential privacy's mu"
+        "--mu",
+        type=float,
+        metavar="MU",
+        help="instead of both: the budget in Gaussian differential privacy's mu",
     )
     group.add_argument(
         "--max-advantage",
         type=float,
+        metavar="A",
         help="instead: the most by which an attacker's true-positive rate may be above the false-positive"
         " rate, in guessing whether one image was in",
     )

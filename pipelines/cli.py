@@ -20,6 +20,7 @@ __all__ = ["VERBS", "Parser", "main", "note", "report", "run", "say", "warn", "w
 
 VERBS = {
     "embed": "images -> a private cache of embeddings",
+    "plan": "what a release would be like, before any data is read",
     "release": "images or embeddings -> a differentially private release",
     "train": "a release -> a two-layer network, tested on real embeddings",
     "predict": "a network and real embeddings -> their labels, for their owner",
