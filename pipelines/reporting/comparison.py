@@ -20,7 +20,7 @@ from dpgmm_beam.mixture import Mixture, Sampler
 from dpgmm_beam.privacy import lattice
 from dpgmm_beam.release import fidelity
 from dpgmm_beam.release.synthesis import generator_of_seed
-from pipelines import train
+from pipelines import cli, train
 from pipelines.reporting.facts import PROJECTED_ROWS, ReleaseFacts
 from transforms.files import finding, inputs, parquet
 from transforms.files.publish import exists, join
@@ -166,10 +166,14 @@ def read_real(pattern: str, release: ReleaseFacts) -> RealRows:
     """Reads real embeddings in bounded memory and keeps the rows of the least hashes.
 
     Raises:
-      ConfigError: the pattern matches no Parquet of embeddings of the release's dimension, or too few rows.
+      ConfigError: the pattern matches no Parquet of embeddings of the release's encoder and dimension,
+        or too few rows.
     """
     config = release.config
     found = _describe(pattern, config["dimension"])
+    encoder = None if config["encoder"] == "precomputed" else config["encoder"]
+    if unnamed := train.check_encoder("private_embeddings", pattern, found.encoder, "--release", encoder):
+        cli.note(unnamed.replace("private_embeddings", "--private-embeddings"))
     classes, clip_norm = tuple(config["classes"]), config["clip_norm"]
     if not found.labelled and len(classes) > 1:
         raise ConfigError("private_embeddings", pattern, "have a column 'label'")

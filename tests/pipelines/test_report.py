@@ -27,6 +27,7 @@ from pipelines import cli
 from pipelines.reporting import charts, comparison, facts
 from tests import small
 from tests.transforms import crate  # noqa: F401  (the scheme crate://)
+from transforms.files.parquet import ENCODER_KEY
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -380,7 +381,7 @@ def test_private_inputs_that_are_refused(made, tmp_path, capsys):
     def refused(option, value) -> str:
         assert report(made / "release", tmp_path / "report.html", option, value) == 2
         assert not (tmp_path / "report.html").exists()
-        error = capsys.readouterr().err
+        error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith(f"dpgmm: {option}=")
         return error
 
@@ -400,6 +401,16 @@ def test_private_inputs_that_are_refused(made, tmp_path, capsys):
     ):
         (tmp_path / "network" / "metrics.json").write_text(content)
         assert sentence in refused("--network", tmp_path / "network")
+
+
+def test_real_rows_of_another_encoder_are_refused(tmp_path, capsys):
+    table = clustered(small.CLASSES, 200, dimension=6)
+    make_release(tmp_path / "release", table, small.small_config(encoder="blocks", dimension=6))
+    other = table.replace_schema_metadata({ENCODER_KEY: b"efficientnet_lite0"})
+    small.write_rows(tmp_path / "rows", other, files=1)
+    options = ("--private-embeddings", tmp_path / "rows")
+    assert report(tmp_path / "release", tmp_path / "report.html", *options) == 2
+    assert "embeddings by blocks, as --release does, not by efficientnet_lite0" in capsys.readouterr().err
 
 
 def test_a_missing_library_is_named_with_its_extra(made, tmp_path, monkeypatch, capsys):

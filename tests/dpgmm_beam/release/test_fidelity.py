@@ -106,7 +106,7 @@ def test_frechet_distance_of_samples():
     assert fidelity.frechet_distance(real, other) == pytest.approx(due, rel=1e-9)
     assert fidelity.frechet_distance(real, real) == pytest.approx(0, abs=1e-9)
     # A shift moves it by its square.
-    assert fidelity.frechet_distance(real, real + [3, 0, 4, 0, 0]) == pytest.approx(25, rel=1e-9)
+    assert fidelity.frechet_distance(real, real + np.array([3, 0, 4, 0, 0])) == pytest.approx(25, rel=1e-9)
 
 
 def test_whitening_gives_unit_variance_and_leaves_out_what_has_none():
