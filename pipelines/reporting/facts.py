@@ -167,6 +167,11 @@ class ReleaseFacts:
         return float(fidelity.entropies(self.synthetic.probabilities).mean())
 
     @property
+    def rows(self) -> float:
+        """Noisy number of private rows of all classes."""
+        return sum(each.rows for each in self.classes)
+
+    @property
     def norms(self) -> tuple[float, float]:
         """Of the shortest and the longest synthetic row."""
         norms = np.sqrt((self.synthetic.embeddings.astype(np.float64) ** 2).sum(axis=1))

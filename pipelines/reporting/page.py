@@ -23,6 +23,9 @@ from pipelines.reporting.facts import PROJECTED_ROWS, ClassFacts, ReleaseFacts
 FULL_TABLE, ENDS, MOST_LISTED = 60, 10, 2000
 """Classes up to which one table has all; how many those of the ends have else; and the most of any."""
 
+WIDE_ADVANTAGE = 0.5
+"""From here on an attacker may be right in three cases of four, and the page says so."""
+
 STEPS = {
     "means/count": ("Class sizes", "one is added to the size of its class"),
     "means/sum": ("Class means", "its embedding is added to the sum of its class"),
@@ -48,6 +51,8 @@ def public_page(release: ReleaseFacts) -> str:
         figures=figures,
         words=tradeoff.in_words(figures),
         right=_right(figures.advantage),
+        wide=figures.advantage >= WIDE_ADVANTAGE,
+        large_delta=release.privacy["delta"] * release.rows >= 1,
         steps=[{**each, "words": STEPS.get(each["name"], (each["name"], ""))} for each in _steps(release)],
         charts=_public_charts(release, figures.mu, figures.advantage),
         tables=_class_tables(release) if many else [("Classes", release.classes)],

@@ -233,6 +233,9 @@ def test_a_thousand_classes(tmp_path):
     # Every class is in a table, and no chart has a bar or a name for each.
     assert {f"class number {number}" for number in range(1000)} <= set(page.texts)
     assert "The 10 smallest classes" in page.text
+    # Epsilon 50, and a delta of a hundredth of one over the rows.
+    assert "These bounds are wide." in page.text
+    assert "δ is large" not in page.text
     for drawing in re.findall(r"<svg.*?</svg>", page.markup, re.DOTALL):
         assert drawing.count("<text") < 60
 
@@ -250,11 +253,13 @@ def test_one_class_has_no_teacher(tmp_path):
 def test_one_dimension_and_an_empty_class(tmp_path):
     classes = ("there", "not there")
     table = clustered(("there",), 400, dimension=1)
-    method = {"components": 1, "dimension": 1, "clip_norm": 3.0}
-    make_release(tmp_path / "release", table, small.small_config(classes=classes, **method))
+    config = small.small_config(classes=classes, components=1, dimension=1, clip_norm=3.0, delta=0.01)
+    make_release(tmp_path / "release", table, config)
     page = page_of(tmp_path / "release", tmp_path)
     check_page(page)
     assert "1 class is no larger than the noise" in page.text
+    assert "δ is large for this data." in page.text
+    assert "These bounds are wide." not in page.text
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +285,11 @@ def test_the_private_page_says_that_it_is(both, made):
     assert {"name": "robots", "content": "noindex, nofollow"} in page.all("meta")
     metrics = json.loads((made / "network" / "metrics.json").read_text())
     assert f"{100 * metrics['accuracy']:.2f}%" in page.text
+    assert "Confusion of the network on real test rows" in page.markup
+    wrong = np.array(metrics["confusion_matrix"])
+    np.fill_diagonal(wrong, 0)
+    row, column = divmod(int(wrong.argmax()), len(wrong))
+    assert f"Of the class {small.CLASSES[row]} {small.CLASSES[column]} {wrong[row, column]} " in page.text
     counts = collections.Counter(small.table(600)["label"].to_pylist())
     for label in small.CLASSES:
         stated = rf"{label} {counts[label]} \d\.\d{{3}} {100 * metrics['per_class_accuracy'][label]:.1f}%"
