@@ -67,10 +67,19 @@ def _accuracy(axes: "Axes", found: "Forecast") -> None:
     axes.plot(EPSILONS, middle, color=_INK, label="expected")
     axes.plot([config.epsilon], [100 * found.loss[1]], "o", color=_MARK, label="this plan")  # type: ignore[index]
     for marker, (name, each) in zip("sv^", references.REFERENCES.items(), strict=False):
-        at = [each.strength(epsilon) / per_mu for epsilon in each.accuracy]
-        epsilons = [_epsilon(1 / mu, config.delta) for mu in at]
-        losses = [100 * max(each.loss(epsilon), references.MIN_LOSS) for epsilon in each.accuracy]
-        axes.plot(epsilons, losses, marker, markersize=4, color="gray", label=f"{name}, at this strength")
+        # Where this plan has the strength that was measured.
+        mus = np.log([each.strength(epsilon) / per_mu for epsilon in each.accuracy])
+        epsilons = np.exp(np.interp(mus, np.log(strengths) - math.log(per_mu), np.log(EPSILONS)))
+        inside = (epsilons > EPSILONS[0]) & (epsilons < EPSILONS[-1])
+        losses = np.array([100 * max(each.loss(epsilon), references.MIN_LOSS) for epsilon in each.accuracy])
+        axes.plot(
+            epsilons[inside],
+            losses[inside],
+            marker,
+            markersize=4,
+            color="gray",
+            label=f"{name}, at this strength",
+        )
     axes.set(
         xscale="log",
         yscale="log",
@@ -82,13 +91,6 @@ def _accuracy(axes: "Axes", found: "Forecast") -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
     axes.legend(frameon=False, fontsize=7)
-
-
-def _epsilon(noise_multiplier: float, delta: float) -> float:
-    """The epsilon of a noise multiplier, to the width of a marker."""
-    grid = np.geomspace(0.001, 1000, 400)
-    multipliers = np.log([calibrated(float(epsilon), delta) for epsilon in grid])
-    return float(np.exp(np.interp(-math.log(noise_multiplier), -multipliers, np.log(grid))))
 
 
 def _attacker(axes: "Axes", found: "Forecast") -> None:

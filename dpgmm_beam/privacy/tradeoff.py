@@ -150,7 +150,7 @@ def budget_of_mu(mu: float) -> tuple[float, float]:
     if not (isinstance(mu, int | float) and MIN_MU <= mu <= MAX_MU):
         raise ConfigError("mu", mu, f"be a number from {MIN_MU:g} to {MAX_MU:g}")
     # What will be stated is rounded up to so many digits, and must not be above what was asked for.
-    wanted = 1 / float(_cut(Decimal(repr(mu)), _MU_DIGITS, ROUND_FLOOR))
+    wanted = 1 / float(_cut(Decimal(repr(float(mu))), _MU_DIGITS, ROUND_FLOOR))
     low, high = accounting.MIN_EPSILON, float(accounting.MAX_EPSILON)
     while high - low > 1e-11 * low:
         middle = (low + high) / 2
@@ -177,7 +177,7 @@ def mu_of_advantage(advantage: float) -> float:
         raise ConfigError(
             "max_advantage", advantage, f"be a number from {MIN_ADVANTAGE:g} to {MAX_ADVANTAGE:g}"
         )
-    stated = _cut(Decimal(repr(advantage)), _RATE_DIGITS, ROUND_FLOOR)
+    stated = _cut(Decimal(repr(float(advantage))), _RATE_DIGITS, ROUND_FLOOR)
     with mpmath.workdps(_PRECISION):
         mu = mpmath.sqrt(8) * mpmath.erfinv(mpmath.mpf(str(stated)))
         return float(_cut(Decimal(mpmath.nstr(mu, _PRECISION - 10)), _MU_DIGITS, ROUND_FLOOR))

@@ -386,6 +386,8 @@ def epsilon_of(mu: float, delta: float) -> float | None:
     low, high = accounting.MIN_EPSILON, float(accounting.MAX_EPSILON)
     if 1 / accounting.calibrated(high, delta) < mu:
         return None
+    if 1 / accounting.calibrated(low, delta) >= mu:
+        return low
     while high - low > 1e-6 * low:
         middle = math.sqrt(low * high)
         if 1 / accounting.calibrated(middle, delta) >= mu:

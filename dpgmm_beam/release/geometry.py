@@ -58,7 +58,9 @@ def measured(rows: Rows, classes: int) -> Geometry:
     between = (shares[:, None] * ((means - centre) @ axes) ** 2).sum(axis=0)
     d = len(variances)
     # Dense at the head, where most of the variance is.
-    kept = np.unique(np.concatenate([[0], np.geomspace(1, d, min(d, _POINTS)).round().astype(int)]))
+    kept = np.unique(
+        np.concatenate([np.arange(min(d, 8) + 1), np.geomspace(1, d, _POINTS).round().astype(int)])
+    )
     return Geometry(
         tuple(_short(kept / d)),
         *(

@@ -1,5 +1,6 @@
 import itertools
 import math
+from pathlib import Path
 
 import dp_accounting
 import mpmath
@@ -149,6 +150,25 @@ def test_mu_out_of_range(mu):
 def test_advantage_out_of_range(advantage):
     with pytest.raises(ConfigError, match=f"max_advantage={advantage} is refused.*from 0.0002 to 0.9999"):
         mu_of_advantage(advantage)
+
+
+def test_the_table_of_the_documentation():
+    text = (Path(__file__).parents[3] / "docs/privacy.md").read_text()
+    table = [line.split(" | ") for line in text.splitlines() if line.startswith(("| `", "| figure"))]
+    start = next(index for index, cells in enumerate(table) if cells[0] == "| figure")
+    shown = [[cells[3], cells[4].removesuffix(" |")] for cells in table[start : start + 7]]
+    assert shown[0] == ["E = 1, D = 10⁻⁶", "E = 8, D = 10⁻⁶"]
+    for column, epsilon in enumerate((1.0, 8.0)):
+        figures = operational(calibrated(epsilon, 1e-6))
+        due = [
+            figures.mu,
+            figures.advantage,
+            *figures.tpr_at_fpr.values(),
+            *figures.reconstruction.values(),
+        ]
+        assert [float(cells[column]) for cells in shown[1:]] == due
+    ten = operational(calibrated(1.0, 1e-6), units=10).advantage
+    assert f"ten images the advantage is up to .{math.ceil(ten * 1000)}." in text
 
 
 def test_words_have_the_figures_and_nothing_else():
