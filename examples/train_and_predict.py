@@ -28,7 +28,9 @@ def main(release: str, file: str) -> None:
     named = [network.classes[index] for index in predicted]
     agreement = sum(one == other for one, other in zip(named, new.labels, strict=True)) / len(new)
     print(f"the network agrees with the teacher on {agreement:.0%} of new rows")
-    print(f"its first row: {named[0]}, with probability {network.predict_proba(new.embeddings[:1]).max():.2f}")
+    print(
+        f"its first row: {named[0]}, with probability {network.predict_proba(new.embeddings[:1]).max():.2f}"
+    )
 
 
 if __name__ == "__main__":
