@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dpgmm_beam.errors import ConfigError
     from dpgmm_beam.fit.plan import Plan
     from dpgmm_beam.mixture import Mixture, Sample
-    from dpgmm_beam.network import Network, load_network
+    from dpgmm_beam.network import Network, load_network, train_network
     from dpgmm_beam.privacy.noise import NoiseKey
     from dpgmm_beam.release.in_memory import release_in_memory
     from dpgmm_beam.release.labels import Labeller, load_labeller
@@ -42,6 +42,7 @@ _HOMES = {
     "register_encoder": "encoders.registry",
     "release_in_memory": "release.in_memory",
     "rows_of": "data.rows",
+    "train_network": "network",
 }
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "register_encoder",
     "release_in_memory",
     "rows_of",
+    "train_network",
 ]
 
 
