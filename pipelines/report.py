@@ -24,7 +24,7 @@ SUFFIX, PRIVATE_SUFFIX = ".html", ".private.html"
 
 def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
-    charts.check_library()
+    charts.check_library(arguments.output)
     private = arguments.network is not None or arguments.private_embeddings is not None
     output = arguments.output
     private_output = output.removesuffix(SUFFIX) + PRIVATE_SUFFIX

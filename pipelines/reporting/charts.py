@@ -7,6 +7,7 @@ variables, so that one drawing serves light, dark and paper.  The same numbers g
 import contextlib
 import dataclasses
 import html
+import importlib.util
 import io
 import re
 import warnings
@@ -41,7 +42,7 @@ WIDTH = 3.9
 """Of every chart, in inches: as wide as a phone, so that text has one size everywhere."""
 
 _LABEL = 20
-_LINE, _LETTER = 0.045, 0.0205
+_LINE, _LETTER = 0.045, 0.0225
 """Height of a line and width of a letter in a projection, over its own."""
 _ROLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
     colour: f"series-{number}" for number, colour in enumerate(SERIES)
@@ -64,17 +65,20 @@ class Chart:
     svg: str
 
 
-def check_library() -> None:
-    """Raises ConfigError unless matplotlib and Jinja are installed."""
+def check_library(output: str) -> None:
+    """Raises ConfigError, naming the page that is wanted, unless matplotlib and Jinja are installed."""
+    missing = [name for name in ("matplotlib", "jinja2") if not _installed(name)]
+    if missing:
+        allowed = f'come with {" and ".join(missing)}: pip install "dpgmm-beam[report]"'
+        raise ConfigError("output", output, allowed)
+
+
+def _installed(name: str) -> bool:
     try:
-        import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            "dpgmm report",
-            f"{error.name or error} is not installed",
-            "have its own libraries: pip install dpgmm-beam[report]",
-        ) from None
+        return importlib.util.find_spec(name) is not None
+    except ValueError:
+        # Marked as one that can't be imported.
+        return False
 
 
 def trade_off(rates: np.ndarray, found: np.ndarray, percent: float) -> Chart:

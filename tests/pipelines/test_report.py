@@ -426,7 +426,8 @@ def test_real_rows_of_another_encoder_are_refused(tmp_path, capsys):
 def test_a_missing_library_is_named_with_its_extra(made, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert report(made / "release", tmp_path / "report.html") == 2
-    assert "pip install dpgmm-beam[report]" in capsys.readouterr().err
+    sentence = 'must come with matplotlib: pip install "dpgmm-beam[report]".'
+    assert capsys.readouterr().err.endswith(f"{sentence}\n")
 
 
 def test_machines_are_told_where_the_pages_are(made, tmp_path, capsys):
