@@ -19,6 +19,7 @@ setup(
     packages=find_packages(
         include=[f"{name}{rest}" for name in ("dpgmm_beam", "transforms", "pipelines") for rest in ("", ".*")]
     ),
+    package_data={"pipelines.reporting": ["templates/*"]},
     install_requires=[
         "apache-beam>=2.77,<3",
         "numpy>=2.0,<3",
@@ -44,6 +45,10 @@ setup(
         "gcp": ["apache-beam[gcp]"],
         "aws": ["apache-beam[aws]"],
         "azure": ["apache-beam[azure]"],
+        # Pictures: `dpgmm plan --png`.
+        "plot": ["matplotlib>=3.10"],
+        # Draws and writes the page of `dpgmm report`.
+        "report": ["matplotlib>=3.10", "jinja2>=3.1"],
         "test": [
             "pytest>=8",
             "hypothesis>=6.100",
@@ -53,6 +58,11 @@ setup(
             "import-linter>=2.3",
             "kubernetes-validate>=1.37",
             "check-jsonschema>=0.39",
+            # The attacks that a manifest bounds, computed by others (tests of privacy/tradeoff.py).
+            "riskcal>=1.5,<2",
+            # The picture of `dpgmm plan`.
+            "matplotlib>=3.10",
+            "jinja2>=3.1",
         ],
         # diffprivlib 0.6.6 cannot be imported beside scikit-learn 1.8, which mlxtend 0.25 wants.
         "benchmarks": [

@@ -11,6 +11,7 @@ from PIL import Image
 from dpgmm_beam.data.rows import RowFormat, Rows, concatenate, rows_of_batch
 from dpgmm_beam.encoders.registry import load_encoder
 from dpgmm_beam.privacy import lattice
+from pipelines.fashion_mnist import CLASSES
 from transforms.files import finding, inputs, parquet
 
 TEN = tuple(map(str, range(10)))
@@ -89,9 +90,10 @@ def _every_fifth_tests(vectors: np.ndarray, labels: np.ndarray) -> Dataset:
 
 
 def _parquet_rows(pattern: str) -> Rows:
+    """Rows of Fashion-MNIST, by the names of its classes."""
     dimension = inputs.describe_input(pattern, "precomputed").dimension
     assert dimension is not None
-    row_format = RowFormat(TEN, dimension, None)
+    row_format = RowFormat(CLASSES, dimension, None)
     blocks = []
     for found in finding.list_parquet(finding.absolute(pattern)):
         with parquet.open_parquet(found.path) as file:

@@ -9,6 +9,7 @@ import dataclasses
 import io
 import math
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,11 +67,24 @@ class Network:
       classes: C labels, in the order of the outputs.
       module: the weights.
       config: how it was trained.
+      soft: whether on probabilities, softened by the config's temperature.
+      encoder: spec of the encoder whose embeddings it takes; None: not known.
+
+    >>> rows = np.eye(4, dtype=np.float32).repeat(50, axis=0)
+    >>> network = train_network(rows[:100], np.arange(100) // 50, ("cat", "dog"), TrainConfig(epochs=30))
+    >>> network.predict(rows[[0, 99]]).tolist()
+    [0, 1]
+    >>> [network.classes[index] for index in network.predict(3 * rows[[0, 99]])]
+    ['cat', 'dog']
+    >>> network.predict_proba(rows[:1]).round().tolist()
+    [[1.0, 0.0]]
     """
 
     classes: tuple[str, ...]
     module: TwoLayers
     config: TrainConfig
+    soft: bool = False
+    encoder: str | None = None
 
     def logits(self, embeddings: np.ndarray) -> np.ndarray:
         """Logits of raw embeddings, (n, d) floats -> (n, C) float32.
@@ -91,12 +105,14 @@ class Network:
                 result[block] = self.module(_batch(embeddings[block], device)).cpu().numpy()
         return result
 
-    def probabilities(self, embeddings: np.ndarray) -> np.ndarray:
+    def predict_proba(self, embeddings: np.ndarray) -> np.ndarray:
         """Class probabilities of raw embeddings, (n, d) floats -> (n, C) float32.
 
-        They are those of the labels trained on: softened, if those were.
+        They estimate the probabilities that the network was trained on as they were
+        before they were softened: logits are multiplied by the temperature again.
         """
-        return torch.softmax(torch.from_numpy(self.logits(embeddings)), dim=1).numpy()
+        temperature = self.config.label_temperature if self.soft else 1.0
+        return torch.softmax(torch.from_numpy(self.logits(embeddings)) * temperature, dim=1).numpy()
 
     def predict(self, embeddings: np.ndarray) -> np.ndarray:
         """Indices among `classes` of raw embeddings, (n, d) floats -> (n,) int64."""
@@ -109,6 +125,8 @@ class Network:
             "dimension": len(self.module.centre),
             "clip_norm": self.module.clip_norm,
             "training": dataclasses.asdict(self.config),
+            "soft": self.soft,
+            "encoder": self.encoder,
         }
         weights = {name: value.cpu() for name, value in self.module.state_dict().items()}
         file = io.BytesIO()
@@ -122,15 +140,41 @@ def load_network(path: str | os.PathLike) -> Network:
     Args:
       path: a `model.pt`, or the folder in which `dpgmm train` wrote it, on a
         local file system.
+
+    Raises:
+      ConfigError: there is none, or it is none.
     """
-    if os.path.isdir(path):
-        path = os.path.join(path, MODEL_FILE)
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    config = content["config"]
-    training = TrainConfig(**config["training"])
-    module = TwoLayers(config["dimension"], training.hidden, len(config["classes"]), config["clip_norm"])
-    module.load_state_dict(content["state_dict"])
-    return Network(tuple(config["classes"]), module.eval(), training)
+    file = os.path.join(path, MODEL_FILE) if os.path.isdir(path) else path
+    try:
+        with open(file, "rb") as opened:
+            data = opened.read()
+    except OSError as error:
+        reason = error.strerror
+        raise ConfigError("network", path, f"be a network that dpgmm train wrote ({reason})") from None
+    return network_from_bytes(data, str(path))
+
+
+def network_from_bytes(data: bytes, name: str) -> Network:
+    """The inverse of `Network.to_bytes`, on the CPU; nothing in the bytes is run.
+
+    Args:
+      name: of the file, for a refusal.
+
+    Raises:
+      ConfigError: these are not the bytes of a network.
+    """
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        config = content["config"]
+        training, classes = TrainConfig(**config["training"]), tuple(config["classes"])
+        module = TwoLayers(config["dimension"], training.hidden, len(classes), config["clip_norm"])
+        module.load_state_dict(content["state_dict"])
+        return Network(classes, module.eval(), training, config["soft"], config["encoder"])
+    except (
+        *(AttributeError, EOFError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError),
+        pickle.UnpicklingError,
+    ):
+        raise ConfigError("network", name, "be a network that dpgmm train wrote") from None
 
 
 def train_network(
@@ -140,6 +184,7 @@ def train_network(
     config: TrainConfig | None = None,
     clip_norm: float | None = None,
     progress: Callable[[int, float], None] | None = None,
+    encoder: str | None = None,
 ) -> Network:
     """Trains the network; on the GPU if there is one.
 
@@ -154,6 +199,7 @@ def train_network(
       config: hyper-parameters; None: the defaults.
       clip_norm: of the release, as in `TwoLayers`.
       progress: called after each epoch with its number, from 1, and its mean loss.
+      encoder: spec of what made the embeddings, which the network keeps.
 
     Raises:
       ConfigError: shapes that do not fit, or class indices out of range.
@@ -185,7 +231,7 @@ def train_network(
             total += loss.detach() * len(chosen)
         if progress is not None:
             progress(epoch + 1, float(total) / rows)
-    return Network(tuple(classes), module.eval(), config)
+    return Network(tuple(classes), module.eval(), config, targets.ndim == 2, encoder)
 
 
 def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:

@@ -21,10 +21,13 @@ __all__ = ["VERBS", "Parser", "main", "note", "report", "run", "say", "warn", "w
 VERBS = {
     "inspect": "what an input holds and leaves out, for its owner's eyes",
     "embed": "images -> a private cache of embeddings",
+    "plan": "what a release would be like, before any data is read",
     "release": "images or embeddings -> a differentially private release",
     "train": "a release -> a two-layer network, tested on real embeddings",
+    "predict": "a network and real embeddings -> their labels, for their owner",
     "sample": "more labelled rows of a release, at no cost in privacy",
     "verify": "re-check a release's accounting and digests, or re-derive it",
+    "report": "a release -> a page for people: its privacy, budget, classes and fidelity",
     "clean": "remove what interrupted or finished runs left in the private folder",
     "demo": "Fashion-MNIST end to end: embed, release, train, one table",
     "completion": "a script by which a shell completes verbs and options",

@@ -17,6 +17,8 @@ from dpgmm_beam.errors import ConfigError, printable
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.allocation import with_shares
 from dpgmm_beam.release import manifest
+from dpgmm_beam.release.class_rows import CLASSES_FILE, ClassRows
+from pipelines import budget as budgets
 from pipelines import cli, embed, job, paths, private, runner, runs, signals
 from pipelines.columns import columns_of
 from pipelines.parsers.release import parser
@@ -27,7 +29,7 @@ from transforms.execution import MAX_THREADS, Execution
 from transforms.files import finding, inputs, run_files
 from transforms.files.private import is_local
 from transforms.files.publish import Publication, exists, is_release, join, left_overs, occupied
-from transforms.files.small import read_small
+from transforms.files.small import read_bounded, read_small
 from transforms.prepare import Source
 from transforms.release import Release
 
@@ -175,13 +177,14 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
         runner.threads_for(options, arguments.threads),
         spread=not runner.is_local(options),
     )
+    epsilon, delta = budgets.of(arguments)
     config = ReleaseConfig(
         encoder=arguments.encoder,
         classes=read_classes(arguments.classes),
         # Until the input has been looked at; an encoder's own is no question of the options.
         dimension=1 if arguments.dimension is None else arguments.dimension,
-        epsilon=arguments.epsilon,
-        delta=arguments.delta,
+        epsilon=epsilon,
+        delta=delta,
         clip_norm=arguments.clip_norm,
         samples_per_class=arguments.samples_per_class,
         components=arguments.components,
@@ -285,7 +288,27 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"released to {output}: epsilon {plan.config.epsilon:g}, delta {plan.config.delta:g}, "
                 f"{plan.config.samples_per_class} rows for each of {len(plan.config.classes)} classes"
             )
+            say_class_rows(output)
     return 0
+
+
+def say_class_rows(output: str) -> None:
+    """What a finished release tells of the size of its classes: noisy and in it, so anyone may read it."""
+    try:
+        found = ClassRows.load(
+            lambda name: read_bounded(join(output, manifest.MIXTURE, name), manifest.MAX_BYTES)
+        )
+    except (KeyError, OSError, ValueError):
+        # The release stands; what is said of it does not decide over that.
+        cli.warn(f"mixture/{CLASSES_FILE} of the release could not be read back")
+        return
+    first, *lines = found.lines()
+    sizes = dict(zip(found.classes, found.rows.tolist(), strict=True))
+    cli.report(first, class_rows=sizes, class_rows_stddev=found.stddev)
+    for line in lines:
+        cli.say(line)
+    if warning := found.warning():
+        cli.warn(warning)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The options of `dpgmm release`."""
 
 from dpgmm_beam.defaults import BLOCK_ROWS, COMPONENTS, ROUNDS, SAMPLES_PER_CLASS
+from pipelines import budget as budgets
 from pipelines.arguments import Parser
 from pipelines.columns import add_columns
 from pipelines.folders import default_folder
@@ -36,8 +37,7 @@ def parser() -> Parser:
         help="synthetic rows of each class",
     )
     budget = result.add_argument_group("privacy")
-    budget.add_argument("--epsilon", type=float, required=True, help="budget of this release")
-    budget.add_argument("--delta", type=float, required=True, help="well under one over the number of rows")
+    budgets.add_options(budget)
     budget.add_argument("--noise-key-file", help="32 secret bytes, with --release-id; else drawn and dropped")
     budget.add_argument("--release-id", help="public name of this one publication, never used twice")
     budget.add_argument("--private-dir", help=f"runs, rows, embeddings (default: {default_folder()})")

@@ -7,7 +7,8 @@ def parser() -> Parser:
     result = Parser(
         prog="dpgmm sample",
         description="Draws labelled synthetic rows from the mixture of a release. The data is not looked at"
-        " again: this costs nothing in privacy, however often and for however many rows.",
+        " again: this costs nothing in privacy, however often and for however many rows. The columns are"
+        " those of a release's own rows.",
         examples=("dpgmm sample --release release --rows 1000000 --output more",),
     )
     result.add_argument("--release", required=True, help="folder of the release")

@@ -26,8 +26,9 @@ registry.check_encoder(released.encoder)
 planned = plan.Plan(released, "one")
 received = plan.Plan.from_dict(planned.to_dict())
 noise.rounded_gaussian(noise.NoiseKey(bytes(32)), received.budget.noise_multiplier, 100)
-manifest.build(received, [])
 """
+
+PUBLISHER = DRIVER + "manifest.build(received, [])"
 
 
 def loaded_after(program: str) -> set[str]:
@@ -46,6 +47,10 @@ def loaded_after(program: str) -> set[str]:
 @pytest.mark.parametrize("program", [WORKER, DRIVER], ids=["worker", "driver"])
 def test_nothing_heavy_is_loaded(program):
     assert loaded_after(program) == set()
+
+
+def test_a_manifest_takes_what_rounds_its_figures():
+    assert loaded_after(PUBLISHER) == {"mpmath"}
 
 
 def test_what_is_heavy_is_seen_where_it_is_used():

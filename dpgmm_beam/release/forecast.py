@@ -1,0 +1,428 @@
+"""What a release will be like, before anybody has looked at the data.
+
+Each step's noise is known beforehand; what it must be held against is not.  So a
+forecast supposes data of a stated geometry, that of a public data set, and so many
+rows, of classes of one size.  Where formulas end (shrinkage, whitening, twenty steps
+of a teacher) the fit's own steps are run: on a few thousand rows drawn with that
+geometry, in fewer dimensions, with noise scaled so that it stands to the signal as it
+will stand (`simulate`).  Nothing here reads a row of anybody's.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dpgmm_beam.config import ReleaseConfig
+from dpgmm_beam.data.rows import Rows
+from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.fit import lloyd, shrinkage, sketch, teacher
+from dpgmm_beam.fit.covariance import BASIS_BITS, DAMPING_FLOOR
+from dpgmm_beam.fit.plan import Plan
+from dpgmm_beam.fit.state import Covariance, FitState
+from dpgmm_beam.linalg import one_thread
+from dpgmm_beam.privacy import accounting, lattice
+from dpgmm_beam.release import references
+from dpgmm_beam.release.geometry import Geometry, moments
+
+DRAWN_ROWS, DRAWN_DIRECTIONS, DRAWS = 4000, 256, 3
+"""Of a simulation: rows and directions at most, and how often the noise is drawn."""
+
+MAX_DRAWN_CLASSES = 400
+"""With more classes nothing is simulated: it would take many seconds."""
+
+_TEST_ROWS = 1000
+
+CLEAR = 10.0
+"""So many times its noise a class's count should be."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One mechanism: its noise beside what it is to show.
+
+    Attributes:
+      mechanism: its name in a manifest.
+      repetitions, share, noise_multiplier: as in a manifest.
+      noise: size of the noise, in `unit`.
+      signal: what it is held against, in `unit`.
+      unit: of both.
+      noise_is, signal_is: what they are, in a few words.
+    """
+
+    mechanism: str
+    repetitions: int
+    share: float
+    noise_multiplier: float
+    noise: float
+    signal: float
+    unit: str
+    noise_is: str
+    signal_is: str
+
+    @property
+    def ratio(self) -> float:
+        """Signal over noise."""
+        return self.signal / self.noise
+
+
+@dataclasses.dataclass(frozen=True)
+class Errors:
+    """What noise will do to what is released: root mean square over classes, rows and keys.
+
+    Attributes:
+      counts: of a class's released count, in rows.
+      means: distance of a released class mean from the exact one.
+      covariance: Frobenius norm of the error, over that of the covariance within classes.
+      logit: of a teacher's logit (centred over the classes), the median over pairs of keys:
+        with few rows one key in many gives a far other teacher; None with one class.
+      logit_size: of such a logit itself.
+    """
+
+    counts: float
+    means: float
+    covariance: float
+    logit: float | None = None
+    logit_size: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """What it would take to reach a state.
+
+    Attributes:
+      state: in words.
+      rows: at the epsilon asked about, two digits, rounded up; None: more than a job takes.
+      epsilon: with the rows asked about, three digits, rounded up; None: above 1000.
+    """
+
+    state: str
+    rows: int | None
+    epsilon: float | None
+
+
+def check_rows(rows: int, config: ReleaseConfig) -> None:
+    """Raises ConfigError unless it is a number of rows that a release may have, one a class at least."""
+    classes = len(config.classes)
+    if not classes <= rows <= lattice.MAX_ROWS:
+        raise ConfigError(
+            "rows",
+            rows,
+            f"be a whole number from {classes} (one for each class) to {lattice.MAX_ROWS}",
+        )
+
+
+def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> tuple[Step, ...]:
+    """Noise and signal of every mechanism, in the order of the fit.
+
+    Args:
+      rows: expected, in classes of one size.
+      errors: of `simulate`, for the teacher; None: its noise is that of one step.
+    """
+    shape, method, found = plan.shape, plan.config.method, []
+    classes, d, components = shape.classes, shape.dimension, shape.components
+    of_class, of_component = rows / classes, rows / shape.cells
+    spread = math.sqrt(geometry.within[-1])
+    radius = residual_radius(plan, geometry)
+    z = {each.name: plan.budget.multiplier(each.name) for each in plan.budget.mechanisms}
+    moment = z["moment/moment"] * radius**2 / rows
+    sketched = float(np.clip(of_class / (sketch.ROWS_PER_NOISE * z["moment/moment"]), 2 * components, None))
+    of_cell = of_class / min(sketched, sketch.room_of(shape))
+    move = float(np.clip(lloyd.ROUND_RADIUS * spread, lloyd.MIN_RESIDUAL * radius, radius))
+    # A row adds its count and a square to one vector.
+    both = math.sqrt(2.0)
+    for mechanism in plan.budget.mechanisms:
+        name = mechanism.name
+        step = {
+            "means/count": (z[name], of_class, "rows", "of a class's count", "rows of a class"),
+            "means/sum": (
+                math.sqrt(d) * z[name] / of_class,
+                geometry.class_distance,
+                "norm",
+                "of a class's mean",
+                "its distance from the centre",
+            ),
+            "moment/moment": (
+                shrinkage.noise_radius(d, moment),
+                float(geometry.along(d)[0].max()),
+                "variance",
+                "of the covariance's largest eigenvalue",
+                "the largest variance of a direction",
+            ),
+            "sketch/count": (z[name], of_cell, "rows", "of a cell's count", "rows of a cell"),
+            "sketch/sum": (
+                math.sqrt(shape.subspace_dim) * z[name] * radius / of_cell,
+                spread,
+                "norm",
+                "of a cell's mean",
+                "the spread of a class",
+            ),
+        }.get(name)
+        if name == "teacher/gradient":
+            stddev = z[name] * method.teacher_clip / rows
+            uncapped = method.teacher_rate * _feature_norm(plan, geometry, moment) ** 2 * stddev
+            one = min(uncapped, method.teacher_noise_cap)
+            if errors and errors.logit and errors.logit_size:
+                step = errors.logit, errors.logit_size, "logit", "of a label's logit", "size of a logit"
+            else:
+                step = one, 1.0, "logit", "of a logit, of one step", "a logit of 1"
+        elif name.endswith("/count") and step is None:
+            step = both * z[name], of_component, "rows", "of a component's count", "rows of a component"
+        elif step is None:
+            step = (
+                math.sqrt(d) * z[name] * move / of_component,
+                spread,
+                "norm",
+                "of a component's move",
+                "the spread of a class",
+            )
+        noise, signal, *words = step
+        found.append(Step(name, mechanism.repetitions, mechanism.share, z[name], noise, signal, *words))
+    return tuple(found)
+
+
+def residual_radius(plan: Plan, geometry: Geometry) -> float:
+    """The clipping radius of a row round its class's mean, as `fit.means` will find it."""
+    explained = geometry.between[-1] + geometry.centre[-1]
+    return plan.config.method.residual_radius * math.sqrt(min(max(1.0 - explained, 0.01), 1.0))
+
+
+def _feature_norm(plan: Plan, geometry: Geometry, stddev: float) -> float:
+    """Root mean square norm of a whitened row, as `fit.covariance` will find it."""
+    within, between, _ = geometry.along(plan.shape.dimension)
+    total = within + between
+    damping = plan.config.method.damping * shrinkage.noise_radius(plan.shape.dimension, stddev)
+    damping = max(damping, DAMPING_FLOOR * total.mean())
+    return math.sqrt((total / (total + damping)).sum())
+
+
+def directions_seen(plan: Plan, rows: int, geometry: Geometry) -> int:
+    """Directions whose variance stands out of the moment's noise.
+
+    An eigenvalue does where it is above half of the noise's radius (Baik, Ben Arous and
+    Peche 2005; for this noise Benaych-Georges and Nadakuditi 2011).
+    """
+    d = plan.shape.dimension
+    stddev = plan.budget.multiplier("moment/moment") * residual_radius(plan, geometry) ** 2 / rows
+    return int((geometry.along(d)[0] > shrinkage.noise_radius(d, stddev) / 2).sum())
+
+
+def simulate(plan: Plan, rows: int, geometry: Geometry, draws: int = DRAWS) -> Errors | None:
+    """The errors of a release, from the fit's own steps on rows of this geometry.
+
+    Each of fewer directions k has the variance of d / k of them. The noise is scaled so that
+    what matters stays as it is: that of a mean's coordinates by (d / k)^.5, for the whole
+    mean's to be the same; the moment's by (d / k)^1.5, for its radius to grow as the
+    variances do; a gradient's by d / k, for features share one norm; and all of it by the
+    drawn rows over the rows.
+
+    Returns:
+      None where there are too many classes, or too few rows for them.
+    """
+    classes, drawn = plan.shape.classes, min(rows, DRAWN_ROWS)
+    directions = min(plan.shape.dimension, DRAWN_DIRECTIONS, (drawn - classes) // 2)
+    if classes > MAX_DRAWN_CLASSES or directions < 1:
+        return None
+    small = Plan(dataclasses.replace(plan.config, dimension=directions, components=1), plan.release_id)
+    more = plan.shape.dimension / directions
+    # With more threads a product of this size is slower, on a machine that does other things.
+    with one_thread():
+        train, test = _rows_like(geometry, classes, directions, drawn)
+        exact = moments(train, classes)
+        found = [
+            _fit(small, plan, train, drawn / rows, more, np.random.default_rng([1, draw]))
+            for draw in range(draws)
+        ]
+    means, covariances, logits = [], [], []
+    for state, covariance in found:
+        assert state.class_means is not None
+        difference = state.class_means.means / lattice.UNIT - exact[0]
+        means.append((difference**2).sum(axis=1).mean())
+        basis = covariance.basis * 2.0**-BASIS_BITS
+        covariances.append(((basis @ basis.T - exact[1]) ** 2).sum() / (exact[1] ** 2).sum())
+        if classes > 1:
+            logits.append(_logits(state, test))
+    errors = Errors(count_error(plan, rows), math.sqrt(np.mean(means)), math.sqrt(np.mean(covariances)))
+    if not logits:
+        return errors
+    return dataclasses.replace(
+        errors,
+        logit=between_keys(logits),
+        logit_size=math.sqrt((np.mean(logits, axis=0) ** 2).mean()),
+    )
+
+
+def count_error(plan: Plan, rows: int) -> float:
+    """Root mean square error of a class's count: its noise, but no count is below its noise (`fit.means`)."""
+    of_class = rows / plan.shape.classes
+    stddev = plan.budget.multiplier("means/count")
+    floor = (max(stddev, 0.01 * of_class) - of_class) / stddev
+    # The mean square of a normal deviate that is raised to the floor.
+    density = math.exp(-floor * floor / 2) / math.sqrt(2 * math.pi)
+    above, below = (math.erfc(sign * floor / math.sqrt(2)) / 2 for sign in (1, -1))
+    return stddev * math.sqrt(above + floor * density + floor * floor * below)
+
+
+def between_keys(logits: Sequence[np.ndarray]) -> float:
+    """Standard deviation of what keys give, from the median of the squared differences of pairs."""
+    pairs = [((one - other) ** 2).mean() / 2 for one, other in itertools.combinations(logits, 2)]
+    return math.sqrt(np.median(pairs))
+
+
+def _rows_like(geometry: Geometry, classes: int, directions: int, count: int) -> tuple[Rows, Rows]:
+    """Rows of this geometry to fit and others to look at, from a public generator.
+
+    Those to fit have exactly its covariance: the data's own has no error of sampling to it.
+    """
+    generator = np.random.default_rng(0)
+    within, between, centre = geometry.along(directions)
+    labels = np.arange(count + _TEST_ROWS) % classes
+    means = generator.standard_normal((classes, directions))
+    means -= means.mean(axis=0)
+    means *= np.sqrt(between / np.maximum((means**2).mean(axis=0), np.finfo(float).tiny))
+    means += np.sqrt(centre) * generator.choice([-1.0, 1.0], directions)
+    residuals = generator.standard_normal((len(labels), directions))
+    first, first_labels = residuals[:count], labels[:count]
+    sums = np.zeros((classes, directions))
+    np.add.at(sums, first_labels, first)
+    first -= (sums / np.bincount(first_labels, minlength=classes)[:, None])[first_labels]
+    values, vectors = np.linalg.eigh(first.T @ first / count)
+    residuals = residuals @ (vectors / np.sqrt(np.maximum(values, 1e-9))) @ vectors.T
+    drawn = means[labels] + residuals * np.sqrt(within)
+    on_lattice, kept = lattice.quantise_rows(drawn)
+    every = Rows(on_lattice.astype(np.int16), labels[kept].astype(np.int32))
+    return (
+        Rows(every.values[:-_TEST_ROWS], every.classes[:-_TEST_ROWS]),
+        Rows(every.values[-_TEST_ROWS:], every.classes[-_TEST_ROWS:]),
+    )
+
+
+def _fit(
+    small: Plan, plan: Plan, rows: Rows, fewer: float, more: float, generator: np.random.Generator
+) -> tuple[FitState, Covariance]:
+    """State and covariance after the stages of `small`, with the noise of `plan` scaled to it."""
+    state, covariance, view, viewed = FitState(), None, None, rows
+    for stage in small.stages:
+        scale = more ** {"means": 0.5, "moment": 1.5, "teacher": 1.0}[stage.KIND]
+        multipliers = {
+            query.name: plan.budget.multiplier(f"{stage.mechanism}/{query.name}")
+            * fewer
+            * (1.0 if query.name == "count" else scale)
+            for query in stage.queries
+        }
+        if stage.view is not None and stage.view != view:
+            view, viewed = stage.view, stage.view.of(state).bind()(rows)
+        sums = stage.begin()
+        stage.adder(state)(rows if stage.view is None else viewed, sums)
+        exact = stage.finish(sums)
+        noisy = {
+            query.name: exact[query.name]
+            + generator.standard_normal(query.size) * query.noise_stddevs(multipliers[query.name])
+            for query in stage.queries
+        }
+        advanced = stage.advance(state, noisy, multipliers)
+        state, covariance = advanced.state, advanced.covariance or covariance
+    assert covariance is not None
+    return state, covariance
+
+
+def _logits(state: FitState, rows: Rows) -> np.ndarray:
+    found = state.teacher
+    assert found is not None
+    weights = found.weights if found.average is None else found.average
+    return centred_logits(teacher.FEATURES.of(state).bind()(rows), weights, found.norm)
+
+
+def centred_logits(features: Rows, weights: np.ndarray, norm: float) -> np.ndarray:
+    """A teacher's logits (n, C) less their mean over the classes, which no probability depends on."""
+    on_lattice = teacher.logit_weights(weights, norm)
+    logits = features.values.astype(np.float64) @ on_lattice[:, :-1].T + on_lattice[:, -1]
+    return logits - logits.mean(axis=1, keepdims=True)
+
+
+def needs(plan: Plan, rows: int, geometry: Geometry, within: float) -> tuple[Need, ...]:
+    """Rows or epsilon for: counts that are clear of noise, means that are, an accuracy.
+
+    Every state is a least product of mu and rows of a class, so each has both answers.
+
+    Args:
+      within: of the accuracy above chance, the part that may be lost to noise.
+    """
+    config, d = plan.config, plan.shape.dimension
+    share = {each.name: each.share for each in plan.budget.mechanisms}
+    states = {
+        f"class counts are {CLEAR:g} times their noise": CLEAR / math.sqrt(share["means/count"]),
+        "a class mean's noise is half of its distance from the centre": 2
+        * math.sqrt(d / share["means/sum"])
+        / geometry.class_distance,
+    }
+    if plan.shape.classes > 1:
+        strength = references.curve().strength_for(within)
+        states[f"{within:.1%} of the accuracy above chance is lost to noise (middle of the band)"] = (
+            strength * math.sqrt(d)
+        )
+    mu = 1 / plan.budget.noise_multiplier
+    return tuple(
+        Need(
+            state,
+            _rounded_up_rows(product / mu * plan.shape.classes),
+            epsilon_of(product * plan.shape.classes / rows, config.delta),
+        )
+        for state, product in states.items()
+    )
+
+
+def _rounded_up_rows(rows: float) -> int | None:
+    unit = 10 ** max(0, math.floor(math.log10(rows)) - 1)
+    rounded = math.ceil(rows / unit) * unit
+    return rounded if rounded <= lattice.MAX_ROWS else None
+
+
+def epsilon_of(mu: float, delta: float) -> float | None:
+    """The least epsilon, of three digits, rounded up, whose noise gives this mu; None: above 1000."""
+    low, high = accounting.MIN_EPSILON, float(accounting.MAX_EPSILON)
+    if 1 / accounting.calibrated(high, delta) < mu:
+        return None
+    if 1 / accounting.calibrated(low, delta) >= mu:
+        return low
+    while high - low > 1e-6 * low:
+        middle = math.sqrt(low * high)
+        if 1 / accounting.calibrated(middle, delta) >= mu:
+            high = middle
+        else:
+            low = middle
+    unit = 10.0 ** (math.floor(math.log10(high)) - 2)
+    return float(f"{min(math.ceil(high / unit) * unit, accounting.MAX_EPSILON):.3g}")
+
+
+def strength(plan: Plan, rows: int) -> float:
+    """Rows of a class times mu over sqrt(d): what losses of accuracy were measured against."""
+    shape = plan.shape
+    return rows / shape.classes / plan.budget.noise_multiplier / math.sqrt(shape.dimension)
+
+
+def warnings(plan: Plan, rows: int) -> tuple[str, ...]:
+    """What is wrong with a plan for so many rows, in sentences."""
+    delta, found = plan.config.delta, []
+    most = f"{0.1 / rows:.0e}"
+    if delta >= 1 / rows:
+        found.append(
+            f"delta {delta:g} is not below one over {rows:,} rows: a mechanism that hands out one row in"
+            f" {1 / delta:,.0f} as it is would keep it. Take {most} or less"
+        )
+    elif delta > 0.1 / rows:
+        found.append(f"delta {delta:g} is above a tenth of one over {rows:,} rows: {most} or less is usual")
+    if rows / plan.shape.classes < plan.budget.multiplier("means/count"):
+        found.append(
+            f"a class of {rows / plan.shape.classes:,.0f} rows is less than the noise of its count"
+            f" ({plan.budget.multiplier('means/count'):,.0f}): such a release is a guess"
+        )
+    return tuple(found)
+
+
+def to_dict(step: Step) -> dict[str, Any]:
+    """Plain data, for JSON."""
+    return {**dataclasses.asdict(step), "ratio": step.ratio}
