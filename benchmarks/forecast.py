@@ -59,6 +59,7 @@ def cases(fashion_mnist: list[str] | None) -> dict[str, tuple[Rows, Rows, tuple[
         "digits": (problems.digits().train, problems.digits().test, EPSILONS),
         "clusters": (*clusters(20_000, 128, 10, 1.0), EPSILONS),
         "more clusters": (*clusters(5_000, 256, 20, 0.5), EPSILONS),
+        "many clusters": (*clusters(30_000, 128, 100, 1.0), EPSILONS),
     }
     if fashion_mnist:
         data = problems.fashion_mnist(*fashion_mnist)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from pipelines.plan import Forecast
 
-EPSILONS = np.geomspace(0.1, 20, 60)
+EPSILONS = 0.1, 20.0
+"""That are shown, and that of the plan."""
+
 _INK, _BAND, _MARK = "#1f4e79", "#9dc3e6", "#c55a11"
 
 
@@ -61,16 +63,17 @@ def _steps(axes: "Axes", found: "Forecast") -> None:
 def _accuracy(axes: "Axes", found: "Forecast") -> None:
     config, curve = found.plan.config, references.curve()
     per_mu = found.rows / len(config.classes) / math.sqrt(config.dimension)
-    strengths = [per_mu / calibrated(float(epsilon), config.delta) for epsilon in EPSILONS]
+    shown = np.geomspace(min(EPSILONS[0], config.epsilon), max(EPSILONS[1], config.epsilon), 60)
+    strengths = [per_mu / calibrated(float(epsilon), config.delta) for epsilon in shown]
     low, middle, high = 100 * np.array([curve.loss(strength) for strength in strengths]).T
-    axes.fill_between(EPSILONS, low, high, color=_BAND, label="band of all measurements")
-    axes.plot(EPSILONS, middle, color=_INK, label="expected")
+    axes.fill_between(shown, low, high, color=_BAND, label="band of all measurements")
+    axes.plot(shown, middle, color=_INK, label="expected")
     axes.plot([config.epsilon], [100 * found.loss[1]], "o", color=_MARK, label="this plan")  # type: ignore[index]
     for marker, (name, each) in zip("sv^", references.REFERENCES.items(), strict=False):
         # Where this plan has the strength that was measured.
         mus = np.log([each.strength(epsilon) / per_mu for epsilon in each.accuracy])
-        epsilons = np.exp(np.interp(mus, np.log(strengths) - math.log(per_mu), np.log(EPSILONS)))
-        inside = (epsilons > EPSILONS[0]) & (epsilons < EPSILONS[-1])
+        epsilons = np.exp(np.interp(mus, np.log(strengths) - math.log(per_mu), np.log(shown)))
+        inside = (epsilons > shown[0]) & (epsilons < shown[-1])
         losses = np.array([100 * max(each.loss(epsilon), references.MIN_LOSS) for epsilon in each.accuracy])
         axes.plot(
             epsilons[inside],
@@ -83,7 +86,7 @@ def _accuracy(axes: "Axes", found: "Forecast") -> None:
     axes.set(
         xscale="log",
         yscale="log",
-        xlim=(EPSILONS[0], max(EPSILONS[-1], config.epsilon)),
+        xlim=(shown[0], shown[-1]),
         xlabel="epsilon",
         ylabel="% of the accuracy above chance",
         title="Lost to noise",
@@ -94,7 +97,7 @@ def _accuracy(axes: "Axes", found: "Forecast") -> None:
 
 
 def _attacker(axes: "Axes", found: "Forecast") -> None:
-    rates = np.geomspace(1e-4, 1, 200)
+    rates = np.geomspace(1e-5, 1, 200)
     axes.plot(rates, ndtr(ndtri(rates) + found.figures.mu), color=_INK, label=f"mu {found.figures.mu:g}")
     axes.plot(rates, rates, color="gray", linestyle="--", label="guessing")
     for rate, value in found.figures.tpr_at_fpr.items():

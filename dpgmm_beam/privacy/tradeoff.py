@@ -10,7 +10,7 @@ From that curve follow:
   package riskcal: Kulynych, Gomez, Kaissis, Calmon and Troncoso 2024);
 - the bound on reconstruction: who would come near enough to a record with probability k
   without the release, whatever near enough means, does so with it with at most
-  Phi(Phi^-1(k) + mu) (Hayes, Mahloujifar and Balle 2023, theorem 2; in this form
+  Phi(Phi^-1(k) + mu) (Hayes, Mahloujifar and Balle 2023; in this form
   Kaissis, Hayes, Ziller and Rueckert 2023).
 
 Figures are computed in multiple precision and rounded up to a few digits: never below

@@ -28,11 +28,11 @@ from dpgmm_beam.privacy import accounting, lattice
 from dpgmm_beam.release import references
 from dpgmm_beam.release.geometry import Geometry, moments
 
-DRAWN_ROWS, DRAWN_DIRECTIONS, DRAWS = 4000, 256, 3
+DRAWN_ROWS, DRAWN_DIRECTIONS, DRAWS = 4000, 256, 4
 """Of a simulation: rows and directions at most, and how often the noise is drawn."""
 
-MAX_DRAWN_CLASSES = 400
-"""With more classes nothing is simulated: it would take many seconds."""
+MAX_DRAWN_CLASSES = 100
+"""With more classes nothing is simulated: it would take seconds, and was held against no real fit."""
 
 _TEST_ROWS = 1000
 
