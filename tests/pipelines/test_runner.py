@@ -337,7 +337,7 @@ def test_job_options_say_what_they_filled_in(capsys):
     assert value(options, "runner") == "PrismRunner"
     assert capsys.readouterr() == ("", "")
     runner.job_options(["--runner=PrismRunner"], verbose=True)
-    assert "option filled in for PrismRunner: --save_main_session=False\n" in capsys.readouterr().out
+    assert "option filled in for PrismRunner: --save_main_session=False\n" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="--direct_num_worker=2 is refused: it must be an option of"):
         runner.job_options(["--direct_num_worker", "2"], verbose=False)
 
