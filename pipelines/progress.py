@@ -105,7 +105,9 @@ class Progress:
             done = min(self._count(), self._total)
             if self._before is None:
                 self._before = done
-            if not first and not self._ended and self._ready() and not self._stop.is_set():
+            # A log needs no line that says nothing yet.
+            early = first and not self._line.terminal
+            if not early and not self._ended and self._ready() and not self._stop.is_set():
                 self._print(done)
 
     def _print(self, done: int):

@@ -438,7 +438,7 @@ def test_images_bad_images_and_the_embed_cache_give_one_release(images, tmp_path
     capfd.readouterr()
     assert release(images, tmp_path / "2", *keyed(tmp_path), *encoder, "--overwrite") == expected
     err = capfd.readouterr().err
-    assert "fit: stage 1" in said
+    assert "fit: 100%" in said
     for word in ("empty.png", "broken", "zebra", "reject"):
         assert word not in err
 
