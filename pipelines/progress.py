@@ -14,7 +14,7 @@ from tqdm import tqdm
 from pipelines import output
 
 # A terminal's line is rewritten; a log gets a new line, and so seldom.
-_TERMINAL_SECONDS, _LOG_SECONDS = 0.5, 30.0
+_TERMINAL_SECONDS, _LOG_SECONDS = 1.0, 30.0
 # A count may hang with the file system that it lists.
 _JOIN_SECONDS = 2.0
 _BAR = "{desc}: {percentage:3.0f}% |{bar:8}| "

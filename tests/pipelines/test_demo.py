@@ -164,8 +164,10 @@ def test_a_folder_that_is_named_is_not_replaced_by_a_package(nowhere):
         demo_data.find("no", str(nowhere))
 
 
-def test_from_images_to_a_table(data, tmp_path, capsys):
+def test_from_images_to_a_table(data, tmp_path, monkeypatch, capsys):
     """Four images of train and two of test: what is said, not how well it learns."""
+    monkeypatch.setattr("pipelines.parsers.release.SAMPLES_PER_CLASS", 20)
+    (data / "t10k-labels-idx1-ubyte.gz").write_bytes(idx(np.array([0, 3])))
     arguments = ["--work", str(tmp_path / "work"), "--data", str(data), "--size", "32", "--epsilons", "1"]
     assert cli.main(["demo", *arguments, "--json", "--quiet"]) == 0
     out, err = capsys.readouterr()
@@ -174,11 +176,11 @@ def test_from_images_to_a_table(data, tmp_path, capsys):
     assert found["verb"] == "demo"
     assert found["data"] == "Fashion-MNIST, efficientnet_lite0:32"
     (made,) = found["releases"]
-    assert made["train_rows"] == 60_000
+    assert made["train_rows"] == 200
     assert made["test_rows"] == 2
     first, second, _, title, head, row = found["said"]
     assert first.startswith(
-        f"epsilon 1: accuracy {made['accuracy']:.4f} on 2 real test rows, trained on 60000"
+        f"epsilon 1: accuracy {made['accuracy']:.4f} on 2 real test rows, trained on 200"
     )
     assert second == f"without privacy: accuracy {found['real_accuracy']:.4f}, trained on the real rows"
     assert title.startswith("Fashion-MNIST, efficientnet_lite0:32, delta 1e-05; accuracy")
