@@ -203,10 +203,14 @@ class StageWatch(Progress):
 
 
 def device() -> str:
-    """Where networks run in this process; "" while none is loaded."""
-    # Not imported here: a run that finds everything embedded does without.
-    torch = sys.modules.get("torch")
-    return "" if torch is None else "on cuda" if torch.cuda.is_available() else "on cpu"
+    """Where networks of torch run in this process.
+
+    Loads torch where it is not yet: were it said only once a network is loaded,
+    the words would tell whether there was an image to embed.
+    """
+    import torch
+
+    return "on cuda" if torch.cuda.is_available() else "on cpu"
 
 
 class _Line:

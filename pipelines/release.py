@@ -197,13 +197,14 @@ def run(
         source = pipeline | "Input" >> beam.Create([Source(request.source.pattern)])
     source | "Release" >> Release(plan, publication, current.workspace, request.execution)
     folder, names = current.workspace.folder, [stage.name for stage in plan.stages]
-    watch.append(
+    # One line at a time; entered first, it ends last.
+    watch.insert(
+        0,
         StageWatch(
             lambda: range(run_files.finished_stages(folder)),
             names,
-            # One line at a time.
             ready=lambda: embedded is None or embedded.ended,
-        )
+        ),
     )
     title = f"release {current.release_id}"
     job.run(pipeline, job.job_name(title, plan.config.digest, publication.output), watch)

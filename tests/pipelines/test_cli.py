@@ -227,6 +227,8 @@ def test_quiet_leaves_warnings_and_errors(capsys):
 
     assert cli.run(main, ["--quiet"]) == 0
     assert capsys.readouterr() == ("result\n", "warning: look\nown warning\n")
+    cli.note("a remark")
+    assert capsys.readouterr().err == "a remark\n"
 
 
 def test_flags_of_a_file_count_as_if_they_were_typed(tmp_path, capsys):

@@ -179,9 +179,7 @@ def test_from_images_to_a_table(data, tmp_path, monkeypatch, capsys):
     assert made["train_rows"] == 200
     assert made["test_rows"] == 2
     first, second, _, title, head, row = found["said"]
-    assert first.startswith(
-        f"epsilon 1: accuracy {made['accuracy']:.4f} on 2 real test rows, trained on 200"
-    )
+    assert first.startswith(f"epsilon 1: accuracy {made['accuracy']:.4f} on 2 real test rows, trained on 200")
     assert second == f"without privacy: accuracy {found['real_accuracy']:.4f}, trained on the real rows"
     assert title.startswith("Fashion-MNIST, efficientnet_lite0:32, delta 1e-05; accuracy")
     assert head.split()[0] == "epsilon"
