@@ -49,6 +49,8 @@ setup(
         "plot": ["matplotlib>=3.10"],
         # Draws and writes the page of `dpgmm report`.
         "report": ["matplotlib>=3.10", "jinja2>=3.1"],
+        # Small images for `dpgmm demo` where Fashion-MNIST can't be had.
+        "demo": ["scikit-learn>=1.5"],
         "test": [
             "pytest>=8",
             "hypothesis>=6.100",
