@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from dpgmm_beam.encoders.registry import register_encoder
     from dpgmm_beam.errors import ConfigError
     from dpgmm_beam.fit.plan import Plan
-    from dpgmm_beam.mixture import Mixture, load_mixture
+    from dpgmm_beam.mixture import Mixture, Sample
+    from dpgmm_beam.network import Network, load_network, train_network
     from dpgmm_beam.privacy.noise import NoiseKey
     from dpgmm_beam.release.in_memory import release_in_memory
     from dpgmm_beam.release.labels import Labeller, load_labeller
+    from dpgmm_beam.release.loading import load_mixture
 
 _HOMES = {
     "ConfigError": "errors",
@@ -28,15 +30,19 @@ _HOMES = {
     "Labeller": "release.labels",
     "Method": "config",
     "Mixture": "mixture",
+    "Network": "network",
     "NoiseKey": "privacy.noise",
     "Plan": "fit.plan",
     "ReleaseConfig": "config",
     "Rows": "data.rows",
+    "Sample": "mixture",
     "load_labeller": "release.labels",
-    "load_mixture": "mixture",
+    "load_mixture": "release.loading",
+    "load_network": "network",
     "register_encoder": "encoders.registry",
     "release_in_memory": "release.in_memory",
     "rows_of": "data.rows",
+    "train_network": "network",
 }
 
 __all__ = [
@@ -45,16 +51,20 @@ __all__ = [
     "Labeller",
     "Method",
     "Mixture",
+    "Network",
     "NoiseKey",
     "Plan",
     "ReleaseConfig",
     "Rows",
+    "Sample",
     "__version__",
     "load_labeller",
     "load_mixture",
+    "load_network",
     "register_encoder",
     "release_in_memory",
     "rows_of",
+    "train_network",
 ]
 
 

@@ -1,6 +1,7 @@
 """The programs of examples/, run as their docstrings say."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -26,8 +27,11 @@ def run(name, *arguments) -> str:
 
 def test_fit_in_memory(tmp_path):
     said = run("fit_in_memory.py", tmp_path / "release")
-    assert said.startswith("6 files; the teacher agrees")
+    assert said.startswith("8 files; the teacher agrees")
     assert cli.main(["verify", "--release", str(tmp_path / "release")]) == 0
+    said = run("train_and_predict.py", tmp_path / "release", tmp_path / "network.pt")
+    agreement = int(re.match(r"the network agrees with the teacher on (\d+)% of new rows", said)[1])
+    assert agreement > 90
 
 
 def test_release_on_beam(tmp_path):
