@@ -36,6 +36,7 @@ def parser() -> Parser:
         default=SAMPLES_PER_CLASS,
         help="synthetic rows of each class",
     )
+    add_columns(result)
     budget = result.add_argument_group("privacy")
     budgets.add_options(budget)
     budget.add_argument("--noise-key-file", help="32 secret bytes, with --release-id; else drawn and dropped")

@@ -29,7 +29,9 @@ def parser() -> Parser:
         required=True,
         help="a release, or Parquet by file, folder or glob with columns 'label' and 'embedding'",
     )
-    result.add_argument("--test", required=True, help="Parquet of real rows, e.g. what dpgmm embed wrote")
+    result.add_argument(
+        "--test", required=True, help="Parquet or arrays of real rows, e.g. what dpgmm embed wrote"
+    )
     result.add_argument("--output", required=True, help=f"folder for {MODEL_FILE} and {METRICS_FILE}")
     result.add_argument("--overwrite", action="store_true", help="replace a training that is in --output")
     result.add_argument(
@@ -41,6 +43,7 @@ def parser() -> Parser:
     rows = result.add_argument_group("rows that are not a release's, which states these itself")
     rows.add_argument("--clip-norm", type=float, help="clip embeddings to it instead of bringing them to 1")
     rows.add_argument("--dimension", type=int, help="length of an embedding in a list column")
+    add_columns(result, LABEL, EMBEDDING)
     recipe = result.add_argument_group("recipe")
     for field in dataclasses.fields(TrainConfig):
         recipe.add_argument(
