@@ -25,7 +25,7 @@ from dpgmm_beam.release.row_statement import RowStatement
 from dpgmm_beam.release.synthesis import Parts, draw_part, generator_of_seed
 from pipelines import cli, cores, paths
 from pipelines.parsers.sample import parser
-from pipelines.progress import Progress
+from pipelines.progress import Steps
 from transforms.files import finding
 from transforms.files.private import is_local
 from transforms.files.publish import exists, files_below, join
@@ -123,8 +123,9 @@ def main(argv: Sequence[str]) -> int:
     paths.check_apart({"--release": arguments.release, "--output": arguments.output})
     loaded = load(finding.absolute(arguments.release))
     seed = secrets.randbelow(MAX_SEED) if arguments.seed is None else arguments.seed
-    write(output, loaded, arguments.rows, seed, arguments.threads or cores.usable_cores())
-    cli.say(f"{arguments.rows} rows are in {output} (seed {seed})")
+    rows = arguments.rows
+    write(output, loaded, rows, seed, arguments.threads or cores.usable_cores())
+    cli.report(f"{rows} rows are in {output} (seed {seed})", output=output, rows=rows, seed=seed)
     return 0
 
 
@@ -143,17 +144,17 @@ def write(output: str, loaded: Loaded, rows: int, seed: int, threads: int) -> No
         data = draw_part(parts, part, sampler, labeller, generator_of_seed(seed, part), statement)
         write_whole(join(place, parts.name(part)), data)
 
-    done: list[int] = []
     try:
         with (
-            Progress("rows", len(parts), lambda: len(done)),
+            Steps("rows", rows, "rows") as progress,
             one_thread(),
             ThreadPoolExecutor(threads) as workers,
         ):
             try:
-                for future in as_completed([workers.submit(draw, part) for part in range(len(parts))]):
+                drawn = {workers.submit(draw, part): part for part in range(len(parts))}
+                for future in as_completed(drawn):
                     future.result()
-                    done.append(1)
+                    progress.add(parts.rows_of(drawn[future]))
             finally:
                 workers.shutdown(cancel_futures=True)
         write_whole(join(place, ABOUT_FILE), (json.dumps(about, indent=2) + "\n").encode())

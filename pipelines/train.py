@@ -9,10 +9,8 @@ import dataclasses
 import json
 import os
 import shutil
-import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +29,7 @@ from dpgmm_beam.release import manifest
 from dpgmm_beam.release.row_statement import StatedPart, stated
 from pipelines import cli, paths
 from pipelines.parsers.train import parser
+from pipelines.progress import Steps, device
 from pipelines.scores import PRIVATE, Account, Confusion
 from transforms.files import finding, inputs, parquet
 from transforms.files.private import is_local
@@ -115,15 +114,16 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("--test", arguments.test, f"hold a row with {_good(source)}")
     if unnamed:
         cli.note(unnamed)
-    network = train_network(
-        train.embeddings,
-        train.targets if train.probabilities is None else train.probabilities,
-        source.row_format.classes,
-        config,
-        source.row_format.clip_norm,
-        _report(config.epochs),
-        source.encoder,
-    )
+    with Steps(f"training {device()}", config.epochs, "epochs") as progress:
+        network = train_network(
+            train.embeddings,
+            train.targets if train.probabilities is None else train.probabilities,
+            source.row_format.classes,
+            config,
+            source.row_format.clip_norm,
+            lambda epoch, loss: progress.add(detail=f"loss {loss:.4f}"),
+            source.encoder,
+        )
     metrics = measure(network, test, account, len(train.targets))
     write_output(arguments.output, network, metrics)
     cli.report(
@@ -606,16 +606,6 @@ def write_output(output: str, network: Network, metrics: dict) -> None:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _report(epochs: int) -> Callable[[int, float], None]:
-    start = time.monotonic()
-
-    def report(epoch: int, loss: float) -> None:
-        seconds = time.monotonic() - start
-        cli.say(f"training: epoch {epoch} of {epochs}, loss {loss:.4f}, {seconds:.0f} s", sys.stderr)
-
-    return report
 
 
 if __name__ == "__main__":
