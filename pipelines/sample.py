@@ -123,8 +123,8 @@ def main(argv: Sequence[str]) -> int:
     paths.check_apart({"--release": arguments.release, "--output": arguments.output})
     loaded = load(finding.absolute(arguments.release))
     seed = secrets.randbelow(MAX_SEED) if arguments.seed is None else arguments.seed
-    write(output, loaded, arguments.rows, seed, arguments.threads or cores.usable_cores())
     rows = arguments.rows
+    write(output, loaded, rows, seed, arguments.threads or cores.usable_cores())
     cli.report(f"{rows} rows are in {output} (seed {seed})", output=output, rows=rows, seed=seed)
     return 0
 
