@@ -170,7 +170,8 @@ def lines(
         yield ""
         yield (
             f"a release   {price.rows:,} rows, {_bytes(price.disk)} in the private folder while it runs,"
-            f" {_seconds(price.seconds)} once they are embedded (rough: docs/scale.md)"
+            f" about {_seconds(price.seconds)}{'' if description.holds_embeddings else ' once they are embedded'}"
+            " (docs/scale.md)"
         )
     if speed and found.good:
         took = _seconds(found.good / speed)
