@@ -62,7 +62,8 @@ def read_classes(text: str) -> tuple[str, ...]:
     )
     if named and is_local(text) and not os.path.lexists(text):
         raise ConfigError("--classes", text, "be labels with commas between, or a file that exists")
-    if named or os.path.lexists(text):
+    # A folder by the name of a label is no file of labels.
+    if named or (os.path.lexists(text) and not os.path.isdir(text)):
         try:
             # What some editors put before a text in UTF-8 belongs to no label.
             content = read_small("--classes", text, CLASSES_BYTES).decode("utf-8-sig")
@@ -90,9 +91,9 @@ def _listed(path: str, content: str) -> tuple[str, ...]:
 
 
 def say_of_blanks(classes: Sequence[str]) -> None:
-    """Names, on standard error, the first declared label that begins or ends with a blank."""
+    """Names, on standard error, the first declared label that begins or ends with what nobody sees."""
     for label in classes:
-        if label != label.strip():
+        if any(end.isspace() or not end.isprintable() for end in (label[0], label[-1])):
             cli.say(
                 f"warning: the class '{printable(label)}' begins or ends with a blank; labels are compared as"
                 " they stand",

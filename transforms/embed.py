@@ -328,9 +328,8 @@ def _files_of(description: InputDescription) -> tuple[str, list[ImageFile]]:
     """A folder, and the images that are files, in it or anywhere, sorted by path."""
     pattern = description.pattern
     if description.kind == image_lists.IMAGE_LIST:
-        return os.path.dirname(pattern), image_lists.find(
-            pattern, description.columns, description.labelled
-        ).images
+        found = image_lists.list_images(pattern, description.columns, description.labelled)
+        return os.path.dirname(pattern), found
     return image_folders.base(pattern), image_folders.list_images(pattern, description.labelled)
 
 
@@ -414,7 +413,9 @@ def _changed(file: finding.InputFile) -> int:
     itself.  The file's number would tell no more, and some file systems give it another one after
     each mount.
     """
-    found = finding.stat_of(file.path) if is_local(file.path) else None
+    # Where a row of a list means no file, its path may be none that could be looked at.
+    looked_at = is_local(file.path) and file.size != image_folders.NO_FILE
+    found = finding.stat_of(file.path) if looked_at else None
     return found.st_ctime_ns if found else 0
 
 
@@ -505,10 +506,13 @@ def _reason_of_size(size: int) -> Reason | None:
 def _labels(labels: pa.Array) -> list[bytes | None]:
     """Labels as text; one that no class can have is as good as none, and may be too long to repeat."""
     if pa.types.is_dictionary(labels.type):
-        long = pc.greater(pc.binary_length(labels.dictionary), MAX_LABEL_BYTES)
-        labels = labels.dictionary.take(pc.if_else(long.take(labels.indices), None, labels.indices))
+        labels = _without_long(labels.dictionary).take(labels.indices)
     # Unchecked: a label that is not UTF-8 is undeclared, and must not fail a job.
-    return labels.cast(pa.string(), safe=False).cast(pa.binary()).to_pylist()
+    return _without_long(labels.cast(pa.string(), safe=False)).cast(pa.binary()).to_pylist()
+
+
+def _without_long(labels: pa.Array) -> pa.Array:
+    return pc.if_else(pc.greater(pc.binary_length(labels), MAX_LABEL_BYTES), None, labels)
 
 
 def _parts(found: Iterable[EncodedImage], rows: int) -> Iterator[list[EncodedImage]]:

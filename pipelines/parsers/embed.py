@@ -13,7 +13,9 @@ def parser() -> Parser:
         beam=True,
     )
     result.add_argument(
-        "--input", required=True, help="folder of LABEL/*.png|jpg|jpeg, or Parquet with a column 'image'"
+        "--input",
+        required=True,
+        help="folder of LABEL/*.png|jpg|..., .csv or .jsonl list, tars, or Parquet with a column 'image'",
     )
     result.add_argument(
         "--encoder",

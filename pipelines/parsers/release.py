@@ -20,7 +20,9 @@ def parser() -> Parser:
     )
     what = result.add_argument_group("what is released")
     what.add_argument(
-        "--input", required=True, help="folder of LABEL/*.png|jpg, or Parquet file, folder or glob"
+        "--input",
+        required=True,
+        help="images (folder of LABEL/*.png|jpg|..., .csv or .jsonl list, tars) or rows (Parquet, arrays)",
     )
     what.add_argument(
         "--encoder", required=True, help="open_clip:MODEL/PRETRAINED, efficientnet_lite0 or precomputed"

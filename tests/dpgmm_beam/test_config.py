@@ -172,3 +172,9 @@ def test_the_fit_does_not_depend_on_how_many_rows_are_drawn_from_it():
     assert more.fit_digest == GOOD.fit_digest
     assert more.digest != GOOD.digest
     assert dataclasses.replace(GOOD, epsilon=2 * GOOD.epsilon).fit_digest != GOOD.fit_digest
+
+
+def test_classes_that_are_one_in_two_ways_of_writing_it():
+    check_classes(("e", "é", "E", "e ", "É"))
+    with pytest.raises(ConfigError, match="is there in two ways of writing it in Unicode"):
+        check_classes(("\u00e9", "e\u0301"))

@@ -8,12 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from dpgmm_beam.config import Method, ReleaseConfig
+from dpgmm_beam.data.rows import label_indices, normal_form
+from dpgmm_beam.errors import ConfigError
 from pipelines import cli
 from pipelines import release as pipelines_release
 from tests import small
+from tests.strategies import quick
 from transforms.files import inputs
 from transforms.files.publish import Publication
 
@@ -238,8 +243,113 @@ def test_a_classes_file_that_is_not_text(rows, tmp_path, capsys):
 
 def test_a_classes_file_as_some_editors_write_it(tmp_path):
     (tmp_path / "classes.txt").write_bytes("\ufeffä\r\n b \r\n\r\nc".encode())
-    assert pipelines_release.read_classes(str(tmp_path / "classes.txt")) == ("ä", "b", "c")
-    assert pipelines_release.read_classes(" n/a, yes.txt") == ("n/a", "yes.txt")
+    assert pipelines_release.read_classes(str(tmp_path / "classes.txt")) == ("ä", " b ", "c")
+    assert pipelines_release.read_classes(" n/a, yes.txt") == (" n/a", " yes.txt")
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r"), min_size=1, max_size=9)
+        | st.sampled_from(["cat ", "\tcat", "a,b", "\x85", "\u2028x", "a\x0cb", '"a"', "#", "\ufeff"]),
+        min_size=1,
+        max_size=6,
+        unique_by=normal_form,
+    ),
+    st.sampled_from(["\n", "\r\n"]),
+    st.booleans(),
+    st.booleans(),
+)
+@quick
+def test_labels_are_declared_as_they_stand(tmp_path_factory, labels, end, mark, last):
+    """Any text without line ends is a label, letter for letter; so are the rows that have it."""
+    path = tmp_path_factory.mktemp("classes") / "classes.txt"
+    text = end.join(labels) + (end if last else "")
+    # A mark before the text belongs to the file, so one that belongs to a label needs another.
+    mark = mark or labels[0].startswith("\ufeff")
+    path.write_bytes(("\ufeff" * mark + text).encode())
+    assert pipelines_release.read_classes(str(path)) == tuple(labels)
+    assert label_indices(pa.array(labels), tuple(labels)).tolist() == list(range(len(labels)))
+    if not any(set(label) & set(",/\\~") for label in labels) and len(labels) > 1:
+        assert pipelines_release.read_classes(",".join(labels)) == tuple(labels)
+
+
+def test_a_list_of_classes_in_json(tmp_path):
+    path = tmp_path / "classes.JSON"
+    path.write_text('["a", " b\\n", "c,d"]')
+    assert pipelines_release.read_classes(str(path)) == ("a", " b\n", "c,d")
+    for text in ("a\nb", '{"a": 1}', "[1]", "[" * 10**5, "[]"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="is refused"):
+            pipelines_release.read_classes(str(path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "classes.txt",
+        "classes.TXT",
+        "./classes",
+        "~/classes",
+        "~classes",
+        "cls/list",
+        "c.csv ",
+        "names.yaml",
+        "a\\b",
+    ],
+)
+def test_what_looks_like_a_file_and_is_none(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        pipelines_release.read_classes(text)
+    assert str(caught.value) == (
+        f"--classes={text} is refused: it must be labels with commas between, or a file that exists."
+    )
+    if "/" not in text:
+        (tmp_path / text).write_text('["x"]' if "json" in text else "x")
+        assert pipelines_release.read_classes(text) == ("x",)
+
+
+def test_a_file_elsewhere_that_is_none(tmp_path):
+    with pytest.raises(ConfigError, match="--classes=gs://bucket/classes is refused"):
+        pipelines_release.read_classes("gs://bucket/classes")
+
+
+def test_a_label_by_the_name_of_a_folder(tmp_path, monkeypatch):
+    """As where one works in the folder of the images."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat").mkdir()
+    assert pipelines_release.read_classes("cat") == ("cat",)
+
+
+def test_a_blank_round_a_class_is_pointed_out(rows, tmp_path, capsys):
+    """What is declared is public; whether a row has such a label is not looked at."""
+    assert cli.main(arguments(rows, tmp_path, "--classes", "a, b,c")) == 0
+    assert "warning: the class ' b' begins or ends with a blank; labels are" in capsys.readouterr().err
+    pipelines_release.say_of_blanks(("a b", "ü", "cat\ufeff", "dog "))
+    assert "warning: the class 'cat\\ufeff' begins or ends" in capsys.readouterr().err
+    pipelines_release.say_of_blanks(("a b", "ü"))
+    assert not capsys.readouterr().err
+
+
+def test_columns_by_other_names(rows, tmp_path):
+    """The same bytes of the same rows, from Parquet and from arrays; `verify` is told the names, too."""
+    table = pq.read_table(rows)
+    vectors = np.stack(table["embedding"].to_numpy())
+    (tmp_path / "named").mkdir()
+    pq.write_table(
+        table.rename_columns({"label": "target", "embedding": "v.x"}), tmp_path / "named" / "x.parquet"
+    )
+    np.savez(tmp_path / "x.npz", **{"v.x": vectors, "target": table["label"].to_numpy().astype("U")})
+    columns = ["--label-column", "target", "--embedding-column", "v.x"]
+    first = release(rows, tmp_path, *keyed(tmp_path))
+    for number, source in enumerate((tmp_path / "named", tmp_path / "x.npz")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert release(source, folder, *columns, *keyed(folder)) == first
+    again = ["verify", "--release", str(folder / "out" / "release"), "--input", str(tmp_path / "x.npz")]
+    more = ["--private-dir", str(folder / "verify"), *keyed(folder)[:2]]
+    assert cli.main([*again, *more, *columns]) == 0
+    assert cli.main([*again, *more]) == 2
 
 
 def release(source, folder, *more):

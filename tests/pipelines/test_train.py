@@ -400,3 +400,23 @@ def test_unknown_options_are_refused(folders, option):
     with pytest.raises(SystemExit) as caught:
         train.main(arguments(folders, option, "2"))
     assert caught.value.code == 2
+
+
+def test_test_rows_of_other_columns_and_of_arrays(folders):
+    """The same figures of the same rows, whatever holds them; and no column whose name begins alike."""
+    quick = ["--epochs", "1"]
+    assert train.main(arguments(folders, *quick)) == 0
+    first = metrics(folders / "out")
+    table = pq.read_table(folders / "test")
+    vectors, labels = np.stack(table["embedding"].to_numpy()), table["label"].to_numpy().astype("U")
+    named = table.rename_columns({"label": "target", "embedding": "vector"})
+    named = named.append_column("vector.norm", pa.array([[0.0] * 20_000] * len(table)))
+    (folders / "named" / "deep").mkdir(parents=True)
+    pq.write_table(named, folders / "named" / "deep" / "x.PARQUET")
+    np.savez(folders / "named.npz", vector=vectors, target=labels)
+    columns = ["--label-column", "target", "--embedding-column", "vector"]
+    for test in ("named", "named.npz"):
+        more = [*quick, "--test", str(folders / test), "--output", str(folders / f"out of {test}")]
+        assert train.main(arguments(folders, *more, *columns)) == 0
+        assert metrics(folders / f"out of {test}") == first
+        assert cli.run(train.main, arguments(folders, *more, "--overwrite")) == 2

@@ -23,6 +23,7 @@ from tests import small
 from tests.transforms.crate import plain
 from transforms import embed
 from transforms.files import image_folders, parquet
+from transforms.files.columns import Columns
 from transforms.files.inputs import describe_input
 from transforms.files.parquet import RowGroups
 from transforms.prepare import Source
@@ -593,3 +594,31 @@ def test_refusals(folder, tmp_path, options, sentence):
         run(folder, tmp_path / "cache", **options)
     assert sentence in str(refusal.value)
     assert not (tmp_path / "cache").exists()
+
+
+def test_images_and_labels_of_other_columns(tmp_path):
+    """As datasets of Hugging Face hold them: struct<bytes, path> and integers that the schema names."""
+    data = [encoded(picture(i)) for i in range(6)]
+    struct = pa.array([{"path": f"{i}.png", "bytes": each} for i, each in enumerate(data)])
+    feature = {"kind": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    columns = {"img": struct, "kind": pa.array([0, 1, -1, None, 1, 0]), "other": ["x"] * 6}
+    metadata = {"huggingface": json.dumps({"info": {"features": feature}})}
+    table = pa.table(columns).replace_schema_metadata(metadata)
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=4)
+
+    def cached(label):
+        described = describe_input(
+            str(tmp_path / "in.parquet"), ENCODER, columns=Columns(image="img", label=label)
+        )
+        shards = list(embed.plan_shards(described, ENCODER, 16))
+        for shard in shards:
+            embed_shard(shard, tmp_path / "cache")
+        tables = [pq.read_table(tmp_path / "cache" / shard.name) for shard in shards]
+        return pa.concat_tables(tables)
+
+    found = cached("kind")
+    assert found["label"].to_pylist() == ["cat", "dog", None, None, "dog", "cat"]
+    assert all(map(np.array_equal, found["embedding"].to_numpy(), map(expected, data)))
+    # Another column's labels are no part of the same cache file.
+    assert cached("other")["label"].to_pylist() == ["x"] * 6
+    assert cached("").column_names == ["embedding", "source"]

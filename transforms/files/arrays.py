@@ -21,7 +21,7 @@ from dpgmm_beam.data.schema import EMBEDDING, LABEL
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy import lattice
 from transforms.files import finding
-from transforms.files.columns import EMBEDDING_NAMES, LABEL_NAMES, NO_LABEL, Columns, likely
+from transforms.files.columns import EMBEDDING_WORDS, LABEL_WORDS, NO_LABEL, Columns, likely
 from transforms.files.finding import InputFile
 from transforms.files.opening import open_ranges
 from transforms.files.private import is_local
@@ -149,27 +149,23 @@ def look(pattern: str, path: str, columns: Columns) -> Arrays:
         if not path.lower().endswith(_NPZ):
             if columns.label and not beside:
                 folder, ending = path.rpartition("/")[0], path[-len(_NPY) :]
-                others = [name for name in LABEL_NAMES if FileSystems.exists(f"{folder}/{name}{ending}")]
+                others = [
+                    name for name in sorted(LABEL_WORDS) if FileSystems.exists(f"{folder}/{name}{ending}")
+                ]
                 _refuse_other_labels(folder, others, columns)
             found = Arrays(_header_of(path), _header_of(beside) if beside else None)
         else:
             found = _look_into_zip(pattern, path, columns)
     except ConfigError:
         raise
-    # numpy reads a header as a literal of Python's.
-    except (ValueError, OSError, EOFError, SyntaxError, MemoryError, RecursionError, KeyError) as error:
-        reason = _reason(error)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, TypeError, pa.ArrowException) as error:
-        reason = _reason(error)
+    except Exception as error:
+        # numpy reads a header as a literal of Python's, and raises whatever that does.
+        number = error.errno if isinstance(error, OSError) else None
+        reason = os.strerror(number) if number else type(error).__name__
     else:
         _check(pattern, found, columns)
         return found
     raise ConfigError("input", pattern, f"be readable arrays only; {path} is not ({reason})")
-
-
-def _reason(error: Exception) -> str:
-    number = error.errno if isinstance(error, OSError) else None
-    return os.strerror(number) if number else type(error).__name__
 
 
 def _look_into_zip(pattern: str, path: str, columns: Columns) -> Arrays:
@@ -192,11 +188,11 @@ def _look_into_zip(pattern: str, path: str, columns: Columns) -> Arrays:
 
 
 def _no_embeddings(pattern: str, path: str, held: Sequence[str], columns: Columns) -> ConfigError:
-    if columns.embedding == EMBEDDING and not likely(held, EMBEDDING_NAMES):
+    if columns.embedding == EMBEDDING and not likely(held, EMBEDDING_WORDS):
         return ConfigError(
             "input", pattern, f"have an array 'embeddings'; {path} has {', '.join(held) or 'none'}"
         )
-    found = likely(held, EMBEDDING_NAMES)
+    found = likely(held, EMBEDDING_WORDS)
     which = f"'{found[0]}', which may be meant" if found else ", ".join(held)
     return ConfigError("embedding_column", columns.embedding, f"be an array of the input; {path} has {which}")
 
@@ -207,7 +203,7 @@ def _refuse_other_labels(path: str, held: Sequence[str], columns: Columns) -> No
         raise ConfigError(
             "label_column", columns.label, f"be an array of the input; {path} has {', '.join(held) or 'none'}"
         )
-    if found := likely(held, LABEL_NAMES):
+    if found := likely(held, LABEL_WORDS):
         raise ConfigError("label_column", columns.label, NO_LABEL.format(path=path, name=found[0]))
 
 

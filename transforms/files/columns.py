@@ -1,7 +1,8 @@
 """Which columns of a table hold what: Parquet, CSV, JSON lines and arrays alike."""
 
 import dataclasses
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 
 from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL
 from dpgmm_beam.errors import ConfigError
@@ -36,14 +37,26 @@ class Columns:
 
 DEFAULT_COLUMNS = Columns()
 
-# Other names that columns often have.  They are never taken, but named in a refusal.
-IMAGE_NAMES = ("img", "images", "picture", "photo", "jpg", "png", "image_bytes", "bytes")
-LABEL_NAMES = ("labels", "target", "targets", "class", "class_label", "category", "y")
-EMBEDDING_NAMES = ("embeddings", "vector", "vectors", "features", "feature", "emb", "x")
+# Words in other names that columns often have.  They are never taken, but named in a refusal.
+IMAGE_WORDS = frozenset(("image", "images", "img", "picture", "photo", "jpg", "png", "bytes"))
+LABEL_WORDS = frozenset(
+    ("label", "labels", "target", "targets", "class", "classes", "cls", "category", "categories", "y")
+)
+EMBEDDING_WORDS = frozenset(
+    ("embedding", "embeddings", "emb", "vector", "vectors", "feature", "features", "x")
+)
 
 NO_LABEL = "be a column of the input, or '' for data without labels; {path} has '{name}', which may be meant"
 
 
-def likely(names: Iterable[str], wanted: Iterable[str]) -> list[str]:
-    """Those of some columns that have one of the wanted names, in whatever case."""
-    return [name for name in dict.fromkeys(names) if name.casefold() in wanted]
+def likely(names: Iterable[str], words: Collection[str]) -> list[str]:
+    """Those of some columns that have one of the words in their names, in whatever case.
+
+    >>> likely(["Image", "fine_label", "labelled"], LABEL_WORDS)
+    ['fine_label']
+    """
+    return [name for name in dict.fromkeys(names) if not _words(name).isdisjoint(words)]
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[\W_]+", name.casefold()))

@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
@@ -24,6 +24,9 @@ from transforms.files.private import is_local
 _TABLE_NAME = re.compile(
     r"\.(npy|npz|(parquet|parq|pq)(\.(gz|gzip|snappy|zst|zstd|br|brotli|lz4|lzo))?)$", re.IGNORECASE
 )
+
+# Such names among others, few of millions of images: Beam keeps what matches in memory.
+_FAR_TABLES = "/**.[pPnN][aApPqQ]*"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,6 +57,10 @@ class LeftOut:
 
     path: str
     reason: str
+
+
+LeaveOut = Callable[[str, str], None]
+"""Is told the path and the reason of what is left out."""
 
 
 def pin_of(path: str) -> str:
@@ -98,7 +105,7 @@ def is_array(path: str) -> bool:
     return path.lower().endswith((".npy", ".npz"))
 
 
-def _is_table(path: str) -> bool:
+def is_table(path: str) -> bool:
     return bool(_TABLE_NAME.search(os.path.basename(path)))
 
 
@@ -169,7 +176,7 @@ def _local_tables(pattern: str) -> Iterator[InputFile]:
     elif os.path.lexists(pattern):
         paths = [pattern]
     elif is_glob(pattern):
-        matched = _matching(pattern)
+        matched = list(filter(_is_shown, _matching(pattern)))
         named = [path for path in matched if not os.path.isdir(path)]
         below = [found for path in matched if os.path.isdir(path) for found in _tables_below(path)]
         # A folder and what is in it may both match.
@@ -197,18 +204,21 @@ def _tables_below(folder: str) -> Iterator[str]:
         with os.scandir(current) as scanned:
             entries = [entry for entry in scanned if _is_shown(entry.name)]
         folders = {entry.path for entry in entries if leads_to_folder(entry)}
-        yield from (entry.path for entry in entries if _is_table(entry.name) and entry.path not in folders)
+        yield from (entry.path for entry in entries if is_table(entry.name) and entry.path not in folders)
         waiting.extend(sorted(folders, reverse=True))
 
 
 def _far_tables(pattern: str) -> list[InputFile]:
     folder = literal(pattern.rstrip("/"))
     globbed = folder == pattern.rstrip("/") and is_glob(pattern)
-    found = match(pattern, folder + "/**")
-    depth = _fixed_parts(pattern) if "**" in folder else folder.count("/") + 1
-    below = {file.path: file for file in found if _all_shown(file.path.split("/")[depth:])}
-    tables = {path: file for path, file in below.items() if _is_table(path)}
-    if found and not globbed:
+    # What a glob matches must be shown, too; of a folder that is named by itself nothing is asked.
+    depth = _fixed_parts(pattern) if "**" in folder else folder.count("/") + (not globbed)
+    tables = {
+        file.path: file
+        for file in match(pattern, folder + _FAR_TABLES)
+        if is_table(file.path) and _all_shown(file.path.split("/")[depth:])
+    }
+    if not globbed and (tables or is_folder(pattern)):
         return list(tables.values())
     named = {file.path: file for file in match(pattern, literal(pattern)) if _is_shown(file.path)}
     if "**" in pattern:
@@ -222,7 +232,7 @@ def _far_tables(pattern: str) -> list[InputFile]:
 def _tables_or_all(paths: Iterable[str]) -> list[str]:
     """What a glob means that reaches into folders: what is named as files of rows are, if anything is."""
     paths = list(paths)
-    return [path for path in paths if _is_table(path)] or paths
+    return [path for path in paths if is_table(path)] or paths
 
 
 def _fixed_parts(pattern: str) -> int:

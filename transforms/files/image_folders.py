@@ -10,7 +10,6 @@ long as something is in it.  A folder or file that can't be read is a broken dis
 """
 
 import dataclasses
-import errno
 import os
 import re
 import stat
@@ -22,6 +21,7 @@ from dpgmm_beam.errors import ConfigError
 from transforms.files import image_names
 from transforms.files.finding import (
     InputFile,
+    LeaveOut,
     LeftOut,
     is_folder,
     is_glob,
@@ -32,7 +32,7 @@ from transforms.files.finding import (
     match,
     stat_of,
 )
-from transforms.files.opening import open_ranges
+from transforms.files.opening import open_ranges, reading
 from transforms.files.private import is_local
 
 IMAGE_FOLDER = "image_folder"
@@ -44,10 +44,16 @@ _SPLITS = "train training test testing val valid validation dev eval evaluation 
 SPLITS = frozenset(_SPLITS.split())
 """Names of folders that are parts of a data set, and no labels, where all of them are such."""
 
-_SIZE = re.compile(r"\d+(x\d+)?(px|@\d+x?)?|scalable|symbolic|original|full", re.IGNORECASE)
+# As folders of pictures in several sizes are called; other numbers may be labels.
+_SIZE = re.compile(
+    r"\d+x\d+(@\d+x?)?|\d+px|(16|22|24|32|36|48|64|72|96|128|192|224|256|384|512|1024)|scalable|symbolic",
+    re.IGNORECASE,
+)
 
 # What systems and programs leave in folders of images; copies of the images among it.
 _SYSTEM = frozenset({"@eadir", "__macosx", "lost+found", "$recycle.bin", "system volume information"})
+
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 _FAR_READERS = 16
 
@@ -95,19 +101,29 @@ def layout(pattern: str, far: FarFiles | None = None) -> Layout | None:
       ConfigError: it can't be listed, or the folders at its top are parts of a
         data set (train/, test/) or sizes of one, with the labels below them.
     """
+    below: dict[str, list[Sequence[str]]] = {}
     if is_local(pattern):
         with listable(pattern):
-            roots = local_folders(pattern)
-            trees = {root: _local_tree(root) for root in roots}
+            trees = {root: _local_tree(root) for root in local_folders(pattern)}
     else:
-        far = far_files(pattern) if far is None else far
-        roots = sorted({root for root, _ in far})
-        trees = {root: _far_tree(names for other, (names, _) in far if other == root) for root in roots}
-    if not roots:
+        for root, (names, _) in far_files(pattern) if far is None else far:
+            below.setdefault(root, []).append(names)
+        trees = {root: _far_tree(files) for root, files in sorted(below.items())}
+    if not trees:
         return None
     for root, tree in trees.items():
         _check_tree(pattern, root, tree)
-    return Layout(tuple(roots), any(trees.values()))
+        if len(tree) == 1:
+            # One level more, as archives often have.
+            (name,) = tree
+            inner = f"{root.rstrip('/')}/{name}"
+            if is_local(pattern):
+                with listable(pattern):
+                    deeper = _local_tree(inner)
+            else:
+                deeper = _far_tree(names[1:] for names in below[root] if names[0] == name)
+            _check_tree(pattern, inner, deeper)
+    return Layout(tuple(trees), any(trees.values()))
 
 
 def find(pattern: str, labelled: bool = True, far: FarFiles | None = None) -> Found:
@@ -129,17 +145,21 @@ def find(pattern: str, labelled: bool = True, far: FarFiles | None = None) -> Fo
       ConfigError: a folder or an image can't be read.
     """
     left_out: list[LeftOut] = []
-    if is_local(pattern):
-        with listable(pattern):
-            images = list(_local_images(local_folders(pattern), labelled, left_out))
-    else:
-        images = list(_far_images(far_files(pattern) if far is None else far, labelled, left_out))
+    images = list_images(pattern, labelled, far, lambda *item: left_out.append(LeftOut(*item)))
     return Found(images, sorted(left_out, key=lambda item: item.path))
 
 
-def list_images(pattern: str, labelled: bool = True) -> list[ImageFile]:
+def list_images(
+    pattern: str,
+    labelled: bool = True,
+    far: FarFiles | None = None,
+    leave_out: LeaveOut = lambda path, reason: None,
+) -> list[ImageFile]:
     """The images of a folder, sorted by path: see `find`."""
-    return find(pattern, labelled).images
+    if is_local(pattern):
+        with listable(pattern):
+            return list(_local_images(local_folders(pattern), labelled, leave_out))
+    return list(_far_images(far_files(pattern) if far is None else far, labelled, leave_out))
 
 
 def files_below(pattern: str, wanted: Callable[[str], bool], far: FarFiles | None = None) -> list[InputFile]:
@@ -154,15 +174,19 @@ def files_below(pattern: str, wanted: Callable[[str], bool], far: FarFiles | Non
             for _, (names, file) in (far_files(pattern) if far is None else far)
             if wanted(names[-1]) and all(map(_is_shown, names))
         ]
-    found: dict[tuple[int, int], InputFile] = {}
+    found: dict[object, InputFile] = {}
     with listable(pattern):
-        paths = [entry.path for _, entry in _walk(local_folders(pattern), []) if wanted(entry.name)]
+        paths = [
+            entry.path
+            for _, entry in _walk(local_folders(pattern), lambda path, reason: None)
+            if wanted(entry.name)
+        ]
         for path in sorted(filter(lambda path: _is_shown(os.path.basename(path)), paths)):
             status = stat_of(path)
             if status is None or not stat.S_ISREG(status.st_mode):
                 raise ConfigError("input", pattern, f"be regular files; {path} is none")
             file = InputFile(path, status.st_size, status.st_mtime)
-            found.setdefault((status.st_dev, status.st_ino), file)
+            found.setdefault(identity_of(path, status), file)
     return list(found.values())
 
 
@@ -187,9 +211,16 @@ def _label(name: str) -> str:
 
 
 def check_readable(path: str) -> None:
-    """Raises PermissionError for a file that this process may not read, without opening it."""
-    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+    """Raises PermissionError for a regular file that this process may not read; opens none that it may."""
+    if not os.access(path, os.R_OK):
+        # It was asked for the real user; what counts is what opening says.
+        os.close(os.open(path, _READ))
+
+
+def identity_of(path: str, status: os.stat_result) -> object:
+    """What all names of a file or folder share."""
+    # Some file systems give no numbers.
+    return (status.st_dev << 64) + status.st_ino if status.st_ino else os.path.realpath(path)
 
 
 # Layouts ---------------------------------------------------------------------------------------
@@ -220,11 +251,6 @@ def _far_tree(files: Iterable[Sequence[str]]) -> dict[str, list[str]]:
 
 def _check_tree(pattern: str, root: str, tree: Mapping[str, Sequence[str]]) -> None:
     """Refuses folders that are no labels, by their names and those of the folders in them."""
-    if len(tree) == 1:
-        # One level more, as archives often have.
-        ((name, below),) = tree.items()
-        if len(below) > 1 and all(child.lower() in SPLITS for child in below):
-            _refuse_parts(pattern, f"{root.rstrip('/')}/{name}", below, "parts of a data set")
     deep = {name: set(below) for name, below in tree.items() if below}
     parts = [name for name in deep if name.lower() in SPLITS]
     if parts and (all(name.lower() in SPLITS for name in tree) or _alike([deep[name] for name in parts])):
@@ -254,9 +280,9 @@ def _refuse_parts(pattern: str, root: str, names: Sequence[str], what: str) -> N
 # The local disk --------------------------------------------------------------------------------
 
 
-def _local_images(roots: Sequence[str], labelled: bool, left_out: list[LeftOut]) -> Iterator[ImageFile]:
-    found = _local_candidates(roots, labelled, left_out)
-    seen: dict[int, str] = {}
+def _local_images(roots: Sequence[str], labelled: bool, leave_out: LeaveOut) -> Iterator[ImageFile]:
+    found = _local_candidates(roots, labelled, leave_out)
+    seen: dict[object, str] = {}
     for path, label, linked in sorted(found):
         status = stat_of(path)
         name = os.path.basename(path)
@@ -267,29 +293,32 @@ def _local_images(roots: Sequence[str], labelled: bool, left_out: list[LeftOut])
                 if by_name:
                     yield ImageFile(path, NO_FILE, 0.0, label)
                 else:
-                    left_out.append(LeftOut(path, "no regular file" if status else "a link to nothing"))
+                    leave_out(path, "no regular file" if status else "a link to nothing")
             continue
-        identity = (status.st_dev << 64) + status.st_ino
-        first = seen.setdefault(identity, path)
+        first = seen.setdefault(identity_of(path, status), path)
         if first != path:
-            left_out.append(LeftOut(path, f"the same file as {first}"))
+            leave_out(path, f"the same file as {first}")
             continue
         if not by_name and (reason := image_names.why_none_inside(_local_head(path))):
-            left_out.append(LeftOut(path, reason))
+            leave_out(path, reason)
             continue
         check_readable(path)
         yield ImageFile(path, status.st_size, status.st_mtime, label)
 
 
 def _local_candidates(
-    roots: Sequence[str], labelled: bool, left_out: list[LeftOut]
+    roots: Sequence[str], labelled: bool, leave_out: LeaveOut
 ) -> Iterator[tuple[str, str | None, bool]]:
     """Path, label and whether it is a link, of all that may be an image by name and place; unsorted."""
-    for root, entry in _walk(roots, left_out):
+    for root, entry in _walk(roots, leave_out):
         start = len(root.rstrip("/")) + 1
         first, *below = entry.path[start:].split("/", 1)
-        if reason := _why_not_listed(entry.name, labelled and not below):
-            left_out.append(LeftOut(entry.path, reason))
+        outside = labelled and not below
+        if outside and entry.is_symlink() and stat_of(entry.path) is None:
+            # It may have been a label.
+            leave_out(entry.path, "a link to nothing")
+        elif reason := _why_not_listed(entry.name, outside):
+            leave_out(entry.path, reason)
         else:
             yield entry.path, _label(first) if labelled else None, entry.is_symlink()
 
@@ -306,22 +335,22 @@ def _why_not_listed(name: str, outside_labels: bool) -> str:
     return "in no label's folder: directly in the input, beside the labels"
 
 
-def _walk(roots: Sequence[str], left_out: list[LeftOut]) -> Iterator[tuple[str, os.DirEntry]]:
+def _walk(roots: Sequence[str], leave_out: LeaveOut) -> Iterator[tuple[str, os.DirEntry]]:
     """Whatever is no folder below the roots, with its root; each folder is entered once.
 
     Raises:
       OSError: a folder can't be listed.
     """
-    entered: dict[tuple[int, int], str] = {}
+    entered: dict[object, str] = {}
     waiting = [(root, root) for root in reversed(roots)]
     while waiting:
         root, folder = waiting.pop()
         status = stat_of(folder)
         if status is None:
             continue
-        first = entered.setdefault((status.st_dev, status.st_ino), folder)
+        first = entered.setdefault(identity_of(folder, status), folder)
         if first != folder:
-            left_out.append(LeftOut(folder, f"the same folder as {first}"))
+            leave_out(folder, f"the same folder as {first}")
             continue
         folders = []
         with os.scandir(folder) as entries:
@@ -331,13 +360,13 @@ def _walk(roots: Sequence[str], left_out: list[LeftOut]) -> Iterator[tuple[str, 
                 elif _is_shown(entry.name):
                     folders.append(entry.path)
                 else:
-                    left_out.append(LeftOut(entry.path, _why_hidden(entry.name)))
+                    leave_out(entry.path, _why_hidden(entry.name))
         waiting.extend((root, path) for path in sorted(folders, reverse=True))
 
 
 def _local_head(path: str) -> bytes:
     """The first bytes of a regular file."""
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    number = os.open(path, _READ)
     try:
         return os.read(number, image_names.SNIFFED_BYTES)
     finally:
@@ -352,7 +381,8 @@ def far_files(pattern: str) -> FarFiles:
     pattern = pattern.rstrip("/")
     depth = pattern.count("/") + 1
     listed = []
-    for file in match(pattern, literal_folder(pattern) + "/**"):
+    folder = literal(pattern) if is_folder(pattern) else pattern
+    for file in match(pattern, folder + "/**"):
         names = file.path.split("/")
         # Some stores mark folders by objects whose names end like paths of folders.
         if len(names) > depth:
@@ -360,11 +390,7 @@ def far_files(pattern: str) -> FarFiles:
     return sorted(listed, key=lambda item: item[1][1].path)
 
 
-def literal_folder(pattern: str) -> str:
-    return literal(pattern) if not is_glob(pattern) or is_folder(pattern) else pattern
-
-
-def _far_images(far: FarFiles, labelled: bool, left_out: list[LeftOut]) -> Iterator[ImageFile]:
+def _far_images(far: FarFiles, labelled: bool, leave_out: LeaveOut) -> Iterator[ImageFile]:
     found: list[tuple[InputFile, str | None]] = []
     unnamed: list[InputFile] = []
     for _, (names, file) in far:
@@ -373,7 +399,7 @@ def _far_images(far: FarFiles, labelled: bool, left_out: list[LeftOut]) -> Itera
         hidden = next((name for name in names[:-1] if not _is_shown(name)), None)
         reason = _why_hidden(hidden) if hidden else _why_not_listed(names[-1], labelled and len(names) == 1)
         if reason:
-            left_out.append(LeftOut(file.path, reason))
+            leave_out(file.path, reason)
             continue
         if not image_names.is_image(names[-1]):
             unnamed.append(file)
@@ -382,11 +408,11 @@ def _far_images(far: FarFiles, labelled: bool, left_out: list[LeftOut]) -> Itera
         reasons = dict(zip((file.path for file in unnamed), readers.map(_far_reason, unnamed), strict=True))
     for file, label in found:
         if reason := reasons.get(file.path, ""):
-            left_out.append(LeftOut(file.path, reason))
+            leave_out(file.path, reason)
         else:
             yield ImageFile(file.path, file.size, file.modified, label)
 
 
 def _far_reason(file: InputFile) -> str:
-    with open_ranges(file.path) as opened:
+    with reading(file.path), open_ranges(file.path) as opened:
         return image_names.why_none_inside(opened.read_at(min(image_names.SNIFFED_BYTES, file.size), 0))

@@ -26,9 +26,9 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam.data.rows import MAX_LABEL_BYTES
 from dpgmm_beam.errors import ConfigError
 from transforms.files import finding
-from transforms.files.columns import LABEL_NAMES, NO_LABEL, Columns, likely
-from transforms.files.finding import InputFile, LeftOut
-from transforms.files.image_folders import NO_FILE, Found, ImageFile, check_readable
+from transforms.files.columns import LABEL_WORDS, NO_LABEL, Columns, likely
+from transforms.files.finding import InputFile, LeaveOut, LeftOut
+from transforms.files.image_folders import NO_FILE, Found, ImageFile, check_readable, identity_of
 from transforms.files.opening import open_file, reading
 from transforms.files.private import is_local
 
@@ -121,13 +121,24 @@ def find(pattern: str, columns: Columns, has_labels: bool) -> Found:
       RuntimeError: a list can't be read to its end.
     """
     left_out: list[LeftOut] = []
+    images = list_images(pattern, columns, has_labels, lambda *item: left_out.append(LeftOut(*item)))
+    return Found(images, sorted(left_out, key=lambda item: item.path))
+
+
+def list_images(
+    pattern: str,
+    columns: Columns,
+    has_labels: bool,
+    leave_out: LeaveOut = lambda path, reason: None,
+) -> list[ImageFile]:
+    """The images of lists, sorted by path: see `find`."""
     named: dict[str, _Mention] = {}
     again: list[tuple[str, _Mention]] = []
     for file in list_files(pattern):
-        for row in _rows(pattern, file.path, columns, has_labels, left_out):
+        for row in _rows(pattern, file.path, columns, has_labels, leave_out):
             mention = _Mention(_normal(row.label), file.path, row.line)
             if not row.path:
-                left_out.append(LeftOut(mention.place, "no path of an image in this line"))
+                leave_out(mention.place, "no path of an image in this line")
                 continue
             path = resolve(file.path, row.path)
             before = named.setdefault(path, mention)
@@ -146,10 +157,10 @@ def find(pattern: str, columns: Columns, has_labels: bool) -> Found:
             if first is mention:
                 images.append(ImageFile(file.path, file.size, file.modified, mention.label))
             else:
-                left_out.append(LeftOut(mention.place, f"the same file as in {first.place}"))
+                leave_out(mention.place, f"the same file as in {first.place}")
     for path, mention in again:
-        left_out.append(LeftOut(mention.place, f"the same file as in {named[path].place}"))
-    return Found(images, sorted(left_out, key=lambda item: item.path))
+        leave_out(mention.place, f"the same file as in {named[path].place}")
+    return images
 
 
 def _normal(label: str | None) -> str | None:
@@ -226,7 +237,7 @@ def _fields(pattern: str, path: str, columns: Columns) -> tuple[str, str | None]
     if not columns.label:
         return image, None
     label = _choose(pattern, path, names, columns.label, Columns.label, (), "label_column")
-    if label is None and (meant := likely(names, LABEL_NAMES)):
+    if label is None and (meant := likely(names, LABEL_WORDS)):
         raise ConfigError("label_column", columns.label, NO_LABEL.format(path=path, name=meant[0]))
     return image, label
 
@@ -272,19 +283,17 @@ def _parse(line: str) -> dict | None:
     return row if isinstance(row, dict) else None
 
 
-def _rows(
-    pattern: str, path: str, columns: Columns, has_labels: bool, left_out: list[LeftOut]
-) -> Iterator[_Row]:
+def _rows(pattern: str, path: str, columns: Columns, has_labels: bool, leave_out: LeaveOut) -> Iterator[_Row]:
     image, label = _fields(pattern, path, columns)
     label = label if has_labels else None
     with reading(path), _open(path) as file:
         lines = _lines(file)
         rows = _table_rows if _is_table(path) else _json_rows
-        yield from rows(path, lines, image, label, left_out)
+        yield from rows(path, lines, image, label, leave_out)
 
 
 def _table_rows(
-    path: str, lines: Iterator[str], image: str, label: str | None, left_out: list[LeftOut]
+    path: str, lines: Iterator[str], image: str, label: str | None, leave_out: LeaveOut
 ) -> Iterator[_Row]:
     first = next(lines, "")
     reader = csv.reader(itertools.chain([first], lines), delimiter=_dialect(path, first))
@@ -297,7 +306,7 @@ def _table_rows(
         except StopIteration:
             return
         except csv.Error:
-            left_out.append(LeftOut(f"{path}:{line}", "no row of a table: a value without an end, perhaps"))
+            leave_out(f"{path}:{line}", "no row of a table: a value without an end, perhaps")
             continue
         if not row:
             continue
@@ -310,14 +319,14 @@ def _table_rows(
 
 
 def _json_rows(
-    path: str, lines: Iterator[str], image: str, label: str | None, left_out: list[LeftOut]
+    path: str, lines: Iterator[str], image: str, label: str | None, leave_out: LeaveOut
 ) -> Iterator[_Row]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         row = _parse(line)
         if row is None:
-            left_out.append(LeftOut(f"{path}:{number}", "no object of JSON"))
+            leave_out(f"{path}:{number}", "no object of JSON")
             continue
         value = row.get(image)
         yield _Row(
@@ -351,7 +360,7 @@ def _bounded(label: str | None) -> str | None:
 # Files -----------------------------------------------------------------------------------------
 
 
-def _near_file(path: str) -> tuple[InputFile, int | None]:
+def _near_file(path: str) -> tuple[InputFile, object]:
     """A path's file and what tells it from others; NO_FILE and None where there is none."""
     real, status = path, _stat(path)
     if status is None and "\\" in path:
@@ -360,7 +369,7 @@ def _near_file(path: str) -> tuple[InputFile, int | None]:
     if status is None or not stat.S_ISREG(status.st_mode):
         return InputFile(path, NO_FILE, 0.0), None
     check_readable(real)
-    return InputFile(real, status.st_size, status.st_mtime), (status.st_dev << 64) + status.st_ino
+    return InputFile(real, status.st_size, status.st_mtime), identity_of(real, status)
 
 
 def _stat(path: str) -> os.stat_result | None:

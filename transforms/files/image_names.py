@@ -23,11 +23,13 @@ _IMAGES = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffi
 
 # Files beside images that are so common that a million of them must not be opened.
 _OTHERS = (
-    "txt md rst csv tsv json jsonl ndjson yaml yml toml xml html htm log py ipynb sh pdf doc docx xls xlsx"
+    "txt md rst json yaml yml toml xml html htm log py ipynb sh pdf doc docx xls xlsx"
     " npy npz pt pth pkl parquet arrow feather h5 hdf5 mat cls caption ini cfg db zip gz zst tar tgz 7z rar"
     " mp3 mp4 mov avi mkv webm wav aac xmp thm sha256 md5 license"
 )
 _NO_IMAGES = frozenset(_OTHERS.split())
+
+_LISTS = frozenset(["csv", "tsv", "jsonl", "ndjson"])
 
 _HALF_OR_OLD = "bak backup orig old tmp temp part partial crdownload download swp sav"
 _BACKUPS = frozenset(_HALF_OR_OLD.split())
@@ -65,6 +67,8 @@ def is_image(name: str) -> bool:
 def why_none(name: str) -> str:
     """Why a name says that its file is no image; empty where it does not say so."""
     suffix = suffix_of(name)
+    if suffix in _LISTS:
+        return f"no image, by its name's ending .{suffix}; a list of images is an input by itself"
     if suffix in _NO_IMAGES:
         return f"no image, by its name's ending .{suffix}"
     if name.endswith("~") or suffix in _BACKUPS:

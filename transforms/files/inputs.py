@@ -13,7 +13,7 @@ from dpgmm_beam.errors import ConfigError
 from transforms.files import arrays, image_folders, image_lists, image_names, tables, tars
 from transforms.files.arrays import EMBEDDING_ARRAYS
 from transforms.files.columns import DEFAULT_COLUMNS, Columns
-from transforms.files.finding import InputFile, absolute, is_array, is_folder, list_tables
+from transforms.files.finding import InputFile, absolute, is_array, is_folder, is_table, list_tables
 from transforms.files.image_folders import IMAGE_FOLDER
 from transforms.files.image_lists import IMAGE_LIST
 from transforms.files.opening import reading
@@ -102,17 +102,20 @@ def describe_input(
     if by_name and (kind := _SINGLE.get(image_names.suffix_of(pattern)) or _single_image(pattern)):
         raise ConfigError("input", pattern, f"{_WANTED}; this is {kind}")
     tables = [] if by_name and tars.is_tar(pattern) else list_tables(pattern)
-    parquet = [file.path for file in tables if not is_array(file.path)]
-    vectors = [file.path for file in arrays.embedding_files(tables, columns)]
     # Listed once for all of it: a store may need minutes.
     far = None if is_local(pattern) else image_folders.far_files(pattern)
     packed = tars.list_tars(pattern, far)
     layout = image_folders.layout(pattern, far)
+    if layout is not None:
+        # What lies beside folders counts by its name.
+        tables = [file for file in tables if is_table(file.path)]
+    parquet = [file.path for file in tables if not is_array(file.path)]
+    vectors = [file.path for file in arrays.embedding_files(tables, columns)]
     # Pictures beside tables, in no label's folder, are no data.
     images = (
         layout is not None
         and (layout.labelled or not tables)
-        and bool(image_folders.find(pattern, layout.labelled, far).images)
+        and bool(image_folders.list_images(pattern, layout.labelled, far))
     )
     kinds = {"images": images, "tars": packed, "Parquet files": parquet, "arrays": vectors}
     several = [name for name, there in kinds.items() if there]
@@ -146,6 +149,13 @@ def describe_input(
         return InputDescription(EMBEDDING_PARQUET, pattern, dimension, True, rows=0, columns=columns)
     _refuse_dimension(dimension)
     assert layout is not None
+    if by_name and not layout.labelled:
+        raise ConfigError(
+            "input",
+            pattern,
+            f"match folders that hold a folder for each label; {layout.roots[0]} holds none: if it is a"
+            " label's, name the folder that it is in",
+        )
     return InputDescription(IMAGE_FOLDER, pattern, None, layout.labelled, columns=columns)
 
 

@@ -50,6 +50,9 @@ MAX_IMAGE_CHUNKS = (2**27, 2**24), (2**30, 2**20)
 # Of labels, and of values that are too many, in row groups that are read as one stream.
 _STREAM_BYTES = 2**26
 
+# Of labels within structs that are read at once, were all as long as all of a row group's together.
+_NESTED_LABEL_BYTES = 2**28
+
 # Footers are small and may be far away: they are read side by side.
 _NEAR_READERS, _FAR_READERS = 4, 64
 
@@ -103,7 +106,7 @@ def open_rows(path: str, label: str = LABEL) -> pq.ParquetFile:
     only, so a footer in which that schema goes by another name reads as lists.
     Views, too, and what extension types hold, come as Parquet has them.
     Labels of text come as dictionaries: a long one that many rows share is
-    there once.
+    there once.  Not so within structs, where Arrow can't join dictionaries.
     """
     file = open_ranges(path)
     size = file.size()
@@ -114,7 +117,8 @@ def open_rows(path: str, label: str = LABEL) -> pq.ParquetFile:
     # By default a reader holds a whole row group, however large.
     buffer = _NEAR_BUFFER if is_local(path) else _FAR_BUFFER
     found = parquet_schema.find(_schema(metadata), label) if label else []
-    text = [metadata.schema.column(column.leaf).path for column in found if is_text(column.type)]
+    flat = (column for column in found if is_text(column.type) and len(column.path) == 1)
+    text = [metadata.schema.column(column.leaf).path for column in flat]
     return pq.ParquetFile(file, metadata=metadata, buffer_size=buffer, pre_buffer=False, read_dictionary=text)
 
 
@@ -152,7 +156,8 @@ def labels(path: str, kind: str, rows: int, columns: Columns) -> Iterator[pa.Arr
                 batches = (min(rows, count - start) for start in range(0, count, rows))
                 yield from (_one_label(where.partition, each) for each in batches)
             else:
-                for batch in file.reader.iter_batches(rows, [group], [where.label.leaf]):
+                few = _at_once(file, [group], rows, where)
+                for batch in file.reader.iter_batches(few, [group], [where.label.leaf]):
                     yield _labels(batch, where)
 
 
@@ -161,11 +166,21 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     # By numbers: a dotted name that pyarrow is given may mean several columns.
     leaves = [where.value.leaf, *([where.label.leaf] if where.label else [])]
+    rows = _at_once(file, groups, rows, where)
     for batch in file.reader.iter_batches(rows, row_groups=list(groups), column_indices=sorted(leaves)):
         found = {name: where.value.of(batch)}
         if labelled:
             found[LABEL] = _labels(batch, where)
         yield pa.record_batch(found)
+
+
+def _at_once(file: pq.ParquetFile, groups: Sequence[int], rows: int, where: FileColumns) -> int:
+    """How many rows to read at once: fewer where each may have a copy of the longest label."""
+    if where.label is None or len(where.label.path) == 1:
+        return rows
+    sizes = (file.metadata.row_group(group).column(where.label.leaf) for group in groups)
+    longest = max((column.total_uncompressed_size for column in sizes), default=0)
+    return max(1, min(rows, _NESTED_LABEL_BYTES // max(longest, 1)))
 
 
 def _labels(batch: pa.RecordBatch, where: FileColumns) -> pa.Array:

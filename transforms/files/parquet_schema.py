@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL
 from dpgmm_beam.errors import ConfigError
-from transforms.files.columns import EMBEDDING_NAMES, IMAGE_NAMES, LABEL_NAMES, NO_LABEL, Columns, likely
+from transforms.files.columns import EMBEDDING_WORDS, IMAGE_WORDS, LABEL_WORDS, NO_LABEL, Columns, likely
 
 IMAGE_PARQUET = "image_parquet"
 
@@ -285,11 +285,11 @@ def _label_kind(pattern: str, path: str, name: str, where: FileColumns) -> str |
 def _neither(pattern: str, path: str, schema: pa.Schema, columns: Columns) -> ConfigError:
     """Of a file without images and embeddings: what may be them goes by another name, or nothing may."""
     for field, name, names, is_kind in (
-        ("embedding_column", columns.embedding, EMBEDDING_NAMES, _is_embedding),
+        ("embedding_column", columns.embedding, EMBEDDING_WORDS, _is_embedding),
         (
             "image_column",
             columns.image,
-            IMAGE_NAMES,
+            IMAGE_WORDS,
             lambda kind: _is_bytes(kind) or pa.types.is_struct(kind),
         ),
     ):
@@ -316,7 +316,9 @@ def _refuse_another_label(path: str, schema: pa.Schema, columns: Columns) -> Non
         raise ConfigError(
             "label_column", columns.label, f"be a column of the input; {path} has {_names(schema)}"
         )
-    for name in likely(schema.names, LABEL_NAMES):
+    for name in likely(dict(_folders(path)), LABEL_WORDS):
+        raise ConfigError("label_column", columns.label, NO_LABEL.format(path=path, name=name))
+    for name in likely(schema.names, LABEL_WORDS):
         plain = _plain(_storage(schema.field(name).type))
         if is_text(plain) or pa.types.is_integer(plain):
             raise ConfigError("label_column", columns.label, NO_LABEL.format(path=path, name=name))
@@ -337,14 +339,15 @@ def _class_names(metadata: Mapping[bytes, bytes], path: tuple[str, ...]) -> tupl
     return tuple(name.encode(errors="replace").decode() for name in names)
 
 
+def _folders(path: str) -> list[tuple[str, str]]:
+    """Names and values, as written, of the folders `NAME=VALUE` in a file's path."""
+    parts = (part.partition("=") for part in path.split("/")[:-1])
+    return [(urllib.parse.unquote(key), value) for key, equals, value in parts if equals]
+
+
 def _partition(pattern: str, path: str, name: str) -> tuple[bool, str | None]:
     """Whether a folder in a file's path is named `NAME=VALUE`, and the value, as Hive writes it."""
-    values = [
-        value
-        for part in path.split("/")[:-1]
-        for key, equals, value in (part.partition("="),)
-        if equals and urllib.parse.unquote(key) == name
-    ]
+    values = [value for key, value in _folders(path) if key == name]
     if len(values) > 1:
         raise ConfigError("input", pattern, f"have one folder '{name}=...' in a path; {path} has several")
     if not values:

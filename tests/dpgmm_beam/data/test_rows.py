@@ -1,4 +1,5 @@
 import hashlib
+import unicodedata
 import warnings
 
 import numpy as np
@@ -43,6 +44,46 @@ def test_labels_of_other_kinds_and_none_at_all():
     assert label_indices(pa.chunked_array([], pa.string()), ("a",)).tolist() == []
     assert label_indices(pa.array([b"a", b"\xff\xfe"], pa.binary()), ("a",)).tolist() == [0, -1]
     assert label_indices(pa.array(["x", "a", "b"])[1:], ("a", "b")).tolist() == [0, 1]
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(
+    [
+        "é",
+        "e\u0301",
+        "\u212b",
+        "\u00c5",
+        "K",
+        "\u212a",
+        "가",
+        "\u1100\u1161",
+        "a ",
+        " a",
+        "a\u3000",
+        "\x85",
+        "A",
+    ]
+)
+
+
+@quick
+@given(st.lists(TEXT, max_size=12), st.lists(TEXT, max_size=8, unique_by=rows.normal_form))
+def test_labels_are_compared_as_they_stand_but_for_the_writing_of_a_character(labels, classes):
+    places = {unicodedata.normalize("NFC", label): index for index, label in enumerate(classes)}
+    expected = [places.get(unicodedata.normalize("NFC", label), -1) for label in labels]
+    plain = pa.array(labels, pa.string())
+    views = plain.cast(pa.binary()), plain.cast(pa.string_view()), plain.cast(pa.large_string())
+    for column in (plain, plain.dictionary_encode(), *views):
+        assert label_indices(column, tuple(classes)).tolist() == expected
+
+
+def test_a_decomposed_label_between_nulls_and_text_that_is_none():
+    labels = pa.array([b"e\xcc\x81", None, b"\xff", "é".encode(), b"\xcc\x81" * 10_000], pa.binary())
+    assert label_indices(labels, ("é",)).tolist() == [0, -1, -1, 0, -1]
+    # As long as a declared one can be, written the longest way.
+    longest = "\u0390" * 1024
+    decomposed = unicodedata.normalize("NFD", longest)
+    assert len(decomposed.encode()) == 3 * len(longest.encode())
+    assert label_indices(pa.array([decomposed]), ("x", longest)).tolist() == [1]
 
 
 def test_labels_as_a_dictionary():

@@ -105,6 +105,7 @@ def test_what_is_passed_over_has_a_reason(tmp_path):
     picture(tmp_path / "outside.png")
     picture(tmp_path / "a\\4.png")
     (tmp_path / "a" / "notes.txt").write_text("x")
+    (tmp_path / "a" / "metadata.csv").write_text("file_name,label")
     (tmp_path / "a" / "empty").write_bytes(b"")
     (tmp_path / "a" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     (tmp_path / "a" / "new.jxl").write_bytes(b"\xff\x0a" + bytes(20))
@@ -121,6 +122,7 @@ def test_what_is_passed_over_has_a_reason(tmp_path):
         "a/empty": "an empty file",
         "a/fifo": "no regular file",
         "a/gone": "a link to nothing",
+        "a/metadata.csv": "no image, by its name's ending .csv; a list of images is an input by itself",
         "a/new.jxl": "in a format that is not read: JPEG XL",
         "a/notes.txt": "no image, by its name's ending .txt",
         "a/phone.heic": "in a format that is not read: HEIF",
@@ -197,9 +199,11 @@ def test_links_to_folders_are_followed_once(tmp_path):
     os.symlink("..", root / "b" / "deep" / "up")
     os.symlink(root, root / "d")
     os.symlink("loop", root / "b" / "loop")
+    os.symlink(tmp_path / "gone", root / "e")
     assert listed(root) == {"b/2.png": "b", "b/deep/3.png": "b", "b/store/1.png": "b"}
     assert reasons(root) == {
         "b/loop": "a link to nothing",
+        "e": "a link to nothing",
         "b/deep/up": f"the same folder as {root}/b",
         "c": f"the same folder as {root}/b/store",
         "d": f"the same folder as {root}",
@@ -224,6 +228,10 @@ def test_deep_folders_need_no_recursion(tmp_path):
     assert image.path.count("/d") >= 300
 
 
+def denied(path):
+    raise PermissionError(13, "Permission denied", str(path))
+
+
 def test_an_unreadable_folder_or_file_is_named(tmp_path, monkeypatch):
     picture(tmp_path / "a" / "1.png")
     picture(tmp_path / "b" / "deep" / "2.png")
@@ -231,17 +239,16 @@ def test_an_unreadable_folder_or_file_is_named(tmp_path, monkeypatch):
 
     def forbidden(path):
         if str(path).endswith("/deep"):
-            raise PermissionError(13, "Permission denied", str(path))
+            denied(path)
         return scandir(path)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", forbidden)
         assert refusal(tmp_path).endswith(f"be listable ({tmp_path}/b/deep: Permission denied).")
-    if os.geteuid():
-        os.chmod(tmp_path / "a" / "1.png", 0)
-    else:
-        # Root may read whatever has a name.
-        monkeypatch.setattr(os, "access", lambda path, *_, **__: "1.png" not in path)
+    # As for others than root, who may read whatever has a name.
+    monkeypatch.setattr(os, "access", lambda path, mode: "1.png" not in path)
+    assert describe_input(str(tmp_path), MODEL).labelled
+    monkeypatch.setattr(os, "open", lambda path, flags: denied(path))
     assert refusal(tmp_path).endswith(f"be listable ({tmp_path}/a/1.png: Permission denied).")
 
 
@@ -266,10 +273,11 @@ def test_parts_of_a_data_set_are_no_labels(tmp_path, scheme, names, listed, firs
     assert describe_input(f"{scheme}{tmp_path}/{first}", MODEL).labelled
 
 
-def test_parts_one_level_below(tmp_path):
+@pytest.mark.parametrize("scheme", ["", "crate://"])
+def test_parts_one_level_below(tmp_path, scheme):
     picture(tmp_path / "pets" / "train" / "cat" / "1.png")
     picture(tmp_path / "pets" / "test" / "cat" / "1.png")
-    assert f"name one of them, like {tmp_path}/pets/test" in refusal(tmp_path)
+    assert f"name one of them, like {scheme}{tmp_path}/pets/test" in refusal(f"{scheme}{tmp_path}")
 
 
 def test_sizes_are_no_labels(tmp_path):
@@ -288,8 +296,12 @@ def test_sizes_are_no_labels(tmp_path):
         ("train/1.png", "test/2.png"),
         ("train/2023/1.png", "car/2023/2.png"),
         ("0/1.png", "1/2.png", "2/3.png"),
-        ("16/a/1.png", "17/b/2.png"),
+        ("16/a/1.png", "32/b/2.png"),
+        ("0/2023/1.png", "1/2023/2.png"),
+        ("101/train/1.png", "102/train/2.png"),
         ("cat/2023/1.png", "dog/2023/2.png"),
+        ("cat/train/1.png", "cat/test/2.png"),
+        ("cat/train/1.png", "dog/train/2.png"),
     ],
 )
 def test_labels_that_look_like_something_else(tmp_path, names):
@@ -326,11 +338,15 @@ def test_a_glob_of_folders(tmp_path, scheme):
         picture(tmp_path / batch / "cat" / f"{batch}.png")
         picture(tmp_path / batch / "dog" / "deep" / "2.png")
     picture(tmp_path / "other" / "cat" / "9.png")
+    (tmp_path / "batch-notes").write_text("beside folders, no Parquet")
     pattern = f"{scheme}{tmp_path}/batch-*"
     assert describe_input(pattern, MODEL).labelled
     found = image_folders.find(pattern)
     assert [image.label for image in found.images] == ["cat", "dog"] * 2
     assert image_folders.base(pattern) == f"{scheme}{tmp_path}"
+    assert (
+        f"{scheme}{tmp_path}/batch-1/cat holds none: if it is a label's, name the folder that it is in"
+    ) in refusal(f"{scheme}{tmp_path}/batch-1/*[!g]")
     picture(tmp_path / "batch-3" / "train" / "cat" / "1.png")
     assert f"{tmp_path}/batch-3 holds train/" in refusal(pattern)
 

@@ -205,7 +205,12 @@ def test_labels_are_in_one_form_of_unicode(folder):
 
 def test_an_image_that_may_not_be_read_is_named(folder, monkeypatch):
     path = write(folder / "list.csv", TABLE)
-    monkeypatch.setattr(os, "access", lambda path, *_, **__: "3.png" not in path)
+
+    def denied(path, flags):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "access", lambda path, mode: "3.png" not in path)
+    monkeypatch.setattr(os, "open", denied)
     with pytest.raises(ConfigError, match=r"3\.png: Permission denied"):
         found(path)
 

@@ -680,3 +680,54 @@ def test_ranges_of_other_far_files_come_from_beam(tmp_path):
     with opening.open_ranges(f"crate://{tmp_path}/x") as file:
         assert (file.size(), file.read_at(3, 6), file.read_at(2, 0)) == (10, b"678", b"01")
     assert opening.read_bytes(f"crate://{tmp_path}/x") == b"0123456789"
+
+
+NAMES = {
+    "a.parquet": True,
+    "b/c/d/e.PARQUET": True,
+    "b/f.Parquet.GZIP": True,
+    "b/g.parq": True,
+    "b/h.snappy.parquet": True,
+    "b/x.parquet/part-0.pq": True,
+    "b/i.parquet.crc": False,
+    "b/.j.parquet": False,
+    "b/_k.parquet": False,
+    "_rejected/l.parquet": False,
+    "b/.cache/m.parquet": False,
+    "b/n.parquet~": False,
+    "README.md": False,
+}
+
+
+@pytest.mark.parametrize("scheme", ["", "crate://"])
+def test_all_tables_below_a_folder_whatever_the_case_and_depth(tmp_path, scheme):
+    for name in NAMES:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / "in" / name, embedding=vectors(1), label=pa.array(["x"]))
+    shown = sorted(name for name, is_shown in NAMES.items() if is_shown)
+
+    def listed(pattern):
+        return [crate.plain(file.path) for file in finding.list_tables(f"{scheme}{tmp_path}/{pattern}")]
+
+    everything = [f"{tmp_path}/in/{name}" for name in shown]
+    for pattern in ("in", "in/", "i*", "i?/", "**"):
+        assert listed(pattern) == everything, pattern
+    # What a glob names itself is taken beside what is below, if it has such a name.
+    assert listed("in/*") == everything
+    assert listed("in/b/*.parq") == [f"{tmp_path}/in/b/g.parq"]
+    # A name that is given is no question of suffixes.
+    assert listed("in/b/n.parquet~") == [f"{tmp_path}/in/b/n.parquet~"]
+    assert listed("in/b/*.crc") == [f"{tmp_path}/in/b/i.parquet.crc"]
+    assert describe_input(f"{scheme}{tmp_path}/in", "precomputed").rows == len(shown)
+
+
+def test_links_to_folders_of_tables_are_followed_once(tmp_path):
+    write(tmp_path / "x.parquet", embedding=vectors(1))
+    (tmp_path / "in" / "b").mkdir(parents=True)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "x.parquet").rename(tmp_path / "there" / "x.parquet")
+    for link, target in (("a", "../there"), ("c", "../there"), ("b/up", "..")):
+        (tmp_path / "in" / link).symlink_to(target if "/" not in link else "..")
+    assert [file.path for file in finding.list_tables(str(tmp_path / "in"))] == [f"{tmp_path}/in/a/x.parquet"]
+    (tmp_path / "in" / "gone.parquet").symlink_to("nowhere")
+    assert f"{tmp_path}/in/gone.parquet is none" in str(refusal(str(tmp_path / "in"), "precomputed"))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -262,6 +263,10 @@ def test_labels_in_two_places(tmp_path):
     )
     path = write(tmp_path / "label=a" / "label=b" / "x.parquet", embedding=VECTORS)
     assert "have one folder 'label=...' in a path" in refusal(path)
+    # One that may be meant is named.
+    path = write(tmp_path / "class=a" / "x.parquet", embedding=VECTORS)
+    assert f"{path} has 'class', which may be meant" in refusal(path)
+    assert rows_of(path, label="class") == [("a", vector) for vector in VECTORS.to_pylist()]
     # Other columns' folders say nothing.
     path = write(tmp_path / "split=a" / "x.parquet", embedding=VECTORS, label=LABELS)
     assert rows_of(path) == ROWS
@@ -292,6 +297,9 @@ def test_columns_of_other_names_are_asked_for(tmp_path):
     assert f"image_column=image is refused: it must be a column of the input; {path} has 'img'" in refusal(
         path, "efficientnet_lite0"
     )
+    for name in ("Label", "fine_label", "class.name"):
+        path = write(tmp_path / "x.parquet", **{"embedding": VECTORS, name: LABELS})
+        assert f"has '{name}', which may be meant" in refusal(path)
     # What only sounds like a label is none.
     path = write(tmp_path / "x.parquet", embedding=VECTORS, target=pa.array([0.5] * 3), y=VECTORS)
     assert not describe_input(path, "precomputed").labelled
@@ -325,3 +333,21 @@ def test_only_the_columns_that_are_meant_are_read(tmp_path):
     finally:
         pa.set_memory_pool(before)
     assert pool.max_memory() < 2**22
+
+
+def test_a_long_label_within_a_struct_is_not_repeated_for_many_rows(tmp_path, monkeypatch):
+    """Of a flat column dictionaries have it once; see `parquet.open_rows`."""
+    monkeypatch.setattr(parquet, "_NESTED_LABEL_BYTES", 2**24)
+    long = "x" * 2**20
+    struct = pa.array([{"l": long if row % 2 else "a"} for row in range(400)])
+    path = write(tmp_path / "x.parquet", embedding=pa.array([[1.0, 2.0]] * 400), m=struct)
+    described = describe_input(path, "precomputed", 2, Columns(label="m.l"))
+    before = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(before)
+    pa.set_memory_pool(pool)
+    try:
+        found = [pc.sum(pc.equal(labels, "a")).as_py() for labels in labels_of(described)]
+    finally:
+        pa.set_memory_pool(before)
+    assert sum(found) == 200
+    assert pool.max_memory() < 2**26

@@ -12,16 +12,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from PIL import Image
 
-from dpgmm_beam.data import images
 from pipelines import cli
 from tests import small
+from tests.transforms.crate import CrateFileSystem
 from transforms import embed
 from transforms.files.inputs import describe_input
 
 ENCODER = "efficientnet_lite0:32"
+
+FAR = f"{CrateFileSystem.scheme()}://"
 
 FORMATS = {
     "PNG": "png",
@@ -61,7 +62,6 @@ def embedded(source, cache, *options):
     return dict(zip(sources, labels, strict=True))
 
 
-@pytest.mark.skipif(not set(FORMATS) <= set(images.FORMATS), reason="the decoder does not read all of them")
 def test_a_messy_folder_of_42_images_in_7_formats(tmp_path):
     """Two levels deep, with odd names among them and other files beside them."""
     root, expected = tmp_path / "photos", {}
@@ -103,13 +103,20 @@ def test_a_glob_of_folders_is_embedded(tmp_path):
 def test_a_list_and_its_missing_file(tmp_path):
     for number in range(3):
         put(tmp_path / "store" / f"{number}.png", encoded(number))
-    rows = [["path", "label"], ["0.png", "a"], [f"{tmp_path}/store/1.png", "b"], ["gone.png", "a"]]
+    rows = [["path", "label"], ["0.png", "a"], [f"{tmp_path}/store/1.png", "b"]]
+    bad = ["gone.png", "x" * 5000, "a\0b", "nosuch://bucket/1.png"]
+    rows += [[name, "a"] for name in bad]
     with open(tmp_path / "store" / "list.csv", "w", newline="") as file:
         csv.writer(file).writerows(rows)
     found = embedded(tmp_path / "store" / "list.csv", tmp_path / "cache")
     assert found == {f"{tmp_path}/store/0.png": "a", f"{tmp_path}/store/1.png": "b"}
-    (rejected,) = (tmp_path / "cache" / "_rejected").iterdir()
-    assert json.loads(rejected.read_text())["source"] == f"{tmp_path}/store/gone.png"
+    rejected = [
+        json.loads(line)
+        for path in (tmp_path / "cache" / "_rejected").iterdir()
+        for line in path.read_text().splitlines()
+    ]
+    assert sorted(row["source"].removeprefix(f"{tmp_path}/store/") for row in rejected) == sorted(bad)
+    assert {row["reason"] for row in rejected} == {"no regular file"}
 
 
 def tar(path, members):
@@ -187,9 +194,10 @@ def test_every_layout_gives_the_same_release(tmp_path):
         "tars/*.tar",
         "in.parquet",
     )
-    found = {name: rows_of(tmp_path / name, tmp_path / "cache" / str(i)) for i, name in enumerate(names)}
-    assert len(found["folder"]) == 24
-    assert all(found[name] == found["folder"] for name in names)
+    found = [rows_of(tmp_path / name, tmp_path / "near" / name) for name in names]
+    found += [rows_of(f"{FAR}{tmp_path / name}", tmp_path / "far" / name) for name in names]
+    assert len(found[0]) == 24
+    assert all(other == found[0] for other in found)
     config = dataclasses.replace(small.small_config(), encoder="blocks", dimension=small.Blocks.dimension)
     key = small.write_key(tmp_path / "key")
     first, *others = (
@@ -198,6 +206,21 @@ def test_every_layout_gives_the_same_release(tmp_path):
     )
     assert len(first) > 3
     assert others == [first, first]
+
+
+def test_images_without_labels_are_one_class(tmp_path, capsys):
+    for number in range(6):
+        put(tmp_path / "in" / f"{number}.png", encoded(number))
+    argv = [
+        *("release", "--input", f"{tmp_path}/in", "--encoder", "blocks", "--epsilon", "1", "--delta", "1e-5"),
+        *("--output", f"{tmp_path}/out", "--private-dir", f"{tmp_path}/private", "--samples-per-class", "5"),
+    ]
+    assert cli.main([*argv, "--classes", "cat,dog"]) == 2
+    assert "be one class, for the data has no labels" in capsys.readouterr().err
+    assert cli.main([*argv, "--classes", "pet"]) == 0
+    assert not json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]["labelled"]
+    (report,) = (tmp_path / "private" / "reports").glob("*.json")
+    assert json.loads(report.read_text())["input"][0]["rows"] == 6
 
 
 def rows_of(source, cache):
