@@ -44,6 +44,8 @@ setup(
         "gcp": ["apache-beam[gcp]"],
         "aws": ["apache-beam[aws]"],
         "azure": ["apache-beam[azure]"],
+        # Small images for `dpgmm demo` where Fashion-MNIST can't be had.
+        "demo": ["scikit-learn>=1.5"],
         "test": [
             "pytest>=8",
             "hypothesis>=6.100",

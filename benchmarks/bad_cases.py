@@ -49,6 +49,7 @@ def cases() -> list[Case]:
         *_verify(),
         *_sample(),
         *_demo(),
+        *_config(),
     ]
     names = [case.name for case in found]
     assert len(set(names)) == len(names), [name for name in names if names.count(name) > 1]
@@ -336,11 +337,38 @@ def _sample() -> Iterator[Case]:
         yield Case("sample", f"a release with {title}", (), ("--release",), prepare)
 
 
+def _config() -> Iterator[Case]:
+    for verb in ("embed", "release", "train", "sample", "demo"):
+        yield from of_values(verb, "--config", ("", "{at}/nowhere", "{at}/in", "bogus://x/y", "{at}/" + RAW))
+    files: dict[str, Prepare] = {
+        "empty of meaning": write("odd", b"- a\n- b\n"),
+        "no YAML": write("odd", b"a: b: c\n"),
+        "no text": write("odd", b"\xff\xfe\x00"),
+        "deep": write("odd", b"[" * 10**6),
+        "a bomb of aliases": write("odd", b"a: &a [x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a]\n"),
+        "code": write("odd", b"rows: !!python/object/apply:os.system ['touch made']\n"),
+        "8 GiB": huge("odd"),
+        "a fifo": lambda at: os.mkfifo(at / "odd"),
+        "of another verb": write("odd", b"epsilon: 1\n"),
+        "of unknown options": write("odd", b"rowz: 1\n"),
+        "of a bad type": write("odd", b"rows: some\n"),
+        "of a list": write("odd", b"seed: [1, 2]\n"),
+        "of nothing": write("odd", b"seed:\n"),
+        "of twice the same": write("odd", b"seed: 1\nseed: 1\n"),
+        "of itself": write("odd", b"config: odd\n"),
+    }
+    for title, prepare in files.items():
+        yield Case("sample", f"options {title}", ("--config={at}/odd",), ("--config",), prepare)
+    yield Case("sample", "options twice", ("--config={at}/key", "--config={at}/key"), ("--config",))
+
+
 def _demo() -> Iterator[Case]:
     yield from of_values(
         "demo", "--epsilons", ("", "x", "1,", "-1", "1,-1", "0", "nan", "inf", "1e9", "1;2", RAW)
     )
     yield from of_values("demo", "--keys", (*NOT_WHOLE, 0, -1, 101, 10**9))
+    yield from of_values("demo", "--size", (*NOT_WHOLE, 0, -1, 31, 1025, 10**12))
+    yield Case("demo", "a size beside --full", ("--full", "--size=128"), ("--size",))
     yield from of_values(
         "demo",
         "--work",

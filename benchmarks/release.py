@@ -50,7 +50,8 @@ def release(folder: str, output: str, options: list[str], classes: int = CLASSES
     """Runs `dpgmm release`; seconds in all and of each part, and peak memory in MiB."""
     command = [sys.executable, "-m", "pipelines.release", "--input", folder, "--encoder", "precomputed"]
     command += ["--classes", ",".join(map(str, range(classes))), "--epsilon", "1", "--delta", "1e-5"]
-    command += ["--output", output, "--private-dir", f"{output}-private", *options]
+    # Else stages have one line together.
+    command += ["--output", output, "--private-dir", f"{output}-private", "--verbose", *options]
     started = time.perf_counter()
     marks: list[tuple[str, float]] = []
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)

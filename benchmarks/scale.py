@@ -132,7 +132,9 @@ class Bench:
         return [
             *(sys.executable, "-m", "pipelines.release", "--input", str(folder), "--encoder", "precomputed"),
             *("--classes", ",".join(map(str, range(classes))), "--epsilon", "1", "--delta", "1e-7"),
-            *("--output", str(place / "release"), "--private-dir", str(place / "private"), *options),
+            *("--output", str(place / "release"), "--private-dir", str(place / "private")),
+            # Else stages have one line together.
+            *("--verbose", *options),
         ]
 
     def release(self, folder: Path, *options: str, classes: int = 10) -> Run:

@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("--private-dir", path, "be a local folder; elsewhere delete its runs/ and rows/")
     cleaned = runs.clean(private.check_folder(path))
     rows = ", and prepared rows" if cleaned.rows else ""
-    cli.say(f"removed {len(cleaned.runs)} runs{rows}")
+    cli.report(f"removed {len(cleaned.runs)} runs{rows}", removed=len(cleaned.runs), busy=len(cleaned.busy))
     if cleaned.busy:
         cli.say(f"left {len(cleaned.busy)} that are running: {', '.join(cleaned.busy)}")
     return 0

@@ -102,6 +102,7 @@ def run(
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     forbid_core_dumps()
+    own, level = logging.getLogger("dpgmm"), logging.getLogger("dpgmm").level
     configure_logging(VERBOSE in arguments, QUIET in arguments)
     status, error, facts = 1, "", None
     try:
@@ -130,6 +131,8 @@ def run(
         if facts is not None:
             write(facts.as_json(verb, status, error) + "\n")
         output.flush()
+        # The quiet of one command is not the next one's.
+        own.setLevel(level)
     return status
 
 

@@ -182,7 +182,8 @@ class _File:
     ) -> list[str]:
         if action.nargs == 0:
             return [name] if self._is_on(key, value) else []
-        repeated = isinstance(action, argparse._AppendAction)
+        # Of Beam, too, which has kinds of its own.
+        repeated = not isinstance(action, argparse._StoreAction)
         if isinstance(value, _Scalar):
             return [f"{name}={self._text(action, key, value)}"]
         if repeated:

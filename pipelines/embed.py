@@ -14,7 +14,7 @@ from dpgmm_beam.errors import ConfigError, printable
 from pipelines import cli, job, paths
 from pipelines.columns import columns_of
 from pipelines.parsers.embed import parser
-from pipelines.progress import Progress
+from pipelines.progress import Progress, device
 from pipelines.runner import check_ports, is_local, job_options, threads_for
 from transforms.embed import (
     NAMES_PREFIX,
@@ -78,11 +78,15 @@ def main(argv: Sequence[str]) -> int:
     with claimed(step):
         run(step, options, known.verbose)
     if not job.waits(options):
-        cli.say(f"submitted; embeddings will be in {step.cache_dir}")
+        cli.report(
+            f"submitted; embeddings will be in {step.cache_dir}", submitted=True, output=step.cache_dir
+        )
         return 0
     report = write_report(step)
-    cli.say(f"Embeddings are in {step.cache_dir}")
-    cli.say(f"What was left out of the input, and why, is in {report}")
+    cli.report(
+        f"Embeddings are in {step.cache_dir}", output=step.cache_dir, encoder=step.encoder, private=True
+    )
+    cli.report(f"What was left out of the input, and why, is in {report}", report=report)
     cli.say("That folder is PRIVATE: embeddings tell about the images they come from. Do not hand it out.")
     return 0
 
@@ -92,7 +96,7 @@ def run(step: EmbedImages, options, verbose: bool = False) -> None:
     pipeline = beam.Pipeline(options=options)
     pipeline | "Embed images" >> step
     name = job.job_name("embed", step.input.pattern, step.encoder, step.cache_dir)
-    job.run(pipeline, name, [progress(step, verbose)])
+    job.run(pipeline, name, [progress(step, verbose, is_local(options))])
 
 
 def write_report(step: EmbedImages) -> str:
@@ -104,12 +108,19 @@ def write_report(step: EmbedImages) -> str:
     return path
 
 
-def progress(step: EmbedImages, verbose: bool = False) -> Progress:
-    """Shows how many of the job's cache files are finished."""
+def progress(step: EmbedImages, verbose: bool = False, local: bool = True) -> Progress:
+    """Shows how many of the job's cache files are finished, and where a local job computes them."""
     names = {shard.name for shard in plan_shards(step.input, step.encoder, step.shard_rows)}
     # An input without images has its line, too: whether there is one is no public fact.
     total = max(len(names), 1)
-    return Progress("embedding", total, lambda: len(names & finished_shards(step.cache_dir)), verbose=verbose)
+    return Progress(
+        "embedding",
+        total,
+        lambda: len(names & finished_shards(step.cache_dir)),
+        verbose=verbose,
+        unit="files",
+        detail=lambda _: device() if local else "",
+    )
 
 
 def check_output(output: str) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +34,12 @@ CLASSES = (
 """In the data set's own order."""
 
 SPLITS = {"train": "train", "test": "t10k"}
-_ROW_GROUP_ROWS = 2048
+FILES = tuple(
+    f"{stem}-{kind}-ubyte.gz" for stem in SPLITS.values() for kind in ("images-idx3", "labels-idx1")
+)
+# A file of embeddings is made of one: so many seconds lie between two signs of progress.
+_ROW_GROUP_ROWS = 512
+_DOWNLOAD_SECONDS = 120
 # 60,000 images of 28 x 28 take 47 MB.
 _MOST_BYTES = 2**26
 
@@ -49,7 +55,7 @@ def find(folder: str | None, work: str) -> str:
     """
     if folder is not None:
         if not _complete(folder):
-            raise ConfigError("--data", folder, f"hold the files {', '.join(_files())}")
+            raise ConfigError("--data", folder, f"hold the files {', '.join(FILES)}")
         return folder
     unpacked = os.path.join(work, PACKAGE)
     for candidate in (INSTALLED, unpacked + INSTALLED):
@@ -57,30 +63,28 @@ def find(folder: str | None, work: str) -> str:
             return candidate
     try:
         _download(unpacked)
-    except (OSError, ValueError, subprocess.CalledProcessError):
+    except (OSError, ValueError, subprocess.SubprocessError):
         raise ConfigError(
             "--data",
             "",
-            f"name a folder with the files {', '.join(_files())}, for apt could not download {PACKAGE}"
+            f"name a folder with the files {', '.join(FILES)}, for apt could not download {PACKAGE}"
             " here (on Debian, 'apt-get update' first may help)",
         ) from None
     return unpacked + INSTALLED
 
 
-def _files() -> list[str]:
-    return [f"{stem}-{kind}-ubyte.gz" for stem in SPLITS.values() for kind in ("images-idx3", "labels-idx1")]
-
-
 def _complete(folder: str) -> bool:
-    return all(os.path.isfile(os.path.join(folder, name)) for name in _files())
+    return all(os.path.isfile(os.path.join(folder, name)) for name in FILES)
 
 
 def _download(target: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         subprocess.run(
-            ["apt-get", "download", PACKAGE],
+            # Without a network there is nothing to wait for.
+            ["apt-get", "download", "-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=20", PACKAGE],
             cwd=scratch,
             check=True,
+            timeout=_DOWNLOAD_SECONDS,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -123,7 +127,9 @@ def _idx(folder: str, name: str, *shape: int) -> np.ndarray:
         ) from None
 
 
-def write_parquet(images: np.ndarray, labels: np.ndarray, path: str) -> None:
+def write_parquet(
+    images: np.ndarray, labels: np.ndarray, path: str, classes: Sequence[str] = CLASSES
+) -> None:
     """Writes a split as Parquet with columns label (string) and image (PNG)."""
     encoded = []
     for image in images:
@@ -133,7 +139,7 @@ def write_parquet(images: np.ndarray, labels: np.ndarray, path: str) -> None:
         encoded.append(sink.getvalue())
     table = pa.table(
         {
-            "label": pa.array(CLASSES, pa.string()).take(pa.array(labels)),
+            "label": pa.array(classes, pa.string()).take(pa.array(labels)),
             "image": pa.array(encoded, pa.binary()),
         }
     )

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -140,7 +139,7 @@ class _OnFlink:
         if self.id is None:
             return False
         page = flink.page(self.master, self.id)
-        cli.say(f"Flink job {self.id} is this one and runs already; waiting for its end: {page}", sys.stderr)
+        cli.note(f"Flink job {self.id} is this one and runs already; waiting for its end: {page}")
         return True
 
     def remember_others(self) -> None:
@@ -153,7 +152,7 @@ class _OnFlink:
         if self.id is None:
             self.id = flink.find_running(self.master, self._name, self._others)
             if self.id is not None:
-                cli.say(f"Flink job {self.id}: {flink.page(self.master, self.id)}", sys.stderr)
+                cli.note(f"Flink job {self.id}: {flink.page(self.master, self.id)}")
         return self.id
 
     def look(self) -> None:
@@ -167,7 +166,7 @@ class _OnFlink:
         self._standing_since = self._standing_since or now
         if now - self._standing_since >= _STANDSTILL_SECONDS:
             self._said = True
-            cli.say(f"Flink job {self.id} waits: other jobs hold the slots that it needs", sys.stderr)
+            cli.note(f"Flink job {self.id} waits: other jobs hold the slots that it needs")
 
     def wait(self) -> None:
         """Waits for the job by what the cluster says; cancels it when a signal comes."""
@@ -238,7 +237,7 @@ class _Remote:
     def _announce(self) -> None:
         what, page = self._id(), self._page()
         if what:
-            cli.say(f"job {what}" + (f": {page}" if page else ""), sys.stderr)
+            cli.note(f"job {what}" + (f": {page}" if page else ""))
 
     def _id(self) -> str:
         found = getattr(self._result, "job_id", None)

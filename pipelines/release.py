@@ -226,24 +226,31 @@ def run(
     config = request.config
     plan = Plan(config, current.release_id)
     publication = Publication(finding.absolute(output), overwrite)
-    embedding = None
+    embedding = embedded = None
     if not request.source.holds_embeddings:
         threads = request.execution.threads if runner.is_local(options) else 0
         embedding = EmbedImages(request.source, config.encoder, request.embed_cache, threads=threads)
     pipeline = beam.Pipeline(options=options)
     watch: list[contextlib.AbstractContextManager] = []
     if embedding:
-        watch.append(embed.progress(embedding))
+        embedded = embed.progress(embedding, local=runner.is_local(options))
+        watch.append(embedded)
         source = pipeline | "Embed" >> embedding
     else:
         source = pipeline | "Input" >> beam.Create(
             [Source(request.source.pattern, columns=request.source.columns)]
         )
     source | "Release" >> Release(plan, publication, current.workspace, request.execution)
-    if not runner.is_local(options):
-        # Workers elsewhere print elsewhere.
-        folder, names = current.workspace.folder, [stage.name for stage in plan.stages]
-        watch.append(StageWatch(lambda: range(run_files.finished_stages(folder)), names))
+    folder, names = current.workspace.folder, [stage.name for stage in plan.stages]
+    # One line at a time; entered first, it ends last.
+    watch.insert(
+        0,
+        StageWatch(
+            lambda: range(run_files.finished_stages(folder)),
+            names,
+            ready=lambda: embedded is None or embedded.ended,
+        ),
+    )
     title = f"release {current.release_id}"
     job.run(pipeline, job.job_name(title, plan.config.digest, publication.output), watch)
     return plan
@@ -274,16 +281,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = run(request, output, arguments.overwrite, current, options)
         if not job.waits(options):
             what = "template written" if runner.outlives_driver(options) else "submitted"
-            cli.say(f"{what}; the job releases to {output} when it has run")
+            cli.report(
+                f"{what}; the job releases to {output} when it has run",
+                submitted=True,
+                output=output,
+                release_id=current.release_id,
+            )
             return 0
         with signals.published(f"released to {output}"):
             images = None
             if not request.source.holds_embeddings:
                 images = survey.left_out_of_images(request.source, plan.config.encoder, request.embed_cache)
             runs.report(private_dir, current, len(plan.stages), plan.config.classes, images)
-            cli.say(
-                f"released to {output}: epsilon {plan.config.epsilon:g}, delta {plan.config.delta:g}, "
-                f"{plan.config.samples_per_class} rows for each of {len(plan.config.classes)} classes"
+            config = plan.config
+            cli.report(
+                f"released to {output}: epsilon {config.epsilon:g}, delta {config.delta:g}, "
+                f"{config.samples_per_class} rows for each of {len(config.classes)} classes",
+                output=output,
+                release_id=current.release_id,
+                epsilon=config.epsilon,
+                delta=config.delta,
+                samples_per_class=config.samples_per_class,
+                classes=list(config.classes),
             )
     return 0
 

@@ -76,7 +76,7 @@ def job_options(arguments: Sequence[str], verbose: bool) -> PipelineOptions:
     check_options(options)
     if verbose:
         for name, value in filled.items():
-            cli.say(f"option filled in for {options.view_as(StandardOptions).runner}: --{name}={value}")
+            cli.note(f"option filled in for {options.view_as(StandardOptions).runner}: --{name}={value}")
     return options
 
 

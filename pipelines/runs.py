@@ -21,7 +21,6 @@ import json
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 
 from apache_beam.io.filesystem import BeamIOError
@@ -149,10 +148,9 @@ def _begun(private_dir: str, command: str, restart: bool) -> Iterator[tuple[str,
             elif restart:
                 _delete(folder)
             else:
-                cli.say(
+                cli.note(
                     f"continuing the run that was interrupted (release id {about['release_id']});"
-                    " --restart drops it",
-                    sys.stderr,
+                    " --restart drops it"
                 )
                 yield folder, about["release_id"]
                 return

@@ -20,7 +20,7 @@ from dpgmm_beam.release.labels import FEATURES_FILE, TEACHER_FILE, Labeller
 from dpgmm_beam.release.synthesis import Parts, draw_part, generator_of_seed
 from pipelines import cli, cores, paths
 from pipelines.parsers.sample import parser
-from pipelines.progress import Progress
+from pipelines.progress import Steps
 from transforms.files import finding
 from transforms.files.private import is_local
 from transforms.files.publish import exists, files_below, join
@@ -98,7 +98,8 @@ def main(argv: Sequence[str]) -> int:
     parts = Parts(len(labeller.classes), arguments.rows)
     about = {"release_id": release_id, "seed": seed, "rows": arguments.rows}
     write(output, parts, sampler, labeller, about, arguments.threads or cores.usable_cores())
-    cli.say(f"{arguments.rows} rows are in {output} (seed {seed})")
+    rows = arguments.rows
+    cli.report(f"{rows} rows are in {output} (seed {seed})", output=output, rows=rows, seed=seed)
     return 0
 
 
@@ -113,17 +114,17 @@ def write(output: str, parts: Parts, sampler: Sampler, labeller: Labeller, about
         data = draw_part(parts, part, sampler, labeller, generator_of_seed(about["seed"], part))
         write_whole(join(place, parts.name(part)), data)
 
-    done: list[int] = []
     try:
         with (
-            Progress("rows", len(parts), lambda: len(done)),
+            Steps("rows", about["rows"], "rows") as progress,
             one_thread(),
             ThreadPoolExecutor(threads) as workers,
         ):
             try:
-                for future in as_completed([workers.submit(draw, part) for part in range(len(parts))]):
+                drawn = {workers.submit(draw, part): part for part in range(len(parts))}
+                for future in as_completed(drawn):
                     future.result()
-                    done.append(1)
+                    progress.add(parts.rows_of(drawn[future]))
             finally:
                 workers.shutdown(cancel_futures=True)
         write_whole(join(place, ABOUT_FILE), (json.dumps(about, indent=2) + "\n").encode())

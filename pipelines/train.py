@@ -9,10 +9,8 @@ import dataclasses
 import json
 import os
 import shutil
-import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +29,7 @@ from dpgmm_beam.release import manifest
 from pipelines import cli, paths
 from pipelines.columns import columns_of
 from pipelines.parsers.train import parser
+from pipelines.progress import Steps, device
 from transforms.files import finding, inputs, parquet, parquet_schema, tables
 from transforms.files.columns import DEFAULT_COLUMNS, Columns
 from transforms.files.private import is_local
@@ -112,19 +111,22 @@ def main(argv: Sequence[str]) -> int:
     test = read_rows("--test", tested)
     if not len(test.targets):
         raise ConfigError("--test", arguments.test, f"hold a row with {_good(source)}")
-    network = train_network(
-        train.embeddings,
-        train.targets if train.probabilities is None else train.probabilities,
-        source.row_format.classes,
-        config,
-        source.row_format.clip_norm,
-        _report(config.epochs),
-    )
+    with Steps(f"training {device()}", config.epochs, "epochs") as progress:
+        network = train_network(
+            train.embeddings,
+            train.targets if train.probabilities is None else train.probabilities,
+            source.row_format.classes,
+            config,
+            source.row_format.clip_norm,
+            lambda epoch, loss: progress.add(detail=f"loss {loss:.4f}"),
+        )
     metrics = measure(network, test, len(train.targets), source.soft)
     write_output(arguments.output, network, metrics)
-    cli.say(
+    cli.report(
         f"accuracy {metrics['accuracy']:.4f} on {metrics['test_rows']} real test rows, trained on "
-        f"{metrics['train_rows']} rows with {metrics['labels']} labels; written to {arguments.output}"
+        f"{metrics['train_rows']} rows with {metrics['labels']} labels; written to {arguments.output}",
+        output=arguments.output,
+        **{name: metrics[name] for name in ("accuracy", "test_rows", "train_rows", "labels")},
     )
     return 0
 
@@ -458,16 +460,6 @@ def write_output(output: str, network: Network, metrics: dict) -> None:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _report(epochs: int) -> Callable[[int, float], None]:
-    start = time.monotonic()
-
-    def report(epoch: int, loss: float) -> None:
-        seconds = time.monotonic() - start
-        cli.say(f"training: epoch {epoch} of {epochs}, loss {loss:.4f}, {seconds:.0f} s", sys.stderr)
-
-    return report
 
 
 if __name__ == "__main__":

@@ -38,14 +38,21 @@ def main(argv: Sequence[str]) -> int:
     if arguments.input is not None and not problems:
         problems = derive_again(content, arguments, options)
     for problem in problems:
-        cli.say(f"NOT VERIFIED: {problem}")
+        cli.report(f"NOT VERIFIED: {problem}", verified=False, problems=problems)
     if problems:
         return 1
     privacy = content["privacy"]
-    cli.say(
+    cli.report(
         f"verified: what was done to the data composes to epsilon {privacy['epsilon']:g}"
         f" at delta {privacy['delta']:g} ({privacy['adjacency']}), and {len(content['files'])} files have"
-        " their digests" + ("; derived again, everything is the same" if arguments.input is not None else "")
+        " their digests" + ("; derived again, everything is the same" if arguments.input is not None else ""),
+        verified=True,
+        problems=[],
+        release_id=content["release_id"],
+        epsilon=privacy["epsilon"],
+        delta=privacy["delta"],
+        files=len(content["files"]),
+        derived_again=arguments.input is not None,
     )
     return 0
 

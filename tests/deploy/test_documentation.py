@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+from pipelines import release
 from pipelines.options import beam_pipeline_options
 from tests.deploy.manifests import ROOT
 
@@ -34,6 +35,17 @@ def test_commands_have_options_that_exist(words):
 
 def test_there_are_commands_to_check():
     assert [words[0] for words in commands("dpgmm")] == ["release", "release", "embed"]
+
+
+def test_the_file_of_options_is_taken(tmp_path):
+    (text,) = re.findall(r"```yaml\n(.+?)```", TEXT, re.DOTALL)
+    (tmp_path / "november.yaml").write_text(text)
+    words = shlex.split(re.search("# november.yaml: dpgmm release (.+)", text)[1])
+    known = release.parser().parse_args(
+        [str(tmp_path / word) if word == "november.yaml" else word for word in words]
+    )
+    assert (known.classes, known.epsilon, known.release_id) == ("cat,dog,bird", 0.5, "2026-11")
+    assert known.quiet
 
 
 def test_files_that_the_page_names_are_there():

@@ -1,5 +1,8 @@
 import io
+import json
+import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +13,10 @@ import pytest
 from dpgmm_beam import __version__
 from dpgmm_beam.errors import ConfigError
 from pipelines import cli
+from pipelines.arguments import parser_of
 
 REPOSITORY = Path(__file__).parents[2]
+WHAT = ["--input=a", "--encoder=precomputed", "--classes=a,b", "--output=o", "--epsilon=1", "--delta=1e-6"]
 
 
 def test_help_and_version(capsys):
@@ -113,6 +118,137 @@ def test_options_that_nobody_knows(arguments, sentence, tmp_path, capsys):
     assert not out
     assert err.count("\n") == 1
     assert err.startswith(f"dpgmm: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["verify", "--release=x", "--realease=y"], "--release"),
+        (["verify", "--release=x", "--flink-master=y"], "--flink_master"),
+        (["verify", "--release=x", "--runer=y"], "--runner"),
+        (["release", *WHAT, "--epsilom=1"], "--epsilon"),
+        (["release", *WHAT, "--noise_key_file=1"], "--noise-key-file"),
+        (["release", *WHAT, "--object_reus"], "--object_reuse"),
+        (["train", "--synthetic=a", "--test=b", "--output=c", "--epoch=3"], "--epochs"),
+        (["sample", "--release=a", "--rows=3", "--output=c", "--sed=3"], "--seed"),
+    ],
+)
+def test_mistyped_options_are_told_the_nearest(arguments, near, capsys):
+    runner = ["--runner=FlinkRunner"] if "--object_reus" in arguments else []
+    assert cli.main([*arguments, *runner]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.endswith(f"such as {near}.\n")
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_says_what_a_user_needs(verb, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([verb, "--help"])
+    said = capsys.readouterr().out
+    assert f"examples:\n  {'eval' if verb == 'completion' else f'dpgmm {verb}'}" in said
+    assert "None" not in said
+    # One default each, and none in the place of another.
+    assert not re.search(r"\(default: [^)]*\)\s+\(default", said)
+    assert ("All other options go to Apache Beam" in said) == (verb in ("embed", "release", "verify", "demo"))
+    for action in parser_of(verb)._actions:
+        assert action.help or action.choices, action.dest
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_what_a_parser_answers_takes_no_beam(verb, option):
+    loaded = (
+        "import sys\nfrom pipelines import cli\n"
+        "try:\n    cli.main(sys.argv[1:])\n"
+        "finally:\n"
+        "    slow = {'apache_beam', 'numpy', 'torch', 'pyarrow', 'scipy', 'yaml'}\n"
+        "    print(*(slow & {*sys.modules}), file=sys.stderr)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", loaded, verb, option], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert (ran.returncode, ran.stderr) == (0, "\n")
+    assert ran.stdout
+
+
+def test_json_of_a_refusal(capsys):
+    assert cli.main(["verify", "--release", "/no", "--json"]) == 2
+    out, err = capsys.readouterr()
+    sentence = "--release=/no is refused: it must be a folder with a manifest.json."
+    assert json.loads(out) == {"verb": "verify", "exit_status": 2, "error": sentence, "said": []}
+    assert err == f"dpgmm: {sentence}\n"
+
+
+def test_json_of_what_a_parser_does_not_take(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "--json"])
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"] == err.rstrip()
+    assert out.count("\n") == 1
+
+
+def test_json_of_a_failed_job(capsys):
+    assert cli.run(raising(OSError("no space")), ["--json"]) == 1
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert (found["exit_status"], found["said"]) == (1, [])
+    assert err == f"dpgmm: {found['error']}\n"
+
+
+def test_json_of_a_result(capsys):
+    def main(_):
+        cli.say("a line")
+        cli.report("three rows are in x", rows=3, output="x\n")
+        cli.note("a remark")
+        return 0
+
+    assert cli.run(main, ["--json"], None) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {
+        "verb": None,
+        "exit_status": 0,
+        "said": ["a line", "three rows are in x"],
+        "rows": 3,
+        "output": "x\n",
+    }
+    assert err == "a remark\n"
+
+
+def test_quiet_leaves_warnings_and_errors(capsys):
+    def main(_):
+        cli.note("a remark")
+        cli.warn("look")
+        logging.getLogger("dpgmm.x").info("own")
+        logging.getLogger("dpgmm.x").warning("own warning")
+        cli.say("result")
+        return 0
+
+    assert cli.run(main, ["--quiet"]) == 0
+    assert capsys.readouterr() == ("result\n", "warning: look\nown warning\n")
+    cli.note("a remark")
+    assert capsys.readouterr().err == "a remark\n"
+
+
+def test_flags_of_a_file_count_as_if_they_were_typed(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("json: true\nquiet: yes\nrelease: /no\n")
+    assert cli.main(["verify", "--config", str(tmp_path / "c.yaml")]) == 2
+    assert json.loads(capsys.readouterr().out)["verb"] == "verify"
+
+
+def test_help_that_nobody_reads_to_its_end():
+    for arguments in (["--help"], ["release", "--help"], ["completion", "bash"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        ran = subprocess.run(
+            [sys.executable, "-m", "pipelines.cli", *arguments],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            cwd=REPOSITORY,
+        )
+        os.close(writing)
+        assert (ran.returncode, ran.stderr) == (0, b"")
 
 
 def raising(error):
@@ -252,6 +388,7 @@ def test_run_as_a_module_it_is_the_command(arguments, capsys):
 SAYS = """
 import os, sys
 from pipelines import cli
+from pipelines.arguments import parser_of
 def main(arguments):
     if not os.environ["PYTHONUNBUFFERED"]:
         # What is still in the buffer is written, or not, when the program ends.
@@ -289,6 +426,7 @@ def test_a_line_that_cannot_be_printed_fails_nothing(streams, unbuffered):
 LOGS = """
 import logging, sys, threading
 from pipelines import cli
+from pipelines.arguments import parser_of
 import apache_beam
 from apache_beam.options.pipeline_options import PipelineOptions
 

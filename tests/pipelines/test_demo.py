@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dpgmm_beam.errors import ConfigError
-from pipelines import cli, demo, fashion_mnist
+from pipelines import cli, demo, demo_data, fashion_mnist
 
 FILES = {
     "train-images-idx3-ubyte.gz": np.arange(4 * 784, dtype=np.int64).reshape(4, 28, 28) % 256,
@@ -77,6 +78,12 @@ def test_a_file_that_is_a_fifo(data):
         (["--epsilons=-1"], "--epsilons=-1 is refused: it must be a number from 0.001 to 1000."),
         (["--epsilons=1,1e9"], "--epsilons=1e9 is refused: it must be a number from 0.001 to 1000."),
         (["--epsilons="], "--epsilons= is refused: it must be numbers with commas between."),
+        (["--size=31"], "--size=31 is refused: it must be a whole number of pixels from 32 to 1024."),
+        (["--size=-1"], "--size=-1 is refused: it must be a whole number of pixels from 32 to 1024."),
+        (
+            ["--full", "--size=64"],
+            "--size=64 is refused: it must be left out with --full, which has its own.",
+        ),
         (["--keys=0"], "--keys=0 is refused: it must be a whole number from 1 to 100."),
         (["--keys=1000000000"], "--keys=1000000000 is refused: it must be a whole number from 1 to 100."),
         (["--work=FILE"], "FILE is refused: it must be a local folder, or a new one."),
@@ -88,7 +95,10 @@ def test_a_file_that_is_a_fifo(data):
             "--data=nowhere is refused: it must hold the files train-images-idx3-ubyte.gz, ",
         ),
         (["--direct_num_workers=2"], "--direct_num_workers=2 is refused: it must be 1"),
-        (["--epsilon=1"], "--epsilon=1 is refused: it must be an option of this verb or of Apache Beam."),
+        (
+            ["--epsilon=1"],
+            "it must be an option of this verb or of Apache Beam, such as --epsilons.",
+        ),
     ],
 )
 def test_refusals(data, tmp_path, monkeypatch, capsys, change, sentence):
@@ -117,3 +127,61 @@ def test_images_as_a_user_would_have_them(data, tmp_path):
     assert table["label"].to_pylist() == ["t-shirt", "ankle-boot", "dress", "dress"]
     pixels = np.asarray(Image.open(io.BytesIO(table["image"][1].as_py())))
     np.testing.assert_array_equal(pixels, FILES[IMAGES][1])
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """A machine without apt and without the data set."""
+    monkeypatch.setattr(fashion_mnist, "INSTALLED", str(tmp_path / "installed"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path / "work"
+
+
+def test_without_apt_it_says_how_to_bring_the_data_and_what_it_runs_on(nowhere, capsys):
+    pytest.importorskip("sklearn")
+    found = demo_data.find(None, str(nowhere))
+    said = capsys.readouterr().err
+    assert said.startswith("warning: Fashion-MNIST is not here")
+    assert "make demo FASHION_MNIST=FOLDER" in said
+    assert all(name in said for name in fashion_mnist.FILES)
+    assert found.title in said
+    train, test = found.read("train"), found.read("test")
+    assert len(train[1]) == pytest.approx(4 * len(test[1]), abs=4)
+    for images, labels in (train, test):
+        assert images.dtype == np.uint8
+        assert images.max() == 255
+        assert set(labels) == set(range(10))
+
+
+def test_without_apt_and_without_such_a_package(nowhere, monkeypatch):
+    monkeypatch.setattr(demo_data, "packaged", lambda: None)
+    with pytest.raises(ConfigError, match=r"--data= is refused: it must name a folder .*scikit-learn"):
+        demo_data.find(None, str(nowhere))
+
+
+def test_a_folder_that_is_named_is_not_replaced_by_a_package(nowhere):
+    with pytest.raises(ConfigError, match="--data=no is refused: it must hold the files"):
+        demo_data.find("no", str(nowhere))
+
+
+def test_from_images_to_a_table(data, tmp_path, monkeypatch, capsys):
+    """Four images of train and two of test: what is said, not how well it learns."""
+    monkeypatch.setattr("pipelines.parsers.release.SAMPLES_PER_CLASS", 20)
+    (data / "t10k-labels-idx1-ubyte.gz").write_bytes(idx(np.array([0, 3])))
+    arguments = ["--work", str(tmp_path / "work"), "--data", str(data), "--size", "32", "--epsilons", "1"]
+    assert cli.main(["demo", *arguments, "--json", "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert not err
+    found = json.loads(out)
+    assert found["verb"] == "demo"
+    assert found["data"] == "Fashion-MNIST, efficientnet_lite0:32"
+    (made,) = found["releases"]
+    assert made["train_rows"] == 200
+    assert made["test_rows"] == 2
+    first, second, _, title, head, row = found["said"]
+    assert first.startswith(f"epsilon 1: accuracy {made['accuracy']:.4f} on 2 real test rows, trained on 200")
+    assert second == f"without privacy: accuracy {found['real_accuracy']:.4f}, trained on the real rows"
+    assert title.startswith("Fashion-MNIST, efficientnet_lite0:32, delta 1e-05; accuracy")
+    assert head.split()[0] == "epsilon"
+    assert row.split()[0] == "1"
+    assert os.listdir(tmp_path / "work" / "releases") == ["epsilon-1-key-1-32"]

@@ -192,7 +192,7 @@ def test_flink_stages_begin_again_alone(master, capsys):
     arguments = ["--runner=FlinkRunner", f"--flink_master={master}"]
     options = runner.job_options(arguments, verbose=True)
     assert "--execution_mode_for_batch=BATCH_FORCED" in options._flags
-    assert "FlinkRunner: --execution_mode_for_batch=BATCH_FORCED\n" in capsys.readouterr().out
+    assert "FlinkRunner: --execution_mode_for_batch=BATCH_FORCED\n" in capsys.readouterr().err
     options = runner.job_options([*arguments, "--execution_mode_for_batch", "PIPELINED"], verbose=True)
     assert "BATCH_FORCED" not in str(options._flags) + capsys.readouterr().out
     assert "BATCH_FORCED" not in str(runner.job_options(["--runner=SparkRunner"], False)._flags)
@@ -337,7 +337,7 @@ def test_job_options_say_what_they_filled_in(capsys):
     assert value(options, "runner") == "PrismRunner"
     assert capsys.readouterr() == ("", "")
     runner.job_options(["--runner=PrismRunner"], verbose=True)
-    assert "option filled in for PrismRunner: --save_main_session=False\n" in capsys.readouterr().out
+    assert "option filled in for PrismRunner: --save_main_session=False\n" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="--direct_num_worker=2 is refused: it must be an option of"):
         runner.job_options(["--direct_num_worker", "2"], verbose=False)
 
