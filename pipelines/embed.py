@@ -84,13 +84,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     report = write_report(step)
     cli.report(
-        f"Embeddings are in {step.cache_dir}",
-        output=step.cache_dir,
-        encoder=step.encoder,
-        report=report,
-        private=True,
+        f"Embeddings are in {step.cache_dir}", output=step.cache_dir, encoder=step.encoder, private=True
     )
-    cli.say(f"What was left out of the input, and why, is in {report}")
+    cli.report(f"What was left out of the input, and why, is in {report}", report=report)
     cli.say("That folder is PRIVATE: embeddings tell about the images they come from. Do not hand it out.")
     return 0
 

@@ -168,9 +168,10 @@ def lines(
         yield from _survey(survey)
     if price:
         yield ""
+        then = "" if description.holds_embeddings else " once they are embedded"
         yield (
             f"a release   {price.rows:,} rows, {_bytes(price.disk)} in the private folder while it runs,"
-            f" {_seconds(price.seconds)} once they are embedded (rough: docs/scale.md)"
+            f" about {_seconds(price.seconds)}{then} (docs/scale.md)"
         )
     if speed and found.good:
         took = _seconds(found.good / speed)

@@ -90,7 +90,7 @@ def _texts(labels: pa.Array) -> list[str | None]:
     found = []
     for value, is_long in zip(labels, long.to_pylist(), strict=True):
         raw = value.as_buffer().to_pybytes() if value.is_valid and not is_long else None
-        shown = "(a label of more than 4,096 bytes)" if is_long else None
+        shown = "(a label too long to be declared)" if is_long else None
         found.append(shown if raw is None else raw.decode(errors="backslashreplace"))
     return found
 

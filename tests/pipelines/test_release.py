@@ -463,8 +463,17 @@ def test_bad_rows_are_set_aside_and_nothing_shows_it(rows, tmp_path, capfd):
     assert said_again.err == said.err
     assert said_again.out == said.out.replace(str(tmp_path), str(tmp_path / "2"))
     # Only the owner's folder knows, and exactly.
-    assert report(tmp_path) == {"rows": 200, "set_aside": {"length": 0, "label": 0, "value": 0}}
-    assert report(tmp_path / "2") == {"rows": 218, "set_aside": {"length": 0, "label": 8, "value": 10}}
+    assert counts(report(tmp_path)) == {"rows": 200, "set_aside": {"length": 0, "label": 0, "value": 0}}
+    dirty_labels = report(tmp_path / "2")
+    assert dirty_labels["classes"] == report(tmp_path)["classes"]
+    assert sum(dirty_labels["classes"].values()) == 200
+    assert dirty_labels["labels_not_declared"]["rows"] == {"undeclared": 2, "": 2, "A": 2}
+    assert dirty_labels["labels_not_declared"]["null"] == 2
+    assert dirty_labels["near_matches"] == [{"label": "A", "declared": "a", "difference": "case"}]
+    assert counts(report(tmp_path / "2")) == {
+        "rows": 218,
+        "set_aside": {"length": 0, "label": 8, "value": 10},
+    }
 
 
 def report(folder):
@@ -478,6 +487,11 @@ def report(folder):
     return found
 
 
+def counts(found):
+    """How many rows there were, and what was set aside of them."""
+    return {name: found[name] for name in ("rows", "set_aside")}
+
+
 def test_what_was_set_aside_is_nowhere_but_in_the_report(tmp_path, capfd):
     """Numbers that would be conspicuous: looked for in all that is public or said."""
     labels = ["nobody"] * 7919 + [None] * 1 + ["a"] * 31 + ["a"] * 4001
@@ -485,7 +499,7 @@ def test_what_was_set_aside_is_nowhere_but_in_the_report(tmp_path, capfd):
     values[7920:7951] = np.nan
     source = small.write_rows(tmp_path / "in", small.embeddings_table(labels, values))
     files = release(source, tmp_path, "--classes", "a", "--verbose")
-    assert report(tmp_path) == {"rows": 11952, "set_aside": {"length": 0, "label": 7920, "value": 31}}
+    assert counts(report(tmp_path)) == {"rows": 11952, "set_aside": {"length": 0, "label": 7920, "value": 31}}
     said = "".join(capfd.readouterr()).replace(str(tmp_path), "")
     public = json.dumps(json.loads(files["manifest.json"]))
     for number in ("11952", "7920", "7919", "7951", "4001"):
@@ -617,6 +631,10 @@ def test_images_bad_images_and_the_embed_cache_give_one_release(images, tmp_path
         (images / name).write_bytes(data)
     capfd.readouterr()
     assert release(images, tmp_path / "2", *keyed(tmp_path), *encoder, "--overwrite") == expected
+    (path,) = (tmp_path / "2" / "private" / "reports").iterdir()
+    left_out = json.loads(path.read_bytes())["images"]["rejected"]
+    reasons = {os.path.basename(each["source"]): each["reason"] for each in left_out["named"]}
+    assert reasons == {"empty.png": "empty", "broken.jpg": "not a picture", "0.png": "not a picture"}
     err = capfd.readouterr().err
     assert "fit: 100%" in said
     for word in ("empty.png", "broken", "zebra", "reject"):
@@ -649,4 +667,4 @@ def test_nothing_is_released_like_one_image(tmp_path, capfd):
 def test_an_empty_folder_of_embeddings(tmp_path):
     (tmp_path / "in").mkdir()
     assert release(tmp_path / "in", tmp_path, "--dimension", "16", *keyed(tmp_path))
-    assert report(tmp_path) == {"rows": 0, "set_aside": {"length": 0, "label": 0, "value": 0}}
+    assert counts(report(tmp_path)) == {"rows": 0, "set_aside": {"length": 0, "label": 0, "value": 0}}

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpgmm_beam.data import survey
+from dpgmm_beam.data.rows import MAX_LABEL_BYTES
 from dpgmm_beam.data.survey import LabelCounts, compare, difference, near_matches, one_letter_apart
 
 LETTERS = st.text(st.characters(codec="ascii", categories=["Ll"]), min_size=2, max_size=12)
@@ -113,9 +114,9 @@ def test_integers_nulls_and_bytes_that_are_no_text():
     counts.add_all(pa.nulls(4))
     offsets = pa.py_buffer(b"\0\0\0\0\2\0\0\0")
     counts.add_all(pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"\xff\xfe")]))
-    counts.add_all(pa.array(["x" * 5000]))
+    counts.add_all(pa.array(["x" * (MAX_LABEL_BYTES + 1)]))
     assert counts.null == 5
-    assert counts.rows == {"7": 2, "\\xff\\xfe": 1, "(a label of more than 4,096 bytes)": 1}
+    assert counts.rows == {"7": 2, "\\xff\\xfe": 1, "(a label too long to be declared)": 1}
 
 
 def test_many_labels_take_little_room_and_declared_ones_are_always_counted():
