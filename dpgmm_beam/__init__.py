@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dpgmm_beam.privacy.noise import NoiseKey
     from dpgmm_beam.release.in_memory import release_in_memory
     from dpgmm_beam.release.labels import Labeller, load_labeller
+    from dpgmm_beam.release.release import Release, SyntheticRows, load_release
 
 _HOMES = {
     "ConfigError": "errors",
@@ -30,10 +31,13 @@ _HOMES = {
     "Mixture": "mixture",
     "NoiseKey": "privacy.noise",
     "Plan": "fit.plan",
+    "Release": "release.release",
     "ReleaseConfig": "config",
     "Rows": "data.rows",
+    "SyntheticRows": "release.release",
     "load_labeller": "release.labels",
     "load_mixture": "mixture",
+    "load_release": "release.release",
     "register_encoder": "encoders.registry",
     "release_in_memory": "release.in_memory",
     "rows_of": "data.rows",
@@ -47,11 +51,14 @@ __all__ = [
     "Mixture",
     "NoiseKey",
     "Plan",
+    "Release",
     "ReleaseConfig",
     "Rows",
+    "SyntheticRows",
     "__version__",
     "load_labeller",
     "load_mixture",
+    "load_release",
     "register_encoder",
     "release_in_memory",
     "rows_of",

@@ -15,6 +15,7 @@ from dpgmm_beam.fit.checkpoint import Checkpoint
 from dpgmm_beam.fit.components import mixture_of
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.fit.projection import View
+from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.mixture import Mixture
 from dpgmm_beam.privacy import queries
 from dpgmm_beam.privacy.noise import NoiseKey
@@ -143,7 +144,8 @@ def fit(plan: Plan, blocks: Callable[[], Iterable[Rows]], secret: NoiseKey) -> C
             viewed = stage.view, list(map(stage.view.of(current.state).bind(), blocks()))
         for block in blocks() if stage.view is None else viewed[1]:
             summing.add(block, sums)
-        current = advance(current, summing.finish(sums), secret)
+        with one_thread():
+            current = advance(current, summing.finish(sums), secret)
         covariance = current.covariance or covariance
     return dataclasses.replace(current, covariance=covariance)
 
