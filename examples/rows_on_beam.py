@@ -38,7 +38,7 @@ def main(output: str, private: str, options: list[str]) -> None:
             pipeline
             | beam.Create(range(500))
             | beam.Map(patient).with_output_types(Patient)
-            | PrepareElements(run.plan, run.workspace, embedding="scan", label="diagnosis")
+            | PrepareElements(run.plan, run.workspace, embedding_field="scan", label_field="diagnosis")
             | FitMixture(run.plan, run.workspace)
             | WriteRelease(run.publication, run.workspace)
         )

@@ -75,7 +75,7 @@ class PrepareElements(beam.PTransform):
       plan: what the rows are for.
       workspace: private files of the run (`pipelines.own.private_run` makes one).
       execution: speed only.
-      embedding, label: names of the fields.
+      embedding_field, label_field: names of the fields.
 
     Raises:
       ConfigError: the rows are unbounded or windowed, or their type has no such fields.
@@ -84,12 +84,12 @@ class PrepareElements(beam.PTransform):
     plan: Plan
     workspace: Workspace
     execution: Execution = dataclasses.field(default_factory=Execution)
-    embedding: str = EMBEDDING
-    label: str = LABEL
+    embedding_field: str = EMBEDDING
+    label_field: str = LABEL
 
     def expand(self, rows):
         self._check(rows)
-        spill = SpillRows(self.plan, self.workspace, self.embedding, self.label)
+        spill = SpillRows(self.plan, self.workspace, self.embedding_field, self.label_field)
         nothing = rows.pipeline | "Also without rows" >> beam.Create([(0, ("", 0, bytes(64)))])
         spills = (
             rows
@@ -118,9 +118,9 @@ class PrepareElements(beam.PTransform):
             kind = RowTypeConstraint.from_user_type(kind) or kind
         if isinstance(kind, RowTypeConstraint):
             fields = [name for name, _ in kind._fields]
-            wanted = {"embedding": self.embedding}
+            wanted = {"embedding_field": self.embedding_field}
             if self.plan.config.labelled:
-                wanted["label"] = self.label
+                wanted["label_field"] = self.label_field
             for argument, name in wanted.items():
                 if name not in fields:
                     raise ConfigError(argument, name, f"be a field of the rows: {', '.join(fields)}")
@@ -226,7 +226,15 @@ def _fields_of(element: Any, names: Sequence[str]) -> list[Any]:
         return [element.column(name) if name in names_there else nulls for name in names]
     if isinstance(element, Mapping):
         return [element.get(name) for name in names]
-    return [getattr(element, name, None) for name in names]
+    return [_attribute(element, name) for name in names]
+
+
+def _attribute(element: Any, name: str) -> Any:
+    try:
+        return getattr(element, name, None)
+    except Exception:
+        # Whatever an element does when it is looked at, it is set aside.
+        return None
 
 
 def _vector(embedding: Any, dimension: int) -> np.ndarray | None:

@@ -67,13 +67,14 @@ def label_column(labels: Any) -> pa.Array:
     if isinstance(labels, pa.Array | pa.ChunkedArray):
         column = _one_chunk(labels)
     else:
-        array = _numpy(labels, "labels", wanted)
-        if array.ndim != 1:
+        # numpy would make one type of the entries of a list, and a text of what is missing.
+        array: Any = labels if isinstance(labels, list | tuple) else _numpy(labels, "labels", wanted)
+        if not isinstance(array, list | tuple) and array.ndim != 1:
             raise ConfigError("labels", f"an array of shape {array.shape}", wanted)
         try:
-            column = pa.array(array, from_pandas=True)
-        except (pa.ArrowException, TypeError, ValueError):
-            raise ConfigError("labels", f"an array of {array.dtype}", wanted) from None
+            column = pa.array(array, from_pandas=True) if len(array) else pa.nulls(0, pa.string())
+        except (pa.ArrowException, OverflowError, TypeError, ValueError):
+            raise ConfigError("labels", f"a {type(labels).__name__} of several types", wanted) from None
     if not is_label(column.type):
         raise ConfigError("labels", f"a column of {column.type}", wanted)
     return column

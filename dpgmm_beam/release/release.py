@@ -205,18 +205,7 @@ class Release:
         if digests.keys() != manifest.files_of(plan.config).keys():
             raise ConfigError("release", where, f"hold a {manifest.FILE_NAME} with the files of a release")
 
-        def checked(path: str) -> bytes:
-            try:
-                found = read(path)
-            except OSError:
-                found = b""
-            if path != manifest.FILE_NAME and hashlib.sha256(found).hexdigest() != digests.get(path):
-                raise ConfigError(
-                    "release", where, f"hold {path} as its manifest says; dpgmm verify tells more"
-                )
-            return found
-
-        return cls(content, checked)
+        return cls(content, _Checked(read, digests, where))
 
     def __repr__(self) -> str:
         config = self.config
@@ -403,6 +392,26 @@ def check_seed(seed: int | None) -> int:
     if not 0 <= seed < MAX_SEED:
         raise ConfigError("seed", seed, f"be a whole number from 0 to {MAX_SEED - 1}")
     return int(seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Checked:
+    """Reads files of a release, each as the manifest says that it is."""
+
+    read: Callable[[str], bytes]
+    digests: Mapping[str, str]
+    where: str
+
+    def __call__(self, path: str) -> bytes:
+        try:
+            found = self.read(path)
+        except OSError:
+            found = b""
+        if path != manifest.FILE_NAME and hashlib.sha256(found).hexdigest() != self.digests.get(path):
+            raise ConfigError(
+                "release", self.where, f"hold {path} as its manifest says; dpgmm verify tells more"
+            )
+        return found
 
 
 def _read_file(folder: str, path: str) -> bytes:
