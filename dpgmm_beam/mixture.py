@@ -35,6 +35,14 @@ _ROWS_AT_ONCE = 1024
 class Mixture:
     """A mixture of Gaussian mixtures, one for each class.
 
+    >>> weights, means = np.ones((2, 1)), np.array([[[1.0, 0.0]], [[0.0, 1.0]]])
+    >>> covariances = np.full((2, 1, 2, 2), np.eye(2))
+    >>> mixture = Mixture(("cat", "dog"), np.full(2, 0.5), weights, means, covariances, basis=np.eye(2))
+    >>> np.asarray(mixture.sample(3, seed=1)).shape
+    (3, 2)
+    >>> mixture["cat"].log_prob([[1.0, 0.0]]).round(3)
+    array([-1.838])
+
     Attributes:
       classes: C labels.
       class_weights: (C,) shares of the classes, summing to 1.
@@ -180,6 +188,14 @@ def load_mixture(folder: str) -> Mixture:
 
     Args:
       folder: a release, or its `mixture` folder, on a local file system.
+
+    >>> import tempfile
+    >>> from dpgmm_beam import Release
+    >>> release = Release.fit(np.eye(4), epsilon=1.0, delta=1e-5, samples_per_class=3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     release.save(folder)
+    ...     load_mixture(folder).classes
+    ('all',)
     """
     return Mixture.load(reader_of(folder))
 

@@ -1,5 +1,6 @@
 """A release in a pipeline of one's own, by the rules of the command."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -20,11 +21,11 @@ ROWS = TABLE.to_pylist()
 
 
 def release(output, private, rows=ROWS, config=CONFIG, **arguments) -> dict[str, bytes]:
-    with private_run(config, output, private_dir=private, **arguments) as run:
-        with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-            created = pipeline | beam.Create(rows)
-            fitted = created | PrepareElements(run.plan, run.workspace) | FitMixture(run.plan, run.workspace)
-            _ = fitted | WriteRelease(run.publication, run.workspace)
+    begun = private_run(config, output, private_dir=private, **arguments)
+    with begun as run, beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        created = pipeline | beam.Create(rows)
+        fitted = created | PrepareElements(run.plan, run.workspace) | FitMixture(run.plan, run.workspace)
+        _ = fitted | WriteRelease(run.publication, run.workspace)
     return small.contents(output)
 
 
@@ -64,19 +65,24 @@ def test_a_drawn_key_leaves_nothing(tmp_path):
     assert not list((tmp_path / "private" / "runs").iterdir())
 
 
+def begin(folder: Path, source: str, error: BaseException | None = None) -> str:
+    """The id of a run that ends with an error, or well."""
+    with contextlib.suppress(OSError, KeyboardInterrupt):
+        with private_run(CONFIG, folder / "out", private_dir=folder / "private", source=source) as run:
+            if error is not None:
+                raise error
+    return run.plan.release_id
+
+
 def test_what_died_is_continued_with_its_key(tmp_path):
-    """An exception that no refusal is: the next run with the same arguments spends nothing more."""
-    with pytest.raises(KeyboardInterrupt), private_run(CONFIG, tmp_path / "out", private_dir=tmp_path / "p"):
-        raise KeyboardInterrupt
-    assert not list((tmp_path / "p" / "runs").iterdir())
-    with pytest.raises(OSError, match="broken"):
-        with private_run(CONFIG, tmp_path / "out", private_dir=tmp_path / "p", source="monday") as run:
-            first = run.plan.release_id
-            raise OSError("broken")
-    with private_run(CONFIG, tmp_path / "out", private_dir=tmp_path / "p", source="monday") as run:
-        assert run.plan.release_id == first
-    with private_run(CONFIG, tmp_path / "out", private_dir=tmp_path / "p", source="tuesday") as run:
-        assert run.plan.release_id != first
+    """The next run with the same arguments spends nothing more; who stopped it left nothing."""
+    stopped = begin(tmp_path, "monday", KeyboardInterrupt())
+    assert not list((tmp_path / "private" / "runs").iterdir())
+    died = begin(tmp_path, "monday", OSError("broken"))
+    assert died != stopped
+    assert begin(tmp_path, "tuesday") != died
+    assert begin(tmp_path, "monday") == died
+    assert begin(tmp_path, "monday") != died
 
 
 def refused(tmp_path, output=None, **arguments) -> ConfigError:

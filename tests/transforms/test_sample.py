@@ -44,7 +44,7 @@ def saved(tmp_path_factory):
     return str(folder / "release")
 
 
-def due(saved) -> list[SyntheticRow]:
+def drawn(saved) -> list[SyntheticRow]:
     """The rows that `Release.sample` draws, which are those of `dpgmm sample`."""
     embeddings, labels, probabilities = load_release(saved).sample(ROWS, SEED)[:3]
     rows = zip(labels.tolist(), embeddings.tolist(), probabilities.tolist(), strict=True)
@@ -63,7 +63,7 @@ def test_the_rows_of_the_release(saved, form):
     release = {"folder": saved, "far folder": f"crate://{saved}", "release": load_release(saved)}[form]
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         rows = pipeline | SampleMixture(release, ROWS, SEED)
-        assert_that(rows, check(due(saved)))
+        assert_that(rows, check(drawn(saved)))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -72,7 +72,7 @@ def test_whatever_the_runner_does(saved, seed):
     rows = pipeline | SampleMixture(saved, ROWS, SEED)
     chaos = Chaos(pipeline, Schedule(seed))
     chaos.run()
-    assert sorted(chaos.output(rows)) == due(saved)
+    assert sorted(chaos.output(rows)) == drawn(saved)
 
 
 def test_rows_have_a_schema_that_sinks_read(saved):
@@ -80,7 +80,7 @@ def test_rows_have_a_schema_that_sinks_read(saved):
     assert list(fields) == list(SyntheticRow._fields)
     assert "STRING" in fields["label"]
     assert "array_type" in fields["embedding"]
-    row = due(saved)[0]
+    row = drawn(saved)[0]
     coder = coders.registry.get_coder(SyntheticRow)
     assert isinstance(coder, coders.RowCoder)
     assert tuple(coder.decode(coder.encode(row))) == tuple(row)
