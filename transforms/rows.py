@@ -68,7 +68,7 @@ class PrepareElements(beam.PTransform):
     - a batch of rows: the same with an embedding of shape (n, d) and n labels;
     - a `pyarrow.RecordBatch` or `Table` with the fields as columns.
 
-    Batches are several times as fast.  Whatever is no such row is set aside, as in files.  The release's
+    Batches spare a runner the coding of single rows.  Whatever is no such row is set aside, as in files.  The release's
     bytes are those of `dpgmm release` on the same rows, whatever their order, bundles and batches.
 
     Attributes:

@@ -56,7 +56,7 @@ class SampleMixture(beam.PTransform):
 
     def __post_init__(self):
         super().__init__()
-        self.seed = check_seed(self.seed)
+        self.drawn_seed = check_seed(self.seed)
 
     def expand(self, begin):
         source = finding.absolute(self.release) if isinstance(self.release, str) else _carried(self.release)
@@ -65,7 +65,7 @@ class SampleMixture(beam.PTransform):
             begin
             | "Parts" >> beam.Create(range(len(parts)))
             | "Spread" >> beam.Reshuffle()
-            | "Draw" >> beam.ParDo(DrawRows(source, self.rows, self.seed))
+            | "Draw" >> beam.ParDo(DrawRows(source, self.rows, self.drawn_seed))
         )
 
 

@@ -104,7 +104,8 @@ def dimension_of(column: pa.Array) -> int:
     """
     if pa.types.is_fixed_size_list(column.type):
         return column.type.list_size
-    lengths = () if pa.types.is_null(column.type) else column.value_lengths().drop_null().unique().to_pylist()
+    known = not pa.types.is_null(column.type)
+    lengths: list[int] = column.value_lengths().drop_null().unique().to_pylist() if known else []
     if len(lengths) != 1:
         raise ConfigError("dimension", None, "be given, because the embeddings do not have one length")
     return int(lengths[0])

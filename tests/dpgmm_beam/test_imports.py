@@ -96,7 +96,7 @@ for missing in ("apache_beam", "torch"):
 
 
 def test_releases_are_loaded_with_little(tmp_path):
-    """Neither Beam nor torch: docs/api.md says what is to be installed for it, and setup.py which versions."""
+    """Neither Beam nor torch: docs/api.md says what is installed for it, setup.py which versions."""
     generator = np.random.default_rng(0)
     labels = ["a", "b"] * 20
     options = {"classes": ["a", "b"], "epsilon": 1.0, "delta": 1e-5, "samples_per_class": 5}

@@ -67,10 +67,10 @@ def test_a_drawn_key_leaves_nothing(tmp_path):
 
 def begin(folder: Path, source: str, error: BaseException | None = None) -> str:
     """The id of a run that ends with an error, or well."""
-    with contextlib.suppress(OSError, KeyboardInterrupt):
-        with private_run(CONFIG, folder / "out", private_dir=folder / "private", source=source) as run:
-            if error is not None:
-                raise error
+    begun = private_run(CONFIG, folder / "out", private_dir=folder / "private", source=source)
+    with contextlib.suppress(OSError, KeyboardInterrupt), begun as run:
+        if error is not None:
+            raise error
     return run.plan.release_id
 
 
