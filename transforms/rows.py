@@ -68,8 +68,9 @@ class PrepareElements(beam.PTransform):
     - a batch of rows: the same with an embedding of shape (n, d) and n labels;
     - a `pyarrow.RecordBatch` or `Table` with the fields as columns.
 
-    Batches spare a runner the coding of single rows.  Whatever is no such row is set aside, as in files.  The release's
-    bytes are those of `dpgmm release` on the same rows, whatever their order, bundles and batches.
+    Batches spare a runner the coding of single rows.  Whatever is no such row is set aside, as in
+    files.  The release's bytes are those of `dpgmm release` on the same rows, whatever their
+    order, bundles and batches.
 
     Attributes:
       plan: what the rows are for.

@@ -38,7 +38,7 @@ from dpgmm_beam.release.in_memory import release_in_memory
 from dpgmm_beam.release.labels import Labeller
 from dpgmm_beam.release.synthesis import Parts, draw_part, generator_of_seed
 
-BLOCK_ROWS = 512
+BLOCK_ROWS, MOST_THREADS = 512, 8
 MAX_SEED = 2**64
 
 ONLY_CLASS = "all"
@@ -110,6 +110,7 @@ class Release:
         shares: Mapping[str, float] | None = None,
         method: Method | None = None,
         report: Callable[[SetAside], object] | None = None,
+        threads: int = 0,
     ) -> "Release":
         """Fits a release to rows in memory; bit for bit the files of `dpgmm release` on the same rows.
 
@@ -138,11 +139,14 @@ class Release:
           shares: parts of the budget by mechanism (docs/privacy.md); others stay as they are.
           method: constants of the fit.
           report: called with how many rows were set aside and why: exact, and as private as the rows.
+          threads: that fit side by side; 0: as many as cores, and 8 at most.  They change only the speed.
 
         Raises:
           ConfigError: naming the argument; nothing that is told depends on the values of rows.
         """
         _check_key(key, release_id)
+        if not 0 <= threads <= 256:
+            raise ConfigError("threads", threads, "be a whole number from 0 to 256")
         if classes is None:
             if labels is not None:
                 raise ConfigError(
@@ -176,7 +180,10 @@ class Release:
             report(left_out)
         secret = key if isinstance(key, NoiseKey) else NoiseKey(key or secrets.token_bytes(KEY_BYTES))
         files = release_in_memory(
-            plan, lambda: (block for each in rows for block in each.blocks(BLOCK_ROWS)), secret
+            plan,
+            lambda: (block for each in rows for block in each.blocks(BLOCK_ROWS)),
+            secret,
+            threads or min(MOST_THREADS, os.cpu_count() or 1),
         )
         return cls(json.loads(files[manifest.FILE_NAME]), files.__getitem__)
 

@@ -108,6 +108,12 @@ def test_labels_of_every_form(released, tmp_path, form):
     assert files(fit(labels=LABELS[form], **KEYED), tmp_path) == released
 
 
+@pytest.mark.parametrize("threads", [1, 3, 16])
+def test_threads_change_nothing(released, tmp_path, threads, monkeypatch):
+    monkeypatch.setattr("dpgmm_beam.release.release.BLOCK_ROWS", 7)
+    assert files(fit(threads=threads, **KEYED), tmp_path) == released
+
+
 def test_other_options_and_the_key_as_a_value(tmp_path):
     changes = {"clip_norm": 2.0, "shares": (("means/count", 0.5), *CONFIG.shares[1:])}
     config = small.small_config(method=METHOD, **changes)
@@ -166,6 +172,7 @@ REFUSED = {
     "one byte": ({"key": bytes(32), "release_id": "x"}, "key"),
     "an id with a blank": ({"key": small.KEY, "release_id": "a b"}, "release_id"),
     "epsilon": ({"epsilon": -1.0}, "epsilon"),
+    "threads": ({"threads": -1}, "threads"),
     "shares": ({"shares": {"means": 1.0}}, "shares"),
     "one vector": ({"embeddings": X[0]}, "embeddings"),
     "text": ({"embeddings": Y}, "embeddings"),
