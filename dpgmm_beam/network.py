@@ -9,6 +9,7 @@ import dataclasses
 import io
 import math
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,58 +17,9 @@ import numpy as np
 import torch
 
 from dpgmm_beam.errors import ConfigError
-
-MODEL_FILE = "model.pt"
+from dpgmm_beam.recipe import MODEL_FILE, TrainConfig
 
 _ROWS_AT_ONCE = 4096
-
-RANGES: dict[str, tuple[float, float]] = {
-    "hidden": (1, 16384),
-    "epochs": (1, 10000),
-    "batch_size": (1, 65536),
-    "learning_rate": (1e-9, 10.0),
-    "label_temperature": (0.2, 1000.0),
-}
-"""What `TrainConfig` takes: beyond, memory or single precision ends."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Hyper-parameters of the training.
-
-    Attributes:
-      hidden: units of the hidden layer.
-      epochs: passes over the rows.
-      batch_size: rows of a step.
-      learning_rate: Adam's at the start; it falls to 0 along a half cosine.
-      label_temperature: probabilities p are trained on as p^(1/T), renormalised,
-        which for a softmax divides the logits by T.  A teacher that is nearly
-        sure of most rows then still tells how the other classes compare
-        (Hinton, Vinyals and Dean 2015).  Class labels are not affected.
-      seed: of the first weights and of the order of the rows.
-
-    Raises:
-      ConfigError: naming the option of `dpgmm train`.
-    """
-
-    hidden: int = 256
-    epochs: int = 8
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    label_temperature: float = 4.0
-    seed: int = 0
-
-    def __post_init__(self):
-        for name, (least, most) in RANGES.items():
-            if not least <= getattr(self, name) <= most:
-                kind = "a number" if isinstance(least, float) else "a whole number"
-                raise ConfigError(
-                    name,
-                    getattr(self, name),
-                    f"be {kind} from {least:.6g} to {most:.6g}",
-                )
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError("seed", self.seed, "be from 0 to 2**63 - 1")
 
 
 class TwoLayers(torch.nn.Module):
@@ -115,11 +67,24 @@ class Network:
       classes: C labels, in the order of the outputs.
       module: the weights.
       config: how it was trained.
+      soft: whether on probabilities, softened by the config's temperature.
+      encoder: spec of the encoder whose embeddings it takes; None: not known.
+
+    >>> rows = np.eye(4, dtype=np.float32).repeat(50, axis=0)
+    >>> network = train_network(rows[:100], np.arange(100) // 50, ("cat", "dog"), TrainConfig(epochs=30))
+    >>> network.predict(rows[[0, 99]]).tolist()
+    [0, 1]
+    >>> [network.classes[index] for index in network.predict(3 * rows[[0, 99]])]
+    ['cat', 'dog']
+    >>> network.predict_proba(rows[:1]).round().tolist()
+    [[1.0, 0.0]]
     """
 
     classes: tuple[str, ...]
     module: TwoLayers
     config: TrainConfig
+    soft: bool = False
+    encoder: str | None = None
 
     def logits(self, embeddings: np.ndarray) -> np.ndarray:
         """Logits of raw embeddings, (n, d) floats -> (n, C) float32.
@@ -140,12 +105,14 @@ class Network:
                 result[block] = self.module(_batch(embeddings[block], device)).cpu().numpy()
         return result
 
-    def probabilities(self, embeddings: np.ndarray) -> np.ndarray:
+    def predict_proba(self, embeddings: np.ndarray) -> np.ndarray:
         """Class probabilities of raw embeddings, (n, d) floats -> (n, C) float32.
 
-        They are those of the labels trained on: softened, if those were.
+        They estimate the probabilities that the network was trained on as they were
+        before they were softened: logits are multiplied by the temperature again.
         """
-        return torch.softmax(torch.from_numpy(self.logits(embeddings)), dim=1).numpy()
+        temperature = self.config.label_temperature if self.soft else 1.0
+        return torch.softmax(torch.from_numpy(self.logits(embeddings)) * temperature, dim=1).numpy()
 
     def predict(self, embeddings: np.ndarray) -> np.ndarray:
         """Indices among `classes` of raw embeddings, (n, d) floats -> (n,) int64."""
@@ -158,6 +125,8 @@ class Network:
             "dimension": len(self.module.centre),
             "clip_norm": self.module.clip_norm,
             "training": dataclasses.asdict(self.config),
+            "soft": self.soft,
+            "encoder": self.encoder,
         }
         weights = {name: value.cpu() for name, value in self.module.state_dict().items()}
         file = io.BytesIO()
@@ -171,15 +140,49 @@ def load_network(path: str | os.PathLike) -> Network:
     Args:
       path: a `model.pt`, or the folder in which `dpgmm train` wrote it, on a
         local file system.
+
+    Raises:
+      ConfigError: there is none, or it is none.
+
+    >>> import tempfile
+    >>> rows = np.eye(2, dtype=np.float32)
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     _ = file.write(train_network(rows, np.array([0, 1]), ("cat", "dog")).to_bytes())
+    ...     file.flush()
+    ...     load_network(file.name).classes
+    ('cat', 'dog')
     """
-    if os.path.isdir(path):
-        path = os.path.join(path, MODEL_FILE)
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    config = content["config"]
-    training = TrainConfig(**config["training"])
-    module = TwoLayers(config["dimension"], training.hidden, len(config["classes"]), config["clip_norm"])
-    module.load_state_dict(content["state_dict"])
-    return Network(tuple(config["classes"]), module.eval(), training)
+    file = os.path.join(path, MODEL_FILE) if os.path.isdir(path) else path
+    try:
+        with open(file, "rb") as opened:
+            data = opened.read()
+    except OSError as error:
+        reason = error.strerror
+        raise ConfigError("network", path, f"be a network that dpgmm train wrote ({reason})") from None
+    return network_from_bytes(data, str(path))
+
+
+def network_from_bytes(data: bytes, name: str) -> Network:
+    """The inverse of `Network.to_bytes`, on the CPU; nothing in the bytes is run.
+
+    Args:
+      name: of the file, for a refusal.
+
+    Raises:
+      ConfigError: these are not the bytes of a network.
+    """
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        config = content["config"]
+        training, classes = TrainConfig(**config["training"]), tuple(config["classes"])
+        module = TwoLayers(config["dimension"], training.hidden, len(classes), config["clip_norm"])
+        module.load_state_dict(content["state_dict"])
+        return Network(classes, module.eval(), training, config["soft"], config["encoder"])
+    except (
+        *(AttributeError, EOFError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError),
+        pickle.UnpicklingError,
+    ):
+        raise ConfigError("network", name, "be a network that dpgmm train wrote") from None
 
 
 def train_network(
@@ -189,6 +192,7 @@ def train_network(
     config: TrainConfig | None = None,
     clip_norm: float | None = None,
     progress: Callable[[int, float], None] | None = None,
+    encoder: str | None = None,
 ) -> Network:
     """Trains the network; on the GPU if there is one.
 
@@ -203,9 +207,14 @@ def train_network(
       config: hyper-parameters; None: the defaults.
       clip_norm: of the release, as in `TwoLayers`.
       progress: called after each epoch with its number, from 1, and its mean loss.
+      encoder: spec of what made the embeddings, which the network keeps.
 
     Raises:
       ConfigError: shapes that do not fit, or class indices out of range.
+
+    >>> rows, probabilities = np.eye(2, dtype=np.float32), np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)
+    >>> train_network(rows, probabilities, ("cat", "dog")).predict_proba(rows).shape
+    (2, 2)
     """
     config = config or TrainConfig()
     _check(embeddings, targets, len(classes))
@@ -234,7 +243,7 @@ def train_network(
             total += loss.detach() * len(chosen)
         if progress is not None:
             progress(epoch + 1, float(total) / rows)
-    return Network(tuple(classes), module.eval(), config)
+    return Network(tuple(classes), module.eval(), config, targets.ndim == 2, encoder)
 
 
 def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:

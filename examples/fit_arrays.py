@@ -23,7 +23,7 @@ def main(folder: str) -> None:
     print(f"{release}, noise multiplier {stated['noise_multiplier']:.2f} for one {stated['privacy_unit']}")
     rows = release.sample(1000, seed=1)
     right = (release.predict(X) == y).mean()
-    print(f"{rows[0].shape} synthetic rows; the teacher is right on {right:.0%} of the real ones")
+    print(f"{rows.embeddings.shape} synthetic rows; the teacher is right on {right:.0%} of the real ones")
 
 
 if __name__ == "__main__":

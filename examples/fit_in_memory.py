@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dpgmm_beam import NoiseKey, Plan, ReleaseConfig, load_labeller, load_mixture, release_in_memory, rows_of
+from dpgmm_beam import NoiseKey, Plan, ReleaseConfig, load_mixture, release_in_memory, rows_of
 
 
 def main(folder: str) -> None:
@@ -26,9 +26,8 @@ def main(folder: str) -> None:
         (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
         (Path(folder) / path).write_bytes(data)
 
-    drawn, classes = load_mixture(folder).sample_labelled(1000, seed=1)
-    likeliest = load_labeller(folder).probabilities(drawn).argmax(axis=1)
-    agreement = (likeliest == classes).mean()
+    drawn = load_mixture(folder).sample(1000, seed=1)
+    agreement = (drawn.labels == drawn.component_class).mean()
     print(f"{len(files)} files; the teacher agrees with the drawn class on {agreement:.0%}")
 
 

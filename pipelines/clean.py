@@ -1,23 +1,12 @@
 """dpgmm clean: remove what runs left in the private folder."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from dpgmm_beam.errors import ConfigError
 from pipelines import cli, private, runs
+from pipelines.parsers.clean import parser
 from transforms.files.private import is_local
-
-
-def parser() -> argparse.ArgumentParser:
-    result = cli.Parser(
-        prog="dpgmm clean",
-        description="Removes prepared rows, states and drawn keys of runs that are finished or were"
-        " interrupted. Runs of living drivers on this machine, embeddings and your own keys stay. An"
-        " interrupted run can't be continued afterwards: it is drawn anew, at the price of a release.",
-    )
-    result.add_argument("--private-dir", help=f"local private folder (default: {private.default_folder()})")
-    return result
 
 
 def main(argv: Sequence[str]) -> int:

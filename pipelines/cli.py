@@ -1,84 +1,42 @@
 """The `dpgmm` command: one verb per module of this package."""
 
 # What is imported here delays every `dpgmm --help`: neither Beam nor numpy.
-import argparse
 import contextlib
-import difflib
 import importlib
 import logging
-import os
 import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TextIO
 
 from dpgmm_beam import __version__
 from dpgmm_beam.errors import ConfigError, printable
-from pipelines import signals
+from pipelines import output, signals
+from pipelines.arguments import JSON, QUIET, VERBOSE, Complaint, Parser, nearest, parser_of
+from pipelines.output import Facts, note, report, say, warn, write
 from transforms.core_dumps import forbid_core_dumps
+
+__all__ = ["VERBS", "Parser", "main", "note", "report", "run", "say", "warn", "write"]
 
 VERBS = {
     "embed": "images -> a private cache of embeddings",
     "release": "images or embeddings -> a differentially private release",
     "train": "a release -> a two-layer network, tested on real embeddings",
+    "predict": "a network and real embeddings -> their labels, for their owner",
     "sample": "more labelled rows of a release, at no cost in privacy",
     "verify": "re-check a release's accounting and digests, or re-derive it",
     "clean": "remove what interrupted or finished runs left in the private folder",
     "demo": "Fashion-MNIST end to end: embed, release, train, one table",
+    "completion": "a script by which a shell completes verbs and options",
 }
+"""A verb is a module of this name with `main(arguments)`, and one of `pipelines.parsers` with `parser()`."""
 
+_DETAILS = ("dpgmm.fit", "dpgmm.release")
+"""Loggers with a line for each stage and each file."""
 
-VERBOSE = "--verbose"
 
 _OPTIONS = {"secret": "--noise-key-file", "shares": "--share"}
 """Options of fields that have another name."""
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one sentence and exit status 2.
-
-    Abbreviated options are off: an abbreviation would swallow Beam's options.
-    """
-
-    def __init__(self, prog: str, description: str | None = None):
-        super().__init__(
-            prog=prog,
-            description=description,
-            allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
-        self.add_argument(VERBOSE, action="store_true", help="say more, and show tracebacks")
-
-    def error(self, message):
-        say(f"{self.prog}: {printable(message, 500)}", sys.stderr)
-        raise SystemExit(2)
-
-
-def say(text: str, stream: TextIO | None = None) -> None:
-    """Prints a line, on standard output unless told otherwise, and never fails.
-
-    A stream that is closed, full or broken is no reason to call a job failed
-    whose release stands; characters that a stream can't write are escaped, and
-    so are those by which what came from a file could steer a terminal.
-    """
-    stream = sys.stdout if stream is None else stream
-    try:
-        encoding = getattr(stream, "encoding", None) or "utf-8"
-        line = printable(text, most=None)
-        stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-        stream.flush()
-    except (AttributeError, OSError, ValueError):
-        _abandon(stream)
-
-
-def _abandon(stream: TextIO | None) -> None:
-    """Points a broken stream nowhere: Python ends with status 120 if it can't flush one."""
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        if stream is not None:
-            os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
 
 
 class _Handler(logging.StreamHandler):
@@ -88,14 +46,20 @@ class _Handler(logging.StreamHandler):
         pass
 
 
-def configure_logging(verbose: bool = False) -> None:
-    """This project's progress on standard error; of Beam only what is fatal, or errors if verbose."""
+def configure_logging(verbose: bool = False, quiet: bool = False) -> None:
+    """This project's messages on standard error; of Beam only what is fatal, or errors if verbose.
+
+    What is said of each stage and file is for who asks for it, and for workers
+    elsewhere: here one line of progress says the same.
+    """
     handler = _Handler()
     handler.setFormatter(logging.Formatter("%(message)s"))
+    if not verbose:
+        handler.addFilter(lambda record: record.levelno > logging.INFO or record.name not in _DETAILS)
     own = logging.getLogger("dpgmm")
     own.handlers = [handler]
     own.propagate = False
-    own.setLevel(logging.INFO)
+    own.setLevel(logging.WARNING if quiet else logging.INFO)
     # Beam logs a failed worker's traceback; `run` prints its cause.
     level = logging.ERROR if verbose else logging.CRITICAL
     logging.getLogger("apache_beam").setLevel(level)
@@ -110,30 +74,72 @@ def configure_logging(verbose: bool = False) -> None:
         root.addHandler(others)
 
 
-def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
+def run(
+    main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None, verb: str | None = None
+) -> int:
     """Calls a verb's `main` and turns what goes wrong into one sentence.
+
+    With --json what is said on standard output is one JSON object there, also
+    where something goes wrong; the sentence on standard error is the same.
+
+    Args:
+      main: of the verb.
+      arguments: of the command line, without program and verb.
+      verb: its name, whose parser then sees the arguments first: it is loaded at once, and
+        `main` may import what takes long.
 
     Returns:
       What `main` returns; 2 for a refused configuration, refused here or in a
       worker; 1 for a failed job, whose traceback is shown with --verbose only:
       it is long, and it holds the paths of the user's files.  After a signal
       this does not return: the process ends with 128 plus its number.
+
+    Raises:
+      SystemExit: what a parser raises, for --help or for what it does not take.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     forbid_core_dumps()
-    configure_logging(VERBOSE in arguments)
+    configure_logging(VERBOSE in arguments, QUIET in arguments)
+    status, error, facts = 1, "", None
     try:
-        with signals.handled(), _threads(VERBOSE in arguments):
-            status = _run(main, arguments)
-    except signals.Interrupted as error:
-        say(f"dpgmm: {error}", sys.stderr)
-        signals.end(error.status)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):
-            _abandon(stream)
+        with signals.handled(), contextlib.ExitStack() as stack:
+            parser = parser_of(verb) if verb else None
+            arguments, refused = _expanded(parser, arguments)
+            stack.enter_context(_threads(VERBOSE in arguments))
+            if JSON in arguments and not {"-h", "--help", "--version"} & {*arguments}:
+                facts = stack.enter_context(contextlib.redirect_stdout(Facts()))
+
+            def call(own: Sequence[str]) -> int:
+                if refused:
+                    raise refused
+                if parser:
+                    parser.parse_own_args(own)
+                return main(own)
+
+            status, error = _run(call, arguments)
+    except signals.Interrupted as interrupted:
+        say(f"dpgmm: {interrupted}", sys.stderr)
+        signals.end(interrupted.status)
+    except Complaint as complaint:
+        status, error = 2, complaint.sentence
+        raise
+    finally:
+        if facts is not None:
+            write(facts.as_json(verb, status, error) + "\n")
+        output.flush()
     return status
+
+
+def _expanded(parser: Parser | None, arguments: list[str]) -> tuple[list[str], ConfigError | None]:
+    """The arguments with those of --config among them, or why there are none."""
+    if parser is None:
+        return arguments, None
+    try:
+        arguments = parser.expanded(arguments)
+    except ConfigError as error:
+        return arguments, error
+    configure_logging(VERBOSE in arguments, QUIET in arguments)
+    return arguments, None
 
 
 @contextlib.contextmanager
@@ -157,25 +163,26 @@ def _threads(verbose: bool) -> Iterator[None]:
     threading.excepthook = before
 
 
-def _run(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+def _run(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> tuple[int, str]:
+    """The exit status, and what was said of why it is not 0."""
     try:
-        return main(arguments)
+        return main(arguments), ""
     except ConfigError as error:
-        say(f"dpgmm: {with_option(str(error))}", sys.stderr)
-        return 2
+        status, sentence = 2, with_option(str(error))
     except signals.Interrupted:
         raise
     except KeyboardInterrupt:
-        say("dpgmm: interrupted; nothing half-done was published", sys.stderr)
-        return 130
+        status, sentence = 130, "interrupted; nothing half-done was published"
     except Exception as error:
         if refused := refusal(error):
-            say(f"dpgmm: {refused}", sys.stderr)
-            return 2
-        if VERBOSE in arguments:
+            status, sentence = 2, refused
+        elif VERBOSE in arguments:
             raise
-        say(f"dpgmm: the job failed and published nothing half-done: {summary(error)}", sys.stderr)
-        return 1
+        else:
+            status = 1
+            sentence = f"the job failed and published nothing half-done: {summary(error)}"
+    say(f"dpgmm: {sentence}", sys.stderr)
+    return status, sentence
 
 
 def refusal(error: BaseException) -> str:
@@ -220,26 +227,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments and (verb := arguments[0]) in VERBS:
         # Imported where signals are handled: it takes a second.
-        return run(lambda own: importlib.import_module(f"pipelines.{verb}").main(own), arguments[1:])
+        return run(lambda own: importlib.import_module(f"pipelines.{verb}").main(own), arguments[1:], verb)
     if arguments == ["--version"]:
         say(f"dpgmm {__version__}")
         return 0
-    usage = [
-        "usage: dpgmm VERB [options]; dpgmm VERB --help tells more",
-        "",
-        *(f"  {verb:<9}{text}" for verb, text in VERBS.items()),
-    ]
     wanted_help = arguments in (["--help"], ["-h"], [])
     if not wanted_help:
-        near = difflib.get_close_matches(arguments[0], [*VERBS, "--help", "--version"], 1)
+        names = [*VERBS, "--help", "--version"]
         say(
             f"dpgmm: there is no verb '{printable(arguments[0])}'"
-            + (f"; did you mean {near[0]!r}?" if near else ""),
+            + nearest(arguments[0], names, "; did you mean '{}'?"),
             sys.stderr,
         )
-    for line in usage:
+    for line in usage():
         say(line, sys.stdout if wanted_help else sys.stderr)
     return 0 if wanted_help and arguments else 2
+
+
+def usage() -> list[str]:
+    """What `dpgmm --help` says, by lines."""
+    return [
+        "usage: dpgmm VERB [options]; dpgmm VERB --help tells more",
+        "",
+        *(f"  {verb:<12}{text}" for verb, text in VERBS.items()),
+        "",
+        "Every verb takes --config FILE, --json, --quiet, --verbose and --version.",
+        "Exit status: 0 done, 1 failed or not verified, 2 refused, 128 + N after signal N.",
+        "The way from a folder of images to a release: README.md; on clusters: docs/running.md.",
+    ]
 
 
 if __name__ == "__main__":

@@ -13,25 +13,13 @@ from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy.accounting import check_privacy_parameters
 from dpgmm_beam.privacy.noise import KEY_BYTES
 from pipelines import cli, embed, fashion_mnist, paths, release, runner, train
+from pipelines.parsers.demo import parser
 from transforms.files.private import is_local
 from transforms.files.write import write_whole
 
 ENCODER = "efficientnet_lite0"
 DELTA = 1e-5
 MAX_KEYS = 100
-
-
-def parser() -> cli.Parser:
-    result = cli.Parser(
-        prog="dpgmm demo",
-        description="Embeds Fashion-MNIST, releases it privately, trains on each release and on the real"
-        " embeddings, and prints one table. A second run reuses the embeddings.",
-    )
-    result.add_argument("--work", default="demo", help="folder for everything that the demo makes")
-    result.add_argument("--data", help="folder with Fashion-MNIST's files, where apt cannot bring them")
-    result.add_argument("--epsilons", default="1,8", help="comma-separated")
-    result.add_argument("--keys", type=int, default=3, help="releases at each epsilon, for the spread")
-    return result
 
 
 def main(argv: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError, printable
 from pipelines import cli, job, paths
+from pipelines.parsers.embed import parser
 from pipelines.progress import Progress
 from pipelines.runner import check_ports, is_local, job_options, threads_for
 from transforms.embed import (
@@ -36,30 +37,6 @@ _MARKER_BYTES = 2**16
 # What may be in such a folder, half-written files among it.
 _NAMES = (MARKER, SHARD_PREFIX, NAMES_PREFIX, REJECTED_FOLDER)
 _OWN_NAMES = (*_NAMES, *(f".{name}" for name in _NAMES))
-
-
-def parser() -> cli.Parser:
-    """The verb's own options; what they don't know goes to Beam."""
-    result = cli.Parser(
-        prog="dpgmm embed",
-        description="Embeds labelled images into a PRIVATE folder of Parquet files. Run again, it embeds"
-        " only what is new. Unknown options go to Apache Beam.",
-    )
-    result.add_argument(
-        "--input", required=True, help="folder of LABEL/*.png|jpg|jpeg, or Parquet with a column 'image'"
-    )
-    result.add_argument(
-        "--encoder",
-        default="efficientnet_lite0",
-        help="efficientnet_lite0[:SIZE] or open_clip:MODEL/PRETRAINED-or-path",
-    )
-    result.add_argument("--output", required=True, help="folder for the embeddings; keep it private")
-    result.add_argument("--threads", type=int, default=0, help="of one process; 0: as many as cores")
-    result.add_argument("--shard-rows", type=int, default=1024, help="images of one output file, at most")
-    result.add_argument(
-        "--batch-size", type=int, default=0, help="images per run of the network; 0 suits the hardware"
-    )
-    return result
 
 
 def main(argv: Sequence[str]) -> int:

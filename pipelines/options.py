@@ -1,11 +1,12 @@
 """Options that go to Apache Beam, and through it to a job server."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import apache_beam.options.pipeline_options as beam_options
 
 from dpgmm_beam.errors import ConfigError
+from pipelines.arguments import nearest, unknown
 
 # Runners that ask a job server which options it has beside Beam's own.  Python
 # does not know these; Beam takes from the command line what the server names.
@@ -60,6 +61,36 @@ def beam_pipeline_options(arguments: Sequence[str]) -> beam_options.PipelineOpti
         only warns, and a misspelt --epsilon would then be ignored), or not with
         this value.
     """
+    check(arguments)
+    return beam_options.PipelineOptions(list(arguments))
+
+
+def check(arguments: Sequence[str], own: Collection[str] = ()) -> None:
+    """As `beam_pipeline_options`, for a parser that gave these arguments back.
+
+    Args:
+      arguments: what it did not know.
+      own: its options, any of which a mistyped one may be meant for.
+    """
+    parser = _beam_parser()
+    # Before Beam reads the runner's name from them, for it would print its usage.
+    rest = _parse(parser, arguments)
+    asks = asks_job_server(beam_options.PipelineOptions(list(arguments)))
+    if asks:
+        _add_job_server(parser)
+        rest = _parse(parser, arguments)
+    if rest:
+        _refuse(rest, asks, [*own, *parser._option_string_actions])
+
+
+def known() -> dict[str, argparse.Action]:
+    """Every option that Beam or a job server may take, by its name, e.g. --flink_master."""
+    parser = _beam_parser()
+    _add_job_server(parser)
+    return {name: action for name, action in parser._option_string_actions.items() if name[:2] == "--"}
+
+
+def _beam_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
     pending = [beam_options.PipelineOptions]
     seen = set()
@@ -74,20 +105,16 @@ def beam_pipeline_options(arguments: Sequence[str]) -> beam_options.PipelineOpti
             for action in scratch._actions:
                 if not set(action.option_strings) & set(parser._option_string_actions):
                     parser._add_action(action)
-    # Before Beam reads the runner's name from them, for it would print its usage.
-    unknown = _parse(parser, arguments)
-    asks = asks_job_server(beam_options.PipelineOptions(list(arguments)))
-    if asks:
-        for name in JOB_SERVER_FLAGS:
-            parser.add_argument(f"--{name}", action="store_true")
-        for name in JOB_SERVER_NUMBERS:
-            parser.add_argument(f"--{name}", type=int)
-        for name in JOB_SERVER_WORDS:
-            parser.add_argument(f"--{name}")
-        unknown = _parse(parser, arguments)
-    if unknown:
-        _refuse(unknown, asks)
-    return beam_options.PipelineOptions(list(arguments))
+    return parser
+
+
+def _add_job_server(parser: argparse.ArgumentParser) -> None:
+    for name in JOB_SERVER_FLAGS:
+        parser.add_argument(f"--{name}", action="store_true")
+    for name in JOB_SERVER_NUMBERS:
+        parser.add_argument(f"--{name}", type=int)
+    for name in JOB_SERVER_WORDS:
+        parser.add_argument(f"--{name}")
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
@@ -119,15 +146,14 @@ def is_given(arguments: Sequence[str], name: str) -> bool:
     return any(argument.partition("=")[0] == f"--{name}" for argument in arguments)
 
 
-def _refuse(unknown: Sequence[str], asks: bool) -> None:
-    name, equals, value = unknown[0].partition("=")
-    if not name.startswith("-"):
-        raise ConfigError("command line", unknown[0], "be an option of this verb or of Apache Beam")
-    if not equals and len(unknown) > 1 and not unknown[1].startswith("--"):
-        value = unknown[1]
+def _refuse(rest: Sequence[str], asks: bool, names: Collection[str]) -> None:
+    name, value = unknown(rest)
+    allowed = "be an option of this verb or of Apache Beam"
     if name.removeprefix("--") in JOB_SERVER_OPTIONS and not asks:
-        raise ConfigError(name, value, "come with a --runner that has a job server, such as FlinkRunner")
-    raise ConfigError(name, value, "be an option of this verb or of Apache Beam")
+        allowed = "come with a --runner that has a job server, such as FlinkRunner"
+    elif name.startswith("-"):
+        allowed += nearest(name, names)
+    raise ConfigError(name, value, allowed)
 
 
 def _given(arguments: Sequence[str], names: Sequence[str]) -> str:

@@ -6,16 +6,9 @@ from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy.noise import KEY_BYTES
 from dpgmm_beam.release.manifest import MAX_RELEASE_ID
 from pipelines import paths
+from pipelines.folders import default_folder
 from transforms.files import keys
 from transforms.files.private import check_scheme, is_local, make_private_folder
-
-
-def default_folder() -> str:
-    """The user's own folder for private state, by the XDG convention; not absolute where there is none."""
-    # For an empty HOME `expanduser` gives the root folder.
-    home = "~" if os.environ.get("HOME") == "" else os.path.expanduser("~")
-    state = os.environ.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state")
-    return os.path.join(state, "dpgmm")
 
 
 def check_folder(path: str | None) -> str:

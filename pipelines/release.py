@@ -10,20 +10,22 @@ from collections.abc import Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from dpgmm_beam.config import ROUNDS, ReleaseConfig, check_classes
+from dpgmm_beam.config import ReleaseConfig, check_classes
 from dpgmm_beam.encoders.registry import check_encoder, encoder_for_process
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.allocation import with_shares
 from dpgmm_beam.release import manifest
+from dpgmm_beam.release.class_rows import CLASSES_FILE, ClassRows
 from pipelines import cli, embed, job, paths, private, runner, runs, signals
+from pipelines.parsers.release import parser
 from pipelines.progress import StageWatch
 from transforms.embed import EmbedImages
 from transforms.execution import MAX_THREADS, Execution
 from transforms.files import finding, inputs, parquet, run_files
 from transforms.files.private import is_local
 from transforms.files.publish import Publication, exists, is_release, join, left_overs, occupied
-from transforms.files.small import read_small
+from transforms.files.small import read_bounded, read_small
 from transforms.prepare import Source
 from transforms.release import Release
 
@@ -31,49 +33,6 @@ CLASSES_BYTES = 2**24
 """Of a file of classes, at most."""
 
 CLASSES_SUFFIXES = (".txt", ".csv", ".json")
-
-
-def parser() -> argparse.ArgumentParser:
-    result = cli.Parser(prog="dpgmm release", description=__doc__)
-    what = result.add_argument_group("what is released")
-    what.add_argument(
-        "--input", required=True, help="folder of LABEL/*.png|jpg, or Parquet file, folder or glob"
-    )
-    what.add_argument(
-        "--encoder", required=True, help="open_clip:MODEL/PRETRAINED, efficientnet_lite0 or precomputed"
-    )
-    what.add_argument("--classes", required=True, help="the declared labels: a,b,c or a file with one a line")
-    what.add_argument("--output", required=True, help="folder of the release; appears whole or not at all")
-    what.add_argument(
-        "--samples-per-class",
-        type=int,
-        default=ReleaseConfig.samples_per_class,
-        help="synthetic rows of each class",
-    )
-    budget = result.add_argument_group("privacy")
-    budget.add_argument("--epsilon", type=float, required=True, help="budget of this release")
-    budget.add_argument("--delta", type=float, required=True, help="well under one over the number of rows")
-    budget.add_argument("--noise-key-file", help="32 secret bytes, with --release-id; else drawn and dropped")
-    budget.add_argument("--release-id", help="public name of this one publication, never used twice")
-    budget.add_argument("--private-dir", help=f"runs, rows, embeddings (default: {private.default_folder()})")
-    budget.add_argument(
-        "--share", action="append", default=[], metavar="NAME=NUMBER", help="of the budget, for one mechanism"
-    )
-    method = result.add_argument_group("method")
-    method.add_argument("--components", type=int, default=ReleaseConfig.components, help="Gaussians a class")
-    method.add_argument("--rounds", type=int, help=f"clustering rounds (default: {ROUNDS})")
-    method.add_argument(
-        "--clip-norm", type=float, help="clip embeddings to it instead of normalising them to 1"
-    )
-    method.add_argument("--dimension", type=int, help="length of an embedding in a list column")
-    running = result.add_argument_group("running (these never change the release)")
-    running.add_argument("--overwrite", action="store_true", help="replace a release that is in --output")
-    running.add_argument("--restart", action="store_true", help="drop what an interrupted run has done")
-    running.add_argument(
-        "--threads", type=int, default=0, help="of one process; 0: as many as cores, or 1 on a cluster"
-    )
-    running.add_argument("--block-rows", type=int, default=Execution.block_rows, help="rows in a numpy block")
-    return result
 
 
 def read_classes(text: str) -> tuple[str, ...]:
@@ -278,7 +237,27 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"released to {output}: epsilon {plan.config.epsilon:g}, delta {plan.config.delta:g}, "
                 f"{plan.config.samples_per_class} rows for each of {len(plan.config.classes)} classes"
             )
+            say_class_rows(output)
     return 0
+
+
+def say_class_rows(output: str) -> None:
+    """What a finished release tells of the size of its classes: noisy and in it, so anyone may read it."""
+    try:
+        found = ClassRows.load(
+            lambda name: read_bounded(join(output, manifest.MIXTURE, name), manifest.MAX_BYTES)
+        )
+    except (KeyError, OSError, ValueError):
+        # The release stands; what is said of it does not decide over that.
+        cli.warn(f"mixture/{CLASSES_FILE} of the release could not be read back")
+        return
+    first, *lines = found.lines()
+    sizes = dict(zip(found.classes, found.rows.tolist(), strict=True))
+    cli.report(first, class_rows=sizes, class_rows_stddev=found.stddev)
+    for line in lines:
+        cli.say(line)
+    if warning := found.warning():
+        cli.warn(warning)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """dpgmm sample: more labelled rows of a release, at no cost in privacy."""
 
-import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -13,13 +13,18 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import pyarrow as pa
 
+from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.mixture import BASIS_FILE, COMPONENTS_FILE, Mixture, Sampler
 from dpgmm_beam.release import manifest
+from dpgmm_beam.release.class_rows import CLASSES_FILE
 from dpgmm_beam.release.labels import FEATURES_FILE, TEACHER_FILE, Labeller
+from dpgmm_beam.release.loading import read_mixture
+from dpgmm_beam.release.row_statement import RowStatement
 from dpgmm_beam.release.synthesis import Parts, draw_part, generator_of_seed
 from pipelines import cli, cores, paths
+from pipelines.parsers.sample import parser
 from pipelines.progress import Progress
 from transforms.files import finding
 from transforms.files.private import is_local
@@ -35,22 +40,23 @@ MAX_FILE_BYTES = 2**30
 """Of a file of a mixture."""
 
 
-def parser() -> argparse.ArgumentParser:
-    result = cli.Parser(
-        prog="dpgmm sample",
-        description="Draws labelled synthetic rows from the mixture of a release. The data is not looked at"
-        " again: this costs nothing in privacy, however often and for however many rows.",
-    )
-    result.add_argument("--release", required=True, help="folder of the release")
-    result.add_argument("--rows", type=int, required=True, help="in all; the classes take turns")
-    result.add_argument("--output", required=True, help="new folder of Parquet files")
-    result.add_argument("--seed", type=int, help="the same seed gives the same rows (default: drawn)")
-    result.add_argument("--threads", type=int, default=0, help="0: as many as cores")
-    return result
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A release, as far as it takes to draw more of its rows.
+
+    Attributes:
+      config: of the release.
+      release_id: of the release.
+      mixture: with the teacher that labels rows.
+    """
+
+    config: ReleaseConfig
+    release_id: str
+    mixture: Mixture
 
 
-def load(release: str) -> tuple[str, Sampler, Labeller]:
-    """A release's id, and what draws and labels rows as it does.
+def load(release: str) -> Loaded:
+    """Reads what draws and labels rows as a release does.
 
     Raises:
       ConfigError: it is not a release, or its mixture is not as its manifest says.
@@ -62,9 +68,12 @@ def load(release: str) -> tuple[str, Sampler, Labeller]:
     try:
         release_id = str(content["release_id"])
         digests = {file["path"]: file["sha256"] for file in content["files"]}
-    except (KeyError, TypeError):
+        config = ReleaseConfig.from_dict(content["config"])
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise ConfigError(
-            "--release", release, f"hold a {manifest.FILE_NAME} that states its id and its files"
+            "--release",
+            release,
+            f"hold a {manifest.FILE_NAME} that states its id and its files, and a configuration",
         ) from None
 
     def read(name: str) -> bytes:
@@ -80,11 +89,16 @@ def load(release: str) -> tuple[str, Sampler, Labeller]:
         return data
 
     # Each once, and before any is decoded.
-    files = {name: read(name) for name in (COMPONENTS_FILE, BASIS_FILE, TEACHER_FILE, FEATURES_FILE)}
+    names = (COMPONENTS_FILE, BASIS_FILE, CLASSES_FILE, TEACHER_FILE, FEATURES_FILE)
+    files = {name: read(name) for name in names}
     try:
-        return release_id, Sampler(Mixture.load(files.__getitem__)), Labeller.load(files.__getitem__)
+        mixture = read_mixture(files.__getitem__)
+        Sampler(mixture)
+        if (mixture.classes, mixture.dimension) != (config.classes, config.dimension):
+            raise ValueError("the mixture is of another configuration")
     except (pa.ArrowException, AttributeError, IndexError, KeyError, OSError, TypeError, ValueError):
         raise ConfigError("--release", release, "hold a mixture that rows can be drawn from") from None
+    return Loaded(config, release_id, mixture)
 
 
 def check_output(output: str) -> None:
@@ -107,24 +121,26 @@ def main(argv: Sequence[str]) -> int:
     paths.check_path("--release", arguments.release)
     check_output(arguments.output)
     paths.check_apart({"--release": arguments.release, "--output": arguments.output})
-    release_id, sampler, labeller = load(finding.absolute(arguments.release))
+    loaded = load(finding.absolute(arguments.release))
     seed = secrets.randbelow(MAX_SEED) if arguments.seed is None else arguments.seed
-    parts = Parts(len(labeller.classes), arguments.rows)
-    about = {"release_id": release_id, "seed": seed, "rows": arguments.rows}
-    write(output, parts, sampler, labeller, about, arguments.threads or cores.usable_cores())
+    write(output, loaded, arguments.rows, seed, arguments.threads or cores.usable_cores())
     cli.say(f"{arguments.rows} rows are in {output} (seed {seed})")
     return 0
 
 
-def write(output: str, parts: Parts, sampler: Sampler, labeller: Labeller, about: dict, threads: int) -> None:
+def write(output: str, loaded: Loaded, rows: int, seed: int, threads: int) -> None:
     """Writes all parts and then what they are; a local folder appears whole."""
-    place = output
+    place, mixture = output, loaded.mixture
+    parts, sampler, labeller = Parts(len(mixture.classes), rows), Sampler(mixture), mixture.labeller
+    assert isinstance(labeller, Labeller)
+    statement = RowStatement.of(loaded.config, loaded.release_id, mixture, seed)
+    about = {"release_id": loaded.release_id, "seed": seed, "rows": rows}
     if is_local(output):
         parent, name = os.path.split(output)
         place = os.path.join(parent, f".{name}.sampling-{uuid.uuid4().hex[:8]}")
 
     def draw(part: int) -> None:
-        data = draw_part(parts, part, sampler, labeller, generator_of_seed(about["seed"], part))
+        data = draw_part(parts, part, sampler, labeller, generator_of_seed(seed, part), statement)
         write_whole(join(place, parts.name(part)), data)
 
     done: list[int] = []

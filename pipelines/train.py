@@ -24,51 +24,24 @@ from dpgmm_beam.config import MAX_CLASSES, MAX_LABEL, check_classes, check_clip_
 from dpgmm_beam.data.rows import RowFormat, embedding_matrix, rows_of_batch
 from dpgmm_beam.data.schema import EMBEDDING, LABEL, PROBABILITIES
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.network import MODEL_FILE, Network, TrainConfig, train_network
+from dpgmm_beam.network import Network, train_network
 from dpgmm_beam.privacy import lattice
+from dpgmm_beam.recipe import METRICS_FILE, MODEL_FILE, TrainConfig
 from dpgmm_beam.release import manifest
+from dpgmm_beam.release.row_statement import StatedPart, stated
 from pipelines import cli, paths
+from pipelines.parsers.train import parser
+from pipelines.scores import PRIVATE, Account, Confusion
 from transforms.files import finding, inputs, parquet
 from transforms.files.private import is_local
 from transforms.files.publish import exists, join
 from transforms.files.small import read_small
 from transforms.files.write import write_whole
 
-METRICS_FILE = "metrics.json"
-
 _BATCH_ROWS = 1024
 _FEW_VALUES, _LABEL_BYTES = 2**24, 2**20
 # Of a row's probabilities, which are single precision.
 _SUM_ERROR = 1e-3
-
-
-def parser() -> cli.Parser:
-    result = cli.Parser(
-        prog="dpgmm train",
-        description="Trains the two-layer network on a release (or on real embeddings, for comparison) and"
-        " tests it on real embeddings. The defaults are fixed: they were not chosen on a test set.",
-    )
-    result.add_argument(
-        "--synthetic",
-        required=True,
-        help="a release, or Parquet by file, folder or glob with columns 'label' and 'embedding'",
-    )
-    result.add_argument("--test", required=True, help="Parquet of real rows, e.g. what dpgmm embed wrote")
-    result.add_argument("--output", required=True, help=f"folder for {MODEL_FILE} and {METRICS_FILE}")
-    result.add_argument("--overwrite", action="store_true", help="replace a training that is in --output")
-    result.add_argument(
-        "--labels",
-        choices=("auto", "hard", "soft"),
-        default="auto",
-        help=f"train on 'label' (hard) or a release's '{PROBABILITIES}' (soft); auto: soft where there are",
-    )
-    rows = result.add_argument_group("rows that are not a release's, which states these itself")
-    rows.add_argument("--clip-norm", type=float, help="clip embeddings to it instead of bringing them to 1")
-    rows.add_argument("--dimension", type=int, help="length of an embedding in a list column")
-    recipe = result.add_argument_group("recipe")
-    for field in dataclasses.fields(TrainConfig):
-        recipe.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, default=field.default)
-    return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +53,14 @@ class Source:
       row_format: what a row must look like.
       soft: whether to train on probabilities.
       released: whether they are a release's: then every row must be good.
+      encoder: what made the embeddings, where the rows say so.
     """
 
     pattern: str
     row_format: RowFormat
     soft: bool
     released: bool = False
+    encoder: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,22 +95,26 @@ def main(argv: Sequence[str]) -> int:
     dimension = source.row_format.dimension
     check_parquet("--test", arguments.test)
     try:
-        _describe("--test", arguments.test, dimension)
+        described = _describe("--test", arguments.test, dimension)
     except ConfigError as error:
         if error.argument != "dimension":
             raise
         raise ConfigError(
             "--test", arguments.test, f"hold embeddings of length {dimension}, as --synthetic does"
         ) from None
+    unnamed = check_encoder("--test", arguments.test, described.encoder, "--synthetic", source.encoder)
     tested = Source(arguments.test, source.row_format, soft=False)
     check_sizes("--synthetic", source)
     check_sizes("--test", tested)
     train = read_rows("--synthetic", source)
     if not len(train.targets):
         raise ConfigError("--synthetic", arguments.synthetic, f"hold a row with {_good(source)}")
-    test = read_rows("--test", tested)
+    account = Account(source.row_format.classes)
+    test = read_rows("--test", tested, account)
     if not len(test.targets):
         raise ConfigError("--test", arguments.test, f"hold a row with {_good(source)}")
+    if unnamed:
+        cli.note(unnamed)
     network = train_network(
         train.embeddings,
         train.targets if train.probabilities is None else train.probabilities,
@@ -143,14 +122,55 @@ def main(argv: Sequence[str]) -> int:
         config,
         source.row_format.clip_norm,
         _report(config.epochs),
+        source.encoder,
     )
-    metrics = measure(network, test, len(train.targets), source.soft)
+    metrics = measure(network, test, account, len(train.targets))
     write_output(arguments.output, network, metrics)
-    cli.say(
-        f"accuracy {metrics['accuracy']:.4f} on {metrics['test_rows']} real test rows, trained on "
-        f"{metrics['train_rows']} rows with {metrics['labels']} labels; written to {arguments.output}"
+    cli.report(
+        f"accuracy {metrics['accuracy']:.4f} on {_tested(metrics)} real test rows, trained on "
+        f"{metrics['train_rows']} rows with {metrics['labels']} labels; written to {arguments.output}",
+        output=arguments.output,
+        **{
+            name: metrics[name]
+            for name in ("accuracy", "test_rows", "test_rows_found", "train_rows", "labels")
+        },
     )
+    if warning := account.warning():
+        if account.undeclared_rows:
+            wrong = metrics["accuracy_of_all_labelled"]
+            warning += f"; accuracy {wrong:.4f} if those of no class count as wrong"
+        cli.warn(warning)
     return 0
+
+
+def _tested(metrics: dict) -> str:
+    tested, found = metrics["test_rows"], metrics["test_rows_found"]
+    return str(tested) if tested == found else f"{tested} of {found}"
+
+
+def check_encoder(argument: str, path: str, encoder: str | None, other: str, trained: str | None) -> str:
+    """Compares the encoders of two sets of embeddings.
+
+    Args:
+      argument, path: the option, and what it was given.
+      encoder: that its files name, or None.
+      other: the option, or whatever says which encoder is wanted.
+      trained: that encoder, or None.
+
+    Returns:
+      A sentence where one of them is not known, "" where they are the same.
+
+    Raises:
+      ConfigError: they are different.
+    """
+    if encoder and trained:
+        if encoder != trained:
+            raise ConfigError(
+                argument, path, f"hold embeddings by {trained}, as {other} does, not by {encoder}"
+            )
+        return ""
+    silent = [name for name, known in ((argument, encoder), (other, trained)) if not known]
+    return f"no encoder is named by {' and '.join(silent)}: only lengths of embeddings could be compared"
 
 
 def check_output(output: str, overwrite: bool) -> None:
@@ -175,7 +195,7 @@ def check_parquet(argument: str, pattern: str) -> None:
         what = "a release, or " if argument == "--synthetic" else ""
         raise ConfigError(argument, pattern, f"match {what}Parquet files, by file, folder or glob")
     for file in found:
-        with _readable(argument, pattern), parquet.open_parquet(file.path) as opened:
+        with readable(argument, pattern), parquet.open_parquet(file.path) as opened:
             _check_columns(argument, pattern, opened)
 
 
@@ -191,7 +211,7 @@ def check_sizes(argument: str, source: Source) -> None:
     row_format, total = source.row_format, 0
     lengths = {EMBEDDING: row_format.dimension, PROBABILITIES: len(row_format.classes)}
     for found in finding.list_parquet(finding.absolute(source.pattern)):
-        with _readable(argument, source.pattern), parquet.open_parquet(found.path) as file:
+        with readable(argument, source.pattern), parquet.open_parquet(found.path) as file:
             footer = file.metadata
         total += footer.num_rows
         for number in range(footer.num_row_groups):
@@ -219,7 +239,7 @@ def check_sizes(argument: str, source: Source) -> None:
 
 
 @contextlib.contextmanager
-def _readable(argument: str, pattern: str) -> Iterator[None]:
+def readable(argument: str, pattern: str) -> Iterator[None]:
     """While entered, what a damaged file raises is a refusal; what a reader says of it may be private."""
     try:
         yield
@@ -238,57 +258,164 @@ def describe_synthetic(arguments: argparse.Namespace) -> Source:
     folder = arguments.synthetic
     if exists(join(folder, manifest.FILE_NAME)):
         return _describe_release(arguments)
-    check_parquet("--synthetic", folder)
+    # A copy of a release that lacks its manifest.
+    below = join(folder, manifest.SYNTHETIC)
+    pattern = below if finding.is_folder(finding.absolute(below)) else folder
+    check_parquet("--synthetic", pattern)
+    parts = _read_statements(pattern)
+    if any(parts):
+        return _describe_stated(arguments, pattern, parts)
     if arguments.labels == "soft":
         raise ConfigError(
-            "--labels", "soft", f"be hard or auto, for --synthetic={folder} has no {manifest.FILE_NAME}"
+            "--labels",
+            "soft",
+            f"be hard or auto, for --synthetic={folder} has neither a {manifest.FILE_NAME} nor what"
+            " dpgmm release writes into the metadata of a schema",
         )
-    found = _describe("--synthetic", folder, arguments.dimension)
+    if arguments.labels == "auto" and _has_probabilities(pattern):
+        raise ConfigError(
+            "--synthetic",
+            folder,
+            "have beside its label_probabilities what tells the order of their classes: a"
+            f" {manifest.FILE_NAME}, or the metadata 'dpgmm' of its schema, which other writers of Parquet"
+            " drop (--labels hard trains on the column 'label' as it is)",
+        )
+    found = _describe("--synthetic", pattern, arguments.dimension)
     assert found.dimension is not None
-    classes = distinct_labels(folder)
+    classes = distinct_labels(pattern)
     _check_classes(folder, classes)
-    return Source(folder, RowFormat(classes, found.dimension, arguments.clip_norm), soft=False)
+    row_format = RowFormat(classes, found.dimension, arguments.clip_norm)
+    return Source(pattern, row_format, soft=False, encoder=_known(found.encoder))
 
 
-def _describe_release(arguments: argparse.Namespace) -> Source:
+def _known(encoder: str | None) -> str | None:
+    """An encoder's spec, or None where it says nothing of the model."""
+    return None if encoder == "precomputed" else encoder
+
+
+def _read_statements(pattern: str) -> list[StatedPart | None]:
+    """What each file says of itself, in their order."""
+    found = []
+    for file in finding.list_parquet(finding.absolute(pattern)):
+        with readable("--synthetic", pattern), parquet.open_parquet(file.path) as opened:
+            try:
+                found.append(stated(opened.schema_arrow.metadata))
+            except ConfigError as error:
+                raise ConfigError(
+                    "--synthetic", file.path, f"in its metadata 'dpgmm' {error.allowed}"
+                ) from None
+    return found
+
+
+def _has_probabilities(pattern: str) -> bool:
+    """Whether the first file has the column."""
+    with parquet.open_parquet(finding.list_parquet(finding.absolute(pattern))[0].path) as file:
+        return PROBABILITIES in file.schema_arrow.names
+
+
+def _describe_stated(arguments: argparse.Namespace, pattern: str, parts: list[StatedPart | None]) -> Source:
+    """Rows of a release without its manifest, as their files say."""
     folder = arguments.synthetic
+    _refuse_stated_options(arguments)
+    told = [part for part in parts if part is not None]
+    if len(told) < len(parts):
+        raise ConfigError(
+            "--synthetic", folder, "hold files of releases only, each with its metadata, or none of them"
+        )
+    formats = {
+        (RowFormat(part.rows.classes, part.rows.dimension, part.rows.clip_norm), part.rows.encoder)
+        for part in told
+    }
+    if len(formats) > 1:
+        raise ConfigError(
+            "--synthetic",
+            folder,
+            "hold rows of one encoder, norm and length, and of the same classes in one order",
+        )
+    # Whoever names files means these; a folder should be whole.
+    if finding.is_folder(finding.absolute(pattern)):
+        draws: dict[tuple, set[int]] = {}
+        for part in told:
+            draws.setdefault((part.rows.release_id, part.rows.seed, part.parts), set()).add(part.part)
+        for (release_id, _, due), found in draws.items():
+            if len(found) < due:
+                raise ConfigError(
+                    "--synthetic",
+                    folder,
+                    f"hold all {due} files of rows of release {release_id}, not {len(found)}; name the files"
+                    " (by a glob, say) to train on fewer",
+                )
+    ((row_format, encoder),) = formats
+    _check_classes(folder, row_format.classes)
+    return _describe_rows(arguments, pattern, row_format, encoder, "their metadata states")
+
+
+def _refuse_stated_options(arguments: argparse.Namespace) -> None:
     for name in ("clip_norm", "dimension"):
         if getattr(arguments, name) is not None:
             raise ConfigError(
                 f"--{name.replace('_', '-')}",
                 getattr(arguments, name),
-                f"be left out: --synthetic={folder} is a release, which states its own",
+                f"be left out: --synthetic={arguments.synthetic} is a release, which states its own",
             )
-    row_format, files = _stated(folder)
+
+
+def _describe_release(arguments: argparse.Namespace) -> Source:
+    folder = arguments.synthetic
+    _refuse_stated_options(arguments)
+    row_format, encoder, files = _stated(folder)
     pattern = join(folder, "synthetic")
     check_parquet("--synthetic", pattern)
     if files != {file.path.rpartition("/")[2] for file in finding.list_parquet(finding.absolute(pattern))}:
         raise ConfigError(
             "--synthetic", folder, "hold in synthetic/ the files that its manifest names, and no others"
         )
+    for part in _read_statements(pattern):
+        if part and (part.rows.classes, part.rows.dimension, part.rows.clip_norm) != (
+            row_format.classes,
+            row_format.dimension,
+            row_format.clip_norm,
+        ):
+            raise ConfigError(
+                "--synthetic", folder, "have in the metadata of its files what its manifest states"
+            )
+    return _describe_rows(arguments, pattern, row_format, encoder, "its manifest states")
+
+
+def _describe_rows(
+    arguments: argparse.Namespace, pattern: str, row_format: RowFormat, encoder: str | None, stated: str
+) -> Source:
+    """Rows of a release, when it is known what a row must look like."""
+    folder = arguments.synthetic
     try:
         _describe("--synthetic", pattern, row_format.dimension)
     except ConfigError as error:
         if error.argument != "dimension":
             raise
         raise ConfigError(
-            "--synthetic", folder, f"hold embeddings of length {row_format.dimension}, as its manifest states"
+            "--synthetic", folder, f"hold embeddings of length {row_format.dimension}, as {stated}"
         ) from None
-    with parquet.open_parquet(finding.list_parquet(finding.absolute(pattern))[0].path) as file:
-        soft = PROBABILITIES in file.schema_arrow.names
-    if arguments.labels == "soft" and not soft:
-        raise ConfigError("--labels", "soft", f"be hard: --synthetic={folder} has no {PROBABILITIES}")
-    return Source(pattern, row_format, soft and arguments.labels != "hard", released=True)
+    soft = arguments.labels != "hard"
+    if soft and not _has_probabilities(pattern):
+        raise ConfigError(
+            "--synthetic",
+            folder,
+            f"have the column {PROBABILITIES} of a release, or train with --labels hard",
+        )
+    return Source(pattern, row_format, soft, released=True, encoder=_known(encoder))
 
 
-def _stated(folder: str) -> tuple[RowFormat, set[str]]:
-    """What a release's manifest says of its rows, and the names of their files."""
+def _stated(folder: str) -> tuple[RowFormat, str | None, set[str]]:
+    """What a release's manifest says of its rows and their encoder, and the names of their files."""
     data = read_small("--synthetic", join(folder, manifest.FILE_NAME), manifest.MAX_BYTES)
     try:
         content = manifest.parse(data, folder)
         # Only what is needed: the rest of a configuration may differ between versions.
         config = content["config"]
         classes, dimension, clip_norm = config["classes"], config["dimension"], config["clip_norm"]
+        encoder = config.get("encoder")
+        if not isinstance(encoder, str | None):
+            raise TypeError
         if not (isinstance(classes, list) and isinstance(dimension, int)):
             raise TypeError
         check_classes(classes)
@@ -304,7 +431,7 @@ def _stated(folder: str) -> tuple[RowFormat, set[str]]:
             f"hold a {manifest.FILE_NAME} that states classes, dimension, clip norm and files{reason}",
         ) from None
     _check_classes(folder, classes)
-    return RowFormat(tuple(classes), dimension, clip_norm), files
+    return RowFormat(tuple(classes), dimension, clip_norm), encoder, files
 
 
 def _check_classes(folder: str, classes: Sequence[str]) -> None:
@@ -316,7 +443,7 @@ def _check_classes(folder: str, classes: Sequence[str]) -> None:
 
 def _describe(argument: str, pattern: str, dimension: int | None) -> inputs.InputDescription:
     try:
-        with _readable(argument, pattern):
+        with readable(argument, pattern):
             found = inputs.describe_input(pattern, "precomputed", dimension)
     except ConfigError as error:
         if error.argument == "encoder":
@@ -346,7 +473,7 @@ def distinct_labels(pattern: str) -> tuple[str, ...]:
       ConfigError: there are more than a release may have.
     """
     seen: set[str] = set()
-    with _readable("--synthetic", pattern):
+    with readable("--synthetic", pattern):
         for batch in _batches(pattern, [LABEL]):
             labels = batch.column(LABEL)
             if pa.types.is_dictionary(labels.type):
@@ -357,7 +484,7 @@ def distinct_labels(pattern: str) -> tuple[str, ...]:
     return tuple(sorted(seen))
 
 
-def read_rows(argument: str, source: Source) -> LabelledRows:
+def read_rows(argument: str, source: Source, account: Account | None = None) -> LabelledRows:
     """Rows with a declared label and a good embedding, treated as a release treats its rows.
 
     One array is filled from batch to batch; there is no second copy of it.
@@ -365,15 +492,16 @@ def read_rows(argument: str, source: Source) -> LabelledRows:
     Args:
       argument: the option that names the rows.
       source: where they are.
+      account: counts what became of all rows.
 
     Raises:
       ConfigError: a file is damaged, or a row of a release is not good.
     """
-    with _readable(argument, source.pattern):
-        return _read_rows(argument, source)
+    with readable(argument, source.pattern):
+        return _read_rows(argument, source, account)
 
 
-def _read_rows(argument: str, source: Source) -> LabelledRows:
+def _read_rows(argument: str, source: Source, account: Account | None) -> LabelledRows:
     pattern, row_format = source.pattern, source.row_format
     total = 0
     for file in finding.list_parquet(finding.absolute(pattern)):
@@ -387,6 +515,8 @@ def _read_rows(argument: str, source: Source) -> LabelledRows:
     done = 0
     for batch in _batches(pattern, [LABEL, EMBEDDING] + ([PROBABILITIES] if source.soft else [])):
         rows = rows_of_batch(batch, row_format)
+        if account is not None:
+            account.add(batch.column(LABEL), len(rows))
         if source.released and len(rows) < len(batch):
             raise ConfigError(argument, pattern, f"have in every row {_good(source)}")
         block = slice(done, done + len(rows))
@@ -415,26 +545,32 @@ def _batches(pattern: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
             yield from file.iter_batches(_BATCH_ROWS, columns=columns)
 
 
-def measure(network: Network, test: LabelledRows, train_rows: int, soft: bool) -> dict:
+def measure(network: Network, test: LabelledRows, account: Account, train_rows: int) -> dict:
     """What `metrics.json` holds; a class without test rows has the accuracy null."""
-    right = network.predict(test.embeddings) == test.targets
-    by_class = {}
-    for index, label in enumerate(network.classes):
-        of_class = right[test.targets == index]
-        by_class[label] = float(of_class.mean()) if len(of_class) else None
+    confusion = Confusion.of(network.classes, test.targets, network.predict(test.embeddings))
     return {
-        "accuracy": float(right.mean()),
-        "per_class_accuracy": by_class,
-        "test_rows": len(right),
+        "private": True,
+        "private_because": PRIVATE,
+        "accuracy": confusion.right / account.tested,
+        "accuracy_of_all_labelled": confusion.right / (account.tested + account.undeclared_rows),
+        **account.to_dict(),
+        "per_class_accuracy": confusion.accuracy_by_class(),
+        "classes": list(network.classes),
+        "confusion_matrix": confusion.matrix(),
+        "most_frequent_errors": confusion.most_frequent_errors(),
         "train_rows": train_rows,
-        "labels": "soft" if soft else "hard",
+        "labels": "soft" if network.soft else "hard",
+        "encoder": network.encoder,
         "seed": network.config.seed,
         "hyper_parameters": dataclasses.asdict(network.config),
     }
 
 
 def write_output(output: str, network: Network, metrics: dict) -> None:
-    """Writes model and metrics: on a local disk both appear at once, elsewhere the metrics come last."""
+    """Writes model and metrics: on a local disk both appear at once, elsewhere the metrics come last.
+
+    The metrics are about private rows, so nobody else may read that file.
+    """
     files = {
         MODEL_FILE: network.to_bytes(),
         METRICS_FILE: (json.dumps(metrics, indent=2) + "\n").encode(),
@@ -451,7 +587,7 @@ def write_output(output: str, network: Network, metrics: dict) -> None:
     replaced = f"{staging}-replaced"
     try:
         for name, data in files.items():
-            write_whole(os.path.join(staging, name), data)
+            write_whole(os.path.join(staging, name), data, private=name == METRICS_FILE)
         if os.path.exists(output):
             os.rename(output, replaced)
         try:

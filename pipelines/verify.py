@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.release import manifest
 from pipelines import cli, paths, private, release, runner, runs
+from pipelines.parsers.verify import parser
 from transforms.execution import Execution
 from transforms.files import finding, inputs
 from transforms.files.opening import read_bytes
@@ -16,20 +17,6 @@ from transforms.files.private import is_local
 from transforms.files.publish import exists, files_below, join
 from transforms.files.run_files import Workspace
 from transforms.files.small import measure, read_small
-
-
-def parser() -> argparse.ArgumentParser:
-    result = cli.Parser(
-        prog="dpgmm verify",
-        description="Checks that a release's privacy event composes to its epsilon and that its files have"
-        " their digests; with --input and --noise-key-file derives it again and compares every file."
-        " Exits 0 when all holds and 1 when not.",
-    )
-    result.add_argument("--release", required=True, help="folder of the release")
-    result.add_argument("--input", help="the data it was made from")
-    result.add_argument("--noise-key-file", help="the key that it was made with")
-    result.add_argument("--private-dir", help=f"embed cache (default: {private.default_folder()})")
-    return result
 
 
 def main(argv: Sequence[str]) -> int:

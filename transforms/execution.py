@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from dpgmm_beam.defaults import BLOCK_ROWS
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy.lattice import MAX_BLOCK_ROWS
 
@@ -23,7 +24,7 @@ class Execution:
       ConfigError: one is out of its range.
     """
 
-    block_rows: int = 512
+    block_rows: int = BLOCK_ROWS
     threads: int = 1
     piece_bytes: int = 96 * 2**20
     spread: bool = True

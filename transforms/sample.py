@@ -23,14 +23,17 @@ class SyntheticRow(NamedTuple):
     """A row of a release, with a Beam schema of arrays of doubles.
 
     Attributes:
-      label: as in a release's synthetic files.
+      label: the teacher's likeliest class.
       embedding: d numbers.
       label_probabilities: the teacher's, in the order of the release's classes.
+      component_class, component: the class, and which of its components, in which it was drawn.
     """
 
     label: str
     embedding: Sequence[float]
     label_probabilities: Sequence[float]
+    component_class: str
+    component: int
 
 
 @dataclasses.dataclass

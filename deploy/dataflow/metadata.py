@@ -8,7 +8,7 @@ A test fails when the two differ.
 import argparse
 import json
 
-from pipelines import private, release
+from pipelines import arguments, private, release
 
 # What the API refuses before anything is started; the command checks more, and says why.
 _PATTERNS = {int: r"^[0-9]+$", float: r"^[0-9.]+([eE][-+]?[0-9]+)?$"}
@@ -43,7 +43,9 @@ def parameter(action: argparse.Action) -> dict:
 
 
 def metadata() -> dict:
-    options = [action for action in release.parser()._actions if not isinstance(action, argparse._HelpAction)]
+    # In a template parameters are given in one way, and nobody reads what is said.
+    never = {*arguments.COMMON} - {arguments.VERBOSE}
+    options = [action for action in release.parser()._actions if not never & {*action.option_strings}]
     return {
         "name": "dpgmm release",
         "description": "Labelled images or embeddings in, a differentially private release of synthetic"

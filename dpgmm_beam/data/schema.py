@@ -4,4 +4,7 @@ LABEL, IMAGE, EMBEDDING, SOURCE = "label", "image", "embedding", "source"
 """Of an input and of the embed cache; a release has the label and the embedding, too."""
 
 PROBABILITIES = "label_probabilities"
-"""Of a release: the teacher's, in the order of the declared classes."""
+"""Of a release: the teacher's, in the order of the declared classes.  `label` is the likeliest."""
+
+COMPONENT_CLASS, COMPONENT = "component_class", "component"
+"""Of a release: the class, and which of its components, in which a row was drawn."""

@@ -60,6 +60,7 @@ class Means(Stage):
         radius = self.method.residual_radius
         found = ClassMeans(
             counts=counts,
+            noisy_counts=noisy["count"].astype(np.int64),
             means=means.astype(np.int32),
             centre=lattice.clip_rows(np.rint(centre)[None], lattice.UNIT)[0],
             residual_radius=float(min(radius * residual, radius)),

@@ -14,13 +14,16 @@ class ClassMeans:
     """After `fit.means`.
 
     Attributes:
-      counts: (C,) noisy rows of each class, float64, none below 0.
+      counts: (C,) rows of each class as the fit takes them: noisy, float64, and none
+        fewer than the noise could make up.
+      noisy_counts: (C,) int64, as the mechanism gave them: without bias, and maybe below 0.
       means: (C, d) int32 in lattice steps.
       centre: (d,) float64 integers in lattice steps, the mean over all classes.
       residual_radius: clipping radius of a residual, as a share of the norm bound.
     """
 
     counts: np.ndarray
+    noisy_counts: np.ndarray
     means: np.ndarray
     centre: np.ndarray
     residual_radius: float

@@ -7,12 +7,9 @@ from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.checkpoint import Checkpoint
 from dpgmm_beam.fit.plan import Plan
-from dpgmm_beam.linalg import one_thread
-from dpgmm_beam.mixture import Sampler
 from dpgmm_beam.privacy.noise import NoiseKey
 from dpgmm_beam.release import manifest
-from dpgmm_beam.release.labels import Labeller
-from dpgmm_beam.release.synthesis import draw_part, generator_of_key
+from dpgmm_beam.release.fitted import Fitted
 
 
 def release_in_memory(
@@ -32,7 +29,7 @@ def release_in_memory(
     >>> rows = rows_of(np.eye(4)[[0, 0, 1, 1]], [0, 0, 1, 1])
     >>> files = release_in_memory(Plan(config, "2026-05"), lambda: [rows], NoiseKey(bytes(range(32))))
     >>> [path for path in sorted(files) if not path.startswith("mixture")]
-    ['manifest.json', 'synthetic/part-00000-of-00001.parquet']
+    ['README.md', 'manifest.json', 'synthetic/part-00000-of-00001.parquet']
     """
     files, records = {}, []
     for path, rows, data in files_of(chain.fit(plan, blocks, secret, threads), secret):
@@ -48,14 +45,6 @@ def files_of(final: Checkpoint, secret: NoiseKey) -> Iterator[tuple[str, int, by
     Args:
       final: as `chain.fit` returns it.
     """
-    mixture, labeller = chain.released_mixture(final), Labeller.of(final)
-    fitted: list[tuple[str, int, bytes]] = []
-    for each in (mixture, labeller):
-        each.save(lambda name, data, rows: fitted.append((f"{manifest.MIXTURE}/{name}", rows, data)))
-    yield from fitted
-    parts, sampler = manifest.parts_of(final.plan.config), Sampler(mixture)
-    key = chain.release_key(final, secret)
-    for part in range(len(parts)):
-        with one_thread():
-            data = draw_part(parts, part, sampler, labeller, generator_of_key(key, part))
-        yield f"{manifest.SYNTHETIC}/{parts.name(part)}", parts.rows_of(part), data
+    fitted = Fitted(final, secret)
+    yield from fitted.files()
+    yield from map(fitted.part, range(fitted.parts))

@@ -17,6 +17,8 @@ from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.mixture import BASIS_FILE, COMPONENTS_FILE
 from dpgmm_beam.privacy import accounting
+from dpgmm_beam.release.card import CARD_FILE, card
+from dpgmm_beam.release.class_rows import CLASSES_FILE
 from dpgmm_beam.release.labels import FEATURES_FILE, TEACHER_FILE
 from dpgmm_beam.release.synthesis import Parts
 
@@ -35,7 +37,9 @@ Measure = Callable[[str, int], tuple[int, str]]
 MAX_BYTES = 2**26
 """Of a manifest that is read; that of the largest release takes some MB."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+"""Rises with what a manifest states, with the files of a release and with the words of its card."""
+
 _PACKAGES = ("apache-beam", "dp-accounting", "numpy", "open_clip_torch", "pyarrow", "scipy", "timm", "torch")
 
 
@@ -95,11 +99,13 @@ def files_of(config: ReleaseConfig) -> dict[str, int]:
     fitted = {
         COMPONENTS_FILE: classes * config.components,
         BASIS_FILE: config.dimension,
+        CLASSES_FILE: classes,
         TEACHER_FILE: classes,
         FEATURES_FILE: config.dimension,
     }
     rows = {f"{MIXTURE}/{name}": count for name, count in fitted.items()}
-    return {**rows, **{f"{SYNTHETIC}/{parts.name(part)}": parts.rows_of(part) for part in range(len(parts))}}
+    drawn = {f"{SYNTHETIC}/{parts.name(part)}": parts.rows_of(part) for part in range(len(parts))}
+    return {CARD_FILE: 0, **rows, **drawn}
 
 
 def _version(package: str) -> str:
@@ -145,9 +151,9 @@ def check(content: dict, present: Collection[str], measure: Measure) -> list[str
     """What is wrong with a release, each in a sentence; empty when all holds.
 
     The plan is computed from the configuration and everything that the manifest
-    states compared with it; the privacy event must compose to no more than
-    (epsilon, delta) by the PLD accountant; the files must be those of such a
-    release, each with its size and digest, and no others.
+    states compared with it, and so is the card; the privacy event must compose to no
+    more than (epsilon, delta) by the PLD accountant; the files must be those of such
+    a release, each with its size and digest, and no others.
 
     Args:
       content: the parsed manifest.
@@ -183,7 +189,15 @@ def check(content: dict, present: Collection[str], measure: Measure) -> list[str
     epsilon = accounting.epsilon_by_pld(accounting.event_from_json(plan.budget.event()), plan.budget.delta)
     if not epsilon <= plan.budget.epsilon:
         problems.append(f"the privacy event composes to epsilon {epsilon:.6g}, above {plan.budget.epsilon}")
-    return problems + _check_files(content.get("files"), files_of(plan.config), present, measure)
+    problems += _check_files(content.get("files"), files_of(plan.config), present, measure)
+    if not problems and not _states_card(content["files"], card(plan)):
+        problems.append(f"{CARD_FILE} is not what follows from the configuration")
+    return problems
+
+
+def _states_card(files: list[dict], text: bytes) -> bool:
+    (stated,) = (file for file in files if file["path"] == CARD_FILE)
+    return stated["sha256"] == hashlib.sha256(text).hexdigest()
 
 
 def _check_files(files: Any, due: Mapping[str, int], present: Collection[str], measure: Measure) -> list[str]:

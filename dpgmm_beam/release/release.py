@@ -17,7 +17,7 @@ import stat
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,16 +26,18 @@ import pyarrow.parquet as pq
 from dpgmm_beam.config import Method, ReleaseConfig
 from dpgmm_beam.data import arrays
 from dpgmm_beam.data.rows import SetAside
-from dpgmm_beam.data.schema import EMBEDDING, LABEL, PROBABILITIES
+from dpgmm_beam.data.schema import COMPONENT, COMPONENT_CLASS, EMBEDDING, LABEL, PROBABILITIES
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.linalg import one_thread
-from dpgmm_beam.mixture import Mixture, Sampler, matrix_of
+from dpgmm_beam.mixture import Mixture, Sample, Sampler, matrix_of
 from dpgmm_beam.privacy.allocation import with_shares
 from dpgmm_beam.privacy.noise import KEY_BYTES, NoiseKey
 from dpgmm_beam.release import manifest
 from dpgmm_beam.release.in_memory import release_in_memory
 from dpgmm_beam.release.labels import Labeller
+from dpgmm_beam.release.loading import read_mixture
+from dpgmm_beam.release.row_statement import RowStatement
 from dpgmm_beam.release.synthesis import Parts, draw_part, generator_of_seed
 
 BLOCK_ROWS, MOST_THREADS = 512, 8
@@ -43,25 +45,6 @@ MAX_SEED = 2**64
 
 ONLY_CLASS = "all"
 """Label of the one class of rows without labels."""
-
-
-class SyntheticRows(NamedTuple):
-    """Rows drawn from a release.
-
-    Attributes:
-      embeddings: (n, d) float32.
-      labels: (n,) of text.
-      probabilities: (n, C) float32, the teacher's, in the order of the classes.
-
-    >>> rows = SyntheticRows(np.ones((2, 3), np.float32), np.array(["cat", "dog"]), np.eye(2))
-    >>> X, y, _ = rows
-    >>> X.shape, y.tolist()
-    ((2, 3), ['cat', 'dog'])
-    """
-
-    embeddings: np.ndarray
-    labels: np.ndarray
-    probabilities: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -80,8 +63,8 @@ class Release:
     >>> release = Release.fit(X, y, classes=("cat", "dog"), epsilon=1.0, delta=1e-6, samples_per_class=10)
     >>> release
     Release(classes=2, dimension=8, n_components=1, epsilon=1, delta=1e-06)
-    >>> embeddings, labels, probabilities = release.sample(100, seed=1)
-    >>> embeddings.shape, labels.shape, probabilities.shape
+    >>> rows = release.sample(100, seed=1)
+    >>> rows.embeddings.shape, rows.labels.shape, rows.label_probabilities.shape
     ((100, 8), (100,), (100, 2))
     >>> release.score_samples(X[:3]).shape
     (3,)
@@ -248,27 +231,26 @@ class Release:
 
     @functools.cached_property
     def mixture(self) -> Mixture:
-        """The released mixture."""
-        return self._loaded(Mixture.load)
-
-    @functools.cached_property
-    def labeller(self) -> Labeller:
-        """The teacher that gives probabilities of classes."""
-        return self._loaded(Labeller.load)
-
-    @functools.cached_property
-    def _sampler(self) -> Sampler:
-        return Sampler(self.mixture)
-
-    def _loaded(self, load: Callable[[Callable[[str], bytes]], Any]) -> Any:
+        """The released mixture, with its teacher and the noisy sizes of its classes."""
         try:
-            return load(lambda name: self.read(f"{manifest.MIXTURE}/{name}"))
+            return read_mixture(lambda name: self.read(f"{manifest.MIXTURE}/{name}"))
         except ConfigError:
             raise
         except (pa.ArrowException, AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise ConfigError(
                 "release", self.release_id, "hold a mixture that rows can be drawn from"
             ) from None
+
+    @property
+    def labeller(self) -> Labeller:
+        """The teacher that gives probabilities of classes."""
+        found = self.mixture.labeller
+        assert isinstance(found, Labeller)
+        return found
+
+    @functools.cached_property
+    def _sampler(self) -> Sampler:
+        return Sampler(self.mixture)
 
     def parts(self, n: int) -> Parts:
         """How n rows are cut into the parts that `table` draws.
@@ -287,10 +269,11 @@ class Release:
         """
         with one_thread():
             generator = generator_of_seed(seed, part)
-            data = draw_part(self.parts(n), part, self._sampler, self.labeller, generator)
+            statement = RowStatement.of(self.config, self.release_id, self.mixture, seed)
+            data = draw_part(self.parts(n), part, self._sampler, self.labeller, generator, statement)
         return pq.read_table(io.BytesIO(data))
 
-    def sample(self, n: int = 1, seed: int | None = None) -> SyntheticRows:
+    def sample(self, n: int = 1, seed: int | None = None) -> Sample:
         """Draws n labelled rows, the classes in turns; costs nothing in privacy, however often.
 
         Args:
@@ -302,11 +285,14 @@ class Release:
         """
         seed = check_seed(seed)
         tables = [self.table(n, part, seed) for part in range(len(self.parts(n)))]
-        table = pa.concat_tables(tables)
-        return SyntheticRows(
-            matrix_of(table.column(EMBEDDING)),
-            np.array(table.column(LABEL).to_pylist()),
-            matrix_of(table.column(PROBABILITIES)),
+        # Each states which part it is.
+        table = pa.concat_tables(each.replace_schema_metadata() for each in tables)
+        return Sample(
+            embeddings=matrix_of(table.column(EMBEDDING)),
+            component_class=np.array(table.column(COMPONENT_CLASS).to_pylist(), object),
+            component=table.column(COMPONENT).to_numpy(),
+            label_probabilities=matrix_of(table.column(PROBABILITIES)),
+            labels=np.array(table.column(LABEL).to_pylist(), object),
         )
 
     def score_samples(self, embeddings: Any) -> np.ndarray:
@@ -338,7 +324,7 @@ class Release:
 
     def predict(self, embeddings: Any) -> np.ndarray:
         """The class that the teacher takes for the likeliest, (n, d) -> (n,) of text."""
-        return np.array(self.classes)[self.predict_proba(embeddings).argmax(axis=1)]
+        return np.array(self.classes, object)[self.predict_proba(embeddings).argmax(axis=1)]
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes the release into a new or empty local folder, which appears whole or not at all.

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dpgmm_beam.data.schema import EMBEDDING, LABEL, PROBABILITIES
-from dpgmm_beam.mixture import Sampler
+from dpgmm_beam.data.schema import COMPONENT, COMPONENT_CLASS, EMBEDDING, LABEL, PROBABILITIES
+from dpgmm_beam.mixture import Sampler, fixed_size_list
 from dpgmm_beam.privacy.noise import NoiseKey
 from dpgmm_beam.release.labels import Labeller
+from dpgmm_beam.release.row_statement import RowStatement
 
 PART_ROWS = 8192
 """About how many rows a file holds: at least one of each class."""
@@ -72,34 +73,41 @@ def _generator(entropy: int | list[int]) -> np.random.Generator:
 
 
 def draw_part(
-    parts: Parts, part: int, sampler: Sampler, labeller: Labeller, generator: np.random.Generator
+    parts: Parts,
+    part: int,
+    sampler: Sampler,
+    labeller: Labeller,
+    generator: np.random.Generator,
+    statement: RowStatement,
 ) -> bytes:
-    """The Parquet file of one part: label, embedding and label_probabilities.
+    """The Parquet file of one part: label, embedding, label_probabilities, component_class and component.
 
     Args:
       generator: the part's own.
+      statement: of the draw.
     """
-    labels = labeller.classes
+    labels = pa.array(labeller.classes, pa.string())
     classes = parts.class_indices(part)
-    embeddings = sampler.draw(classes, generator)
+    embeddings, components = sampler.draw_with_components(classes, generator)
     probabilities = labeller.probabilities(embeddings)
     table = pa.table(
         {
-            LABEL: pa.array(labels, pa.string()).take(pa.array(classes)),
-            EMBEDDING: pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1]),
-            PROBABILITIES: pa.FixedSizeListArray.from_arrays(
-                pa.array(probabilities.ravel()), probabilities.shape[1]
-            ),
+            # Of several that are likeliest the one that was declared first.
+            LABEL: labels.take(pa.array(probabilities.argmax(axis=1))),
+            EMBEDDING: fixed_size_list(embeddings),
+            PROBABILITIES: fixed_size_list(probabilities),
+            COMPONENT_CLASS: labels.take(pa.array(classes)),
+            COMPONENT: pa.array(components, pa.int32()),
         }
     )
     sink = io.BytesIO()
     # Random floats do not compress; statistics of vectors serve nobody.
     pq.write_table(
-        table,
+        table.replace_schema_metadata(statement.metadata(part, len(parts))),
         sink,
         row_group_size=ROW_GROUP_ROWS,
         compression="none",
-        use_dictionary=[LABEL],
+        use_dictionary=[LABEL, COMPONENT_CLASS, COMPONENT],
         write_statistics=False,
     )
     return sink.getvalue()

@@ -15,6 +15,8 @@ from tests.deploy.manifests import DEPLOY, ROOT, load
 
 # --- The metadata --------------------------------------------------------------------------------
 
+NEVER = {"--help", "--version", "--config", "--json", "--quiet"}
+
 
 def test_template_metadata_is_the_commands_options():
     module = load(DEPLOY / "dataflow/metadata.py")
@@ -23,7 +25,8 @@ def test_template_metadata_is_the_commands_options():
         "run: python deploy/dataflow/metadata.py > deploy/dataflow/metadata.json"
     )
     parameters = {parameter["name"].replace("_", "-"): parameter for parameter in written["parameters"]}
-    actions = {a.option_strings[0][2:]: a for a in release.parser()._actions if a.dest != "help"}
+    options = release.parser().options()
+    actions = {name.removeprefix("--"): action for name, action in options.items() if name not in NEVER}
     assert parameters.keys() == actions.keys()
     for name, action in actions.items():
         assert parameters[name]["isOptional"] is not action.required

@@ -82,9 +82,9 @@ from dpgmm_beam import load_labeller, load_mixture, load_release
 
 release = load_release(FOLDER)
 rows = release.sample(10, seed=1)
-assert release.predict(rows[0]).shape == release.score_samples(rows[0]).shape == (10,)
-assert load_labeller(FOLDER).probabilities(rows[0]).shape == (10, 2)
-assert load_mixture(FOLDER).log_prob(rows[0]).shape == (10,)
+assert release.predict(rows.embeddings).shape == release.score_samples(rows.embeddings).shape == (10,)
+assert load_labeller(FOLDER).probabilities(rows.embeddings).shape == (10, 2)
+assert load_mixture(FOLDER).log_prob(rows.embeddings).shape == (10,)
 release.save(FOLDER + " again")
 for missing in ("apache_beam", "torch"):
     try:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import threadpoolctl
@@ -5,7 +7,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.mixture import Mixture, Sampler, load_mixture
+from dpgmm_beam.mixture import Mixture, Sampler
 
 
 def example(dimension=6, r=3, components=2, normalized=False, seed=0, scale=0.1):
@@ -38,7 +40,7 @@ def saved(mixture):
     return files
 
 
-def test_save_and_load(tmp_path):
+def test_save_and_load():
     mixture = example()
     files = saved(mixture)
     again = Mixture.load(files.__getitem__)
@@ -46,12 +48,7 @@ def test_save_and_load(tmp_path):
         np.testing.assert_array_equal(getattr(again, name), getattr(mixture, name))
     assert (again.classes, again.normalized, again.clip_norm) == (mixture.classes, False, 5.0)
     assert saved(again) == files == saved(example())
-    (tmp_path / "mixture").mkdir()
-    for name, data in files.items():
-        (tmp_path / "mixture" / name).write_bytes(data)
-    for folder in (tmp_path, tmp_path / "mixture"):
-        loaded = load_mixture(str(folder))
-        np.testing.assert_array_equal(loaded.sample(5, seed=3), mixture.sample(5, seed=3))
+    np.testing.assert_array_equal(again.sample(5, seed=3), mixture.sample(5, seed=3))
 
 
 def test_rows_are_counted_when_saved():
@@ -85,7 +82,12 @@ def test_one_class():
     one = example()["ü"]
     assert one.classes == ("ü",)
     assert one.means.shape == (1, 2, 6)
-    assert one.sample(7, seed=0).shape == (7, 6)
+    assert one.sample(7, seed=0).embeddings.shape == (7, 6)
+    assert set(one.sample(7, seed=0).component_class) == {"ü"}
+    assert one.class_rows is None
+    counted = dataclasses.replace(example(), class_rows=np.array([5.0, -1.0, 7.0]), class_rows_stddev=3.0)
+    assert counted["b"].class_rows.tolist() == [-1]
+    assert counted["b"].class_rows_stddev == 3
     with pytest.raises(ValueError, match="tuple"):
         example()["z"]
 
@@ -110,17 +112,63 @@ def test_samples_have_the_moments_of_the_model():
 
 
 def test_classes_come_by_their_weights():
-    _, classes = example().sample_labelled(50_000, seed=0)
-    shares = np.bincount(classes, minlength=3) / 50_000
+    drawn = example().sample(50_000, seed=0)
+    shares = np.array([(drawn.component_class == label).mean() for label in ("a", "b", "ü")])
     # Six standard errors: 2e-9 by chance.
     assert (np.abs(shares - [0.5, 0.3, 0.2]) < 6 * np.sqrt(0.25 / 50_000)).all()
 
 
+class ByTheLargest:
+    """A teacher that goes by the largest of the first four coordinates."""
+
+    classes = ("a", "b", "c", "d")
+
+    def probabilities(self, embeddings):
+        powers = np.exp(10 * embeddings[:, :4])
+        return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_a_sample_says_what_its_rows_are():
+    mixture = dataclasses.replace(example(), labeller=ByTheLargest())
+    for one, classes in ((mixture, {"a", "b", "ü"}), (mixture["b"], {"b"})):
+        drawn = one.sample(500, seed=1)
+        assert len(drawn) == 500
+        assert drawn.label_probabilities.shape == (500, 4)
+        assert drawn.label_probabilities.dtype == np.float32
+        largest = drawn.embeddings[:, :4].argmax(axis=1)
+        assert drawn.labels.tolist() == [ByTheLargest.classes[index] for index in largest]
+        assert set(drawn.component_class) == classes
+        assert set(drawn.component.tolist()) == {0, 1}
+    without = example().sample(500, seed=1)
+    assert without.labels is without.label_probabilities is None
+    np.testing.assert_array_equal(without.embeddings, mixture.sample(500, seed=1).embeddings)
+
+
+def test_components_are_those_that_rows_were_drawn_in():
+    """Far apart, so that the nearest mean tells which."""
+    mixture = dataclasses.replace(example(scale=0.001), means=np.eye(6).reshape(3, 2, 6))
+    drawn = mixture.sample(2000, seed=0)
+    nearest = drawn.embeddings.argmax(axis=1)
+    positions = np.array([("a", "b", "ü").index(label) for label in drawn.component_class])
+    assert (nearest == 2 * positions + drawn.component).all()
+    shares = np.bincount(drawn.component[positions == 0]) / (positions == 0).sum()
+    # Some 1000 rows; six standard errors: 2e-9 by chance.
+    np.testing.assert_allclose(shares, mixture.weights[0], atol=6 * np.sqrt(0.25 / 900))
+
+
+def test_a_sample_stands_for_its_embeddings():
+    drawn = example().sample(9, seed=1)
+    np.testing.assert_array_equal(np.asarray(drawn), drawn.embeddings)
+    np.testing.assert_array_equal(example().log_prob(drawn), example().log_prob(drawn.embeddings))
+    assert np.asarray(drawn, np.float64).dtype == np.float64
+    assert np.isfinite(drawn).all()
+
+
 def test_norms_of_samples():
-    rows = example(normalized=True).sample(3000, seed=0)
+    rows = example(normalized=True).sample(3000, seed=0).embeddings
     assert rows.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, rtol=1e-6)
-    wide = example(scale=2.0).sample(3000, seed=0)
+    wide = example(scale=2.0).sample(3000, seed=0).embeddings
     norms = np.linalg.norm(wide, axis=1)
     assert norms.max() <= 5.0 * (1 + 1e-6)
     assert norms.min() < 4.9

@@ -36,7 +36,7 @@ def test_it_learns_and_its_progress_is_told():
     assert (network.predict(held_out) == truth).mean() > 0.85
     assert [epoch for epoch, _ in told] == [1, 2, 3, 4, 5, 6]
     assert told[-1][1] < told[0][1]
-    np.testing.assert_allclose(network.probabilities(held_out).sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(network.predict_proba(held_out).sum(axis=1), 1, rtol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_bits_and_global_generators_are_left_alone():

@@ -17,12 +17,14 @@ from dpgmm_beam.fit.checkpoint import _to_arrays
 from dpgmm_beam.privacy import lattice
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.config import Method, ReleaseConfig
+from dpgmm_beam.release.class_rows import ClassRows
 from dpgmm_beam.release.labels import Labeller
 from dpgmm_beam.release.manifest import parts_of
 from dpgmm_beam.mixture import Sampler
 from dpgmm_beam.privacy.noise import NoiseKey
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.data.rows import Rows
+from dpgmm_beam.release.row_statement import RowStatement
 from dpgmm_beam.release.synthesis import draw_part, generator_of_key
 
 components = int(sys.argv[1])
@@ -40,10 +42,11 @@ with one_thread():
     key = chain.release_key(final, secret)
     labeller = Labeller.of(final)
     mixture = chain.released_mixture(final)
-    data = draw_part(parts_of(config), 0, Sampler(mixture), labeller, generator_of_key(key, 0))
+    statement = RowStatement.of(config, "one", mixture)
+    data = draw_part(parts_of(config), 0, Sampler(mixture), labeller, generator_of_key(key, 0), statement)
 files = {name: array.tobytes() for name, array in _to_arrays(final).items() if name != "plan"}
 files["rows"] = data
-for each in (mixture, labeller):
+for each in (mixture, ClassRows.of(final), labeller):
     each.save(lambda name, data, count: files.update({name: data}))
 for name, data in files.items():
     print(name, hashlib.sha256(data).hexdigest()[:16])

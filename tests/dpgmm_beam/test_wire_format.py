@@ -21,7 +21,9 @@ from dpgmm_beam.mixture import Sampler
 from dpgmm_beam.privacy import lattice, noise
 from dpgmm_beam.privacy.noise import NoiseKey, rounded_gaussian
 from dpgmm_beam.release import manifest
+from dpgmm_beam.release.class_rows import ClassRows
 from dpgmm_beam.release.labels import Labeller
+from dpgmm_beam.release.row_statement import RowStatement
 from dpgmm_beam.release.synthesis import draw_part, generator_of_key
 
 KEY = NoiseKey(bytes(range(32)))
@@ -187,6 +189,8 @@ RELEASES = {
         "teacher.parquet": "40e91510a4c750d291cdf3d3",
         "features.parquet": "8c834353a491f041dfe57676",
         "rows": "f618391dc327a5d7b88e6dff",
+        "classes.parquet": "ce23cf78c8f9212f5da88659",
+        "part": "f44cabf70e2c016f8df62fa3",
     },
     (3, 2): {
         "contexts": "58834e5b73f528f82f6876c4",
@@ -195,6 +199,8 @@ RELEASES = {
         "teacher.parquet": "c4c0cf549e3803a4b79ddb65",
         "features.parquet": "b8adbf519f226006bfe0a63f",
         "rows": "9d86a5dda4c298cc197940d6",
+        "classes.parquet": "cb5b156c99bc79bc26c9d7fa",
+        "part": "b497182c350772db2b0fb899",
     },
     (1, 3): {
         "contexts": "637048f265f0263989241899",
@@ -203,6 +209,8 @@ RELEASES = {
         "teacher.parquet": "3eb73376e9992aab9b574684",
         "features.parquet": "2c04c2bb750e7ec926cf0b0e",
         "rows": "6be6eb54e87f1604dd410fcc",
+        "classes.parquet": "35a336c8ea6f294ff5081517",
+        "part": "2883f0bfaed8fe33a0baffb6",
     },
     (1, 1): {
         "contexts": "7ed32793aa51541cb9fba502",
@@ -211,6 +219,8 @@ RELEASES = {
         "teacher.parquet": "3eb73376e9992aab9b574684",
         "features.parquet": "0dfdcd9397dce517421d418d",
         "rows": "b96d28be429733cb2509c561",
+        "classes.parquet": "9a7eb7a36996e678659a52c8",
+        "part": "39a955399b6d019a445856ca",
     },
     (40, 1): {
         "contexts": "f397e62d89e91fee4d8e9343",
@@ -219,6 +229,8 @@ RELEASES = {
         "teacher.parquet": "9c80833145c3aec9000c071e",
         "features.parquet": "77471624e10cee80646b676b",
         "rows": "bf25facf04d9473fb6802442",
+        "classes.parquet": "eaa2c464a8f4ccb114e48493",
+        "part": "4a246bef087eab3178b10095",
     },
     (1000, 1): {
         "contexts": "225d8830d80ec4e119e745cf",
@@ -227,8 +239,13 @@ RELEASES = {
         "teacher.parquet": "3037391ea367f20b02eb32dc",
         "features.parquet": "0cb2185192cd94d3a95808a1",
         "rows": "19ab789597d555fb758ec28a",
+        "classes.parquet": "d3982bc74a7ce367166c3e0b",
+        "part": "0577f1b0c1ceaa6ab1cb17c8",
     },
 }
+
+
+DRAWN = ("embedding", "label_probabilities")
 
 
 @pytest.mark.parametrize("shape", list(RELEASES))
@@ -243,9 +260,15 @@ def test_releases_to_the_last_bit(shape, monkeypatch):
         files[name] = digest_of(pq.read_table(io.BytesIO(data)).to_pydict())
 
     mixture, labeller = chain.released_mixture(final), Labeller.of(final)
-    for each in (mixture, labeller):
+    for each in (mixture, ClassRows.of(final), labeller):
         each.save(keep)
     key = chain.release_key(final, KEY)
     parts = manifest.parts_of(plan.config)
-    keep("rows", draw_part(parts, 0, Sampler(mixture), labeller, generator_of_key(key, 0)))
+    statement = RowStatement.of(plan.config, "id", mixture)
+    part = draw_part(parts, 0, Sampler(mixture), labeller, generator_of_key(key, 0), statement)
+    keep("part", part)
+    # The rows as they were before `label` became the teacher's: the same draws.
+    columns = pq.read_table(io.BytesIO(part)).to_pydict()
+    drawn = {"label": columns["component_class"], **{name: columns[name] for name in DRAWN}}
+    files["rows"] = digest_of(drawn)
     assert {"contexts": digest_of(seen), **files} == RELEASES[shape]

@@ -1,6 +1,7 @@
 """The programs of examples/, run as their docstrings say."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -30,8 +31,11 @@ def run(name, *arguments) -> str:
 
 def test_fit_in_memory(tmp_path):
     said = run("fit_in_memory.py", tmp_path / "release")
-    assert said.startswith("6 files; the teacher agrees")
+    assert said.startswith("8 files; the teacher agrees")
     assert cli.main(["verify", "--release", str(tmp_path / "release")]) == 0
+    said = run("train_and_predict.py", tmp_path / "release", tmp_path / "network.pt")
+    agreement = int(re.match(r"the network agrees with the teacher on (\d+)% of new rows", said)[1])
+    assert agreement > 90
 
 
 def test_fit_arrays(tmp_path):
@@ -66,7 +70,7 @@ def test_sample_on_beam(tmp_path, runner):
     release.save(tmp_path / "release")
     run("sample_on_beam.py", tmp_path / "release", tmp_path / "rows" / "part", *RUNNERS[runner])
     table = pa.concat_tables(map(pq.read_table, (tmp_path / "rows").glob("*.parquet")))
-    assert sorted(table["embedding"].to_pylist()) == sorted(release.sample(1000, seed=1)[0].tolist())
+    assert sorted(table["embedding"].to_pylist()) == sorted(release.sample(1000, seed=1).embeddings.tolist())
 
 
 def test_release_on_beam(tmp_path):

@@ -228,8 +228,7 @@ def test_a_verb_that_could_steer_a_terminal(verb, capsys):
 
 def test_a_parser_says_what_is_wrong_in_a_line_of_its_own(capsys):
     for argument in ("--\n\x1b[2J=1", "x" * 9000):
-        with pytest.raises(SystemExit):
-            cli.main(["train", "--synthetic=a", "--test=b", "--output=c", argument])
+        assert cli.main(["train", "--synthetic=a", "--test=b", "--output=c", argument]) == 2
         out, err = capsys.readouterr()
         assert (out, err.count("\n")) == ("", 1)
         assert err.strip().isprintable()

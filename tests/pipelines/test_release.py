@@ -345,6 +345,36 @@ def test_what_was_set_aside_is_nowhere_but_in_the_report(tmp_path, capfd):
         assert word not in said + public
 
 
+def test_a_misspelt_class_shows_at_once(tmp_path, capfd):
+    """In noisy figures that are in the release: nobody learns more from what is said than from it."""
+    generator = np.random.default_rng(0)
+    values = np.abs(generator.standard_normal((4000, 4))).astype(np.float32)
+    source = small.write_rows(tmp_path / "in", small.embeddings_table(["cat", "devices"] * 2000, values))
+    files = release(source, tmp_path, "--classes", "cat,devises", *keyed(tmp_path))
+    out, err = capfd.readouterr()
+    table = pq.read_table(pa.BufferReader(files["mixture/classes.parquet"])).to_pydict()
+    (stddev,) = set(table["rows_stddev"])
+    assert table["class"] == ["cat", "devises"]
+    # Six deviations: 2e-9 by chance, were the key drawn; it is not.
+    assert np.abs(np.subtract(table["rows"], [2000, 0])).max() < 6 * stddev
+    assert 10 < stddev < 100
+    first, *lines = out.splitlines()[-3:]
+    assert first.endswith(f"class that it was made from, with noise of standard deviation {stddev:.3g}:")
+    sizes = zip(table["rows"], table["class"], strict=True)
+    assert lines == [f"  {rows:>9,}  {name}" for rows, name in sizes]
+    assert err.splitlines()[-1].startswith("warning: 1 of 2 classes is no more than noise")
+    assert ": devises. Are these labels spelt as in the data?" in err
+    assert "devices" not in out + err
+
+
+def test_class_sizes_that_cannot_be_read_back(rows, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(pipelines_release.ClassRows, "load", lambda read: read("gone.parquet"))
+    release(rows, tmp_path)
+    out, err = capfd.readouterr()
+    assert out.startswith("released to")
+    assert "mixture/classes.parquet of the release could not be read back" in err
+
+
 def test_an_empty_class_and_a_class_of_one_row(rows, tmp_path):
     clean = pq.read_table(rows)
     one = small.embeddings_table(["lonely"], np.ones((1, 16)))
@@ -352,10 +382,10 @@ def test_an_empty_class_and_a_class_of_one_row(rows, tmp_path):
     files = release(source, tmp_path, "--classes", "a,b,c,lonely,nobody")
     (name,) = (name for name in files if name.startswith("synthetic/"))
     table = pq.read_table(pa.BufferReader(files[name]))
-    labels = table["label"].to_pylist()
-    assert {label: labels.count(label) for label in labels} == dict.fromkeys(
-        ["a", "b", "c", "lonely", "nobody"], 20
-    )
+    classes = ["a", "b", "c", "lonely", "nobody"]
+    drawn_in = table["component_class"].to_pylist()
+    assert {label: drawn_in.count(label) for label in drawn_in} == dict.fromkeys(classes, 20)
+    assert set(table["label"].to_pylist()) <= set(classes)
     vectors = np.array(table["embedding"].to_pylist())
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
@@ -453,7 +483,9 @@ def test_nothing_is_released_like_one_image(tmp_path, capfd):
             Image.new("RGB", (8, 8), (200, 30, 60)).save(folder / "in" / "a" / "1.png")
         argv = arguments(folder / "in", folder, "--encoder", "blocks", *keyed(folder))
         assert cli.main(argv) == 0
-        said.append([re.sub(r"\d+ s", "", text.replace(str(folder), "")) for text in capfd.readouterr()])
+        said.append(
+            [re.sub(r"\d+ s| +-?\d+(?=  )", "", text.replace(str(folder), "")) for text in capfd.readouterr()]
+        )
         files = small.contents(folder / "out" / "release")
         assert len(files) > 3
         assert {name: len(data) for name, data in files.items() if name.startswith("synthetic")}

@@ -30,12 +30,12 @@ def test_rows_like_those_of_the_release(release, tmp_path, capsys):
     assert capsys.readouterr().out == f"20000 rows are in {tmp_path / 'more'} (seed 7)\n"
     more, own = (pq.read_table(folder) for folder in (tmp_path / "more", release / "synthetic"))
     assert more.schema.equals(own.schema)
-    labels = more["label"].to_pylist()
+    labels = more["component_class"].to_pylist()
     assert {label: labels.count(label) for label in small.CLASSES} == {"a": 6667, "b": 6667, "c": 6666}
     # Class by class their means are those of the release's few rows, within 6 deviations.
     for label in small.CLASSES:
         one, two = (
-            np.array(table["embedding"].to_pylist())[np.array(table["label"].to_pylist()) == label]
+            np.array(table["embedding"].to_pylist())[np.array(table["component_class"].to_pylist()) == label]
             for table in (more, own)
         )
         error = np.sqrt(two.var(axis=0) / len(two) + one.var(axis=0) / len(one))
@@ -49,12 +49,12 @@ def test_they_are_labelled_as_the_release_labels(release, tmp_path):
     """A row of the release has the probabilities that the released teacher gives it."""
     from pipelines.sample import load
 
-    _, _, labeller = load(str(release))
+    labeller = load(str(release)).mixture.labeller
     own = pq.read_table(release / "synthetic")
     embeddings = np.array(own["embedding"].to_pylist(), np.float32)
-    np.testing.assert_array_equal(
-        labeller.probabilities(embeddings), np.array(own["label_probabilities"].to_pylist(), np.float32)
-    )
+    probabilities = labeller.probabilities(embeddings)
+    np.testing.assert_array_equal(probabilities, np.array(own["label_probabilities"].to_pylist(), np.float32))
+    assert own["label"].to_pylist() == [small.CLASSES[index] for index in probabilities.argmax(axis=1)]
 
 
 def test_the_seed_makes_the_rows_whatever_the_threads(release, tmp_path):
@@ -90,7 +90,7 @@ def test_refusals(release, tmp_path, capsys, options, argument):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["components", "basis", "teacher", "features"])
+@pytest.mark.parametrize("name", ["components", "basis", "classes", "teacher", "features"])
 def test_a_mixture_that_is_not_as_its_manifest_says(release, tmp_path, capsys, name):
     copy = shutil.copytree(release, tmp_path / "copy")
     path = copy / "mixture" / f"{name}.parquet"
@@ -109,6 +109,8 @@ def test_a_mixture_that_is_not_as_its_manifest_says(release, tmp_path, capsys, n
         ("components", lambda table: table.replace_schema_metadata(None)),
         ("components", lambda table: table.set_column(4, "mean", pa.array(["x"] * len(table)))),
         ("basis", lambda table: table.slice(0, 0)),
+        ("classes", lambda table: table.slice(0, 1)),
+        ("classes", lambda table: table.set_column(0, "class", pa.array(["c", "b", "a"]))),
         ("teacher", lambda table: table.rename_columns([f"{name}x" for name in table.column_names])),
         ("features", None),
     ],
@@ -128,7 +130,7 @@ def test_a_mixture_that_its_manifest_says_and_that_is_none(release, tmp_path, ca
     assert "must hold a mixture that rows can be drawn from" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("entry", ["release_id", "files"])
+@pytest.mark.parametrize("entry", ["release_id", "files", "config"])
 def test_a_manifest_that_lacks_something(release, tmp_path, capsys, entry):
     copy = shutil.copytree(release, tmp_path / "copy")
     manifest = json.loads((copy / "manifest.json").read_text())

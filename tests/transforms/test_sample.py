@@ -44,9 +44,9 @@ def saved(tmp_path_factory):
 
 def drawn(saved) -> list[SyntheticRow]:
     """The rows that `Release.sample` draws, which are those of `dpgmm sample`."""
-    embeddings, labels, probabilities = load_release(saved).sample(ROWS, SEED)[:3]
-    rows = zip(labels.tolist(), embeddings.tolist(), probabilities.tolist(), strict=True)
-    return sorted(SyntheticRow(*row) for row in rows)
+    rows = load_release(saved).sample(ROWS, SEED)
+    columns = rows.labels, rows.embeddings, rows.label_probabilities, rows.component_class, rows.component
+    return sorted(map(SyntheticRow._make, zip(*(column.tolist() for column in columns), strict=True)))
 
 
 def check(expected):
@@ -95,7 +95,7 @@ def test_a_seed_is_drawn_once(saved):
     rows = pipeline | one
     chaos = Chaos(pipeline, Schedule(0))
     chaos.run()
-    embeddings = load_release(saved).sample(ROWS, one.drawn_seed)[0]
+    embeddings = load_release(saved).sample(ROWS, one.drawn_seed).embeddings
     assert sorted(row.embedding for row in chaos.output(rows)) == sorted(embeddings.tolist())
 
 
@@ -128,6 +128,5 @@ def test_fitted_rows_may_be_drawn_without_a_folder():
     release = Release.fit(generator.normal(size=(50, 4)), **config)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         rows = pipeline | SampleMixture(release, 5, 1)
-        assert_that(
-            rows, check(sorted(SyntheticRow("all", each.tolist(), [1.0]) for each in release.sample(5, 1)[0]))
-        )
+        embeddings = release.sample(5, 1).embeddings.tolist()
+        assert_that(rows, check(sorted(SyntheticRow("all", each, [1.0], "all", 0) for each in embeddings)))

@@ -33,7 +33,10 @@ def several(monkeypatch):
     monkeypatch.setattr(synthesis, "PART_ROWS", 30)
 
 
-MIXTURE_FILES = [f"mixture/{name}.parquet" for name in ("components", "basis", "teacher", "features")]
+FILES = [
+    "README.md",
+    *(f"mixture/{name}.parquet" for name in ("components", "basis", "classes", "teacher", "features")),
+]
 
 
 def written(finished, numbers):
@@ -55,7 +58,7 @@ def test_parts_mixture_and_manifest(finished, tmp_path):
     again = written(finished, reversed(range(count)))
     assert sorted(again, key=lambda record: record.path) == sorted(records, key=lambda record: record.path)
     assert {record.path: record.rows for record in records} == {
-        **dict(zip(MIXTURE_FILES, (6, 16, 3, 16), strict=True)),
+        **dict(zip(FILES, (0, 6, 16, 3, 3, 16), strict=True)),
         "synthetic/part-00000-of-00001.parquet": 120,
     }
     assert not (tmp_path / "out").exists()
@@ -69,7 +72,7 @@ def test_every_number_is_a_file_of_its_own(finished, several):
     assert len(parts_of(finished[0].config)) == 4
     names = [[record.path for record in written(finished, [number])] for number in range(5)]
     assert names == [
-        MIXTURE_FILES,
+        FILES,
         *([f"synthetic/part-0000{part}-of-00004.parquet"] for part in range(4)),
     ]
 
@@ -142,10 +145,11 @@ def test_what_a_reader_gets(finished):
     assert str(schema.field("embedding").type) == "fixed_size_list<element: float>[16]"
     table = pq.read_table(io.BytesIO(finished[3][name]))
     # Classes take turns, so that every beginning of a file is balanced.
-    assert table["label"].to_pylist()[:6] == ["a", "b", "c", "a", "b", "c"]
+    assert table["component_class"].to_pylist()[:6] == ["a", "b", "c", "a", "b", "c"]
+    assert set(table["component"].to_pylist()) == {0, 1}
 
 
-def test_nothing_but_the_manifest_names_the_release(finished):
-    """Its files are the same bytes wherever they were made."""
+def test_what_names_the_release(finished):
+    """All but the model: a copy of the rows without the manifest still says what it is of."""
     for name, data in finished[3].items():
-        assert (os.fsencode(small.RELEASE_ID) in data) == (name == "manifest.json")
+        assert (os.fsencode(small.RELEASE_ID) in data) == (not name.startswith("mixture/"))

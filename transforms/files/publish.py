@@ -25,6 +25,7 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.release import manifest as manifests
+from dpgmm_beam.release.card import CARD_FILE
 from transforms.files.finding import literal
 from transforms.files.opening import read_bytes
 from transforms.files.private import is_local
@@ -147,9 +148,10 @@ def occupied(output: str, overwrite: bool) -> str:
     if is_local(output):
         free = not os.path.lexists(output) or (os.path.isdir(output) and not os.listdir(output))
     else:
-        # Files of a publication that was killed are in nobody's way.
+        # Files of a publication that was killed are in nobody's way; its card comes after them.
         folders = (f"{manifests.MIXTURE}/", f"{manifests.SYNTHETIC}/part-")
-        free = all(name.startswith(folders) for name in files_below(output))
+        found = files_below(output)
+        free = found != {CARD_FILE} and all(name.startswith(folders) for name in found - {CARD_FILE})
     return "" if free else "be an empty or a new folder"
 
 
@@ -252,7 +254,11 @@ class Publication:
 
         # A store takes a file half a second and more, and many at once.
         with ThreadPoolExecutor(_MOVERS) as movers:
-            list(movers.map(copy, records))
+            list(movers.map(copy, [record for record in records if record.path != CARD_FILE]))
+        # Last, but for the manifest: somebody else's README.md is not taken for a killed publication's.
+        for record in records:
+            if record.path == CARD_FILE:
+                copy(record)
         write_whole(join(self.output, MANIFEST), manifest)
 
 

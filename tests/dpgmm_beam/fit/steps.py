@@ -44,7 +44,7 @@ def moment_state(dimension, seed, radius):
 def means_state(means, radius=1.2):
     means = np.asarray(means, np.int32)
     counts, centre = np.full(len(means), 100.0), np.zeros(means.shape[1])
-    return FitState(class_means=ClassMeans(counts, means, centre, radius))
+    return FitState(class_means=ClassMeans(counts, counts.astype(np.int64), means, centre, radius))
 
 
 def teacher_state(dimension, seed, scale, norm=2.0):

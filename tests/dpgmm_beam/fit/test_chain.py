@@ -51,11 +51,13 @@ def assert_released(plan, final):
     """A final checkpoint of which everything public can be made, finite and drawable."""
     assert is_finite(final.state)
     mixture = released_mixture(final)
-    rows, classes = mixture.sample_labelled(200, seed=0)
+    drawn = mixture.sample(200, seed=0)
+    rows = drawn.embeddings
+    classes = np.array([plan.config.classes.index(label) for label in drawn.component_class])
     assert np.isfinite(rows).all()
     assert np.isfinite(mixture.log_prob(rows)).all()
     for label in plan.config.classes:
-        assert mixture[label].sample(3, seed=0).shape == (3, plan.config.dimension)
+        assert mixture[label].sample(3, seed=0).embeddings.shape == (3, plan.config.dimension)
     np.testing.assert_allclose(mixture.weights.sum(axis=1), 1)
     np.testing.assert_allclose(mixture.class_weights.sum(), 1)
     probabilities = Labeller.of(final).probabilities(rows)

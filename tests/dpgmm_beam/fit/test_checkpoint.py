@@ -4,6 +4,7 @@ import io
 import numpy as np
 import pytest
 
+from dpgmm_beam.fit import checkpoint as checkpoint_module
 from dpgmm_beam.fit.checkpoint import Checkpoint
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.fit.state import FitState
@@ -75,6 +76,32 @@ def test_another_value_than_the_digest_is_of(seen):
     np.savez(sink, **{**entries, "state.class_means.counts": np.arange(2.0)})
     with pytest.raises(ValueError, match="digest"):
         Checkpoint.from_bytes(sink.getvalue())
+
+
+def test_a_checkpoint_that_lacks_a_field_is_refused(seen, monkeypatch):
+    """As one that an earlier version left: whole, and of no use."""
+    to_arrays = checkpoint_module._to_arrays
+
+    def without(value, prefix=""):
+        arrays = to_arrays(value, prefix)
+        arrays.pop("state.class_means.noisy_counts", None)
+        return arrays
+
+    monkeypatch.setattr(checkpoint_module, "_to_arrays", without)
+    data = seen[1].to_bytes()
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="--restart drops what was begun"):
+        Checkpoint.from_bytes(data)
+
+
+def test_the_digest_of_the_register_does_without_noisy_counts(seen):
+    """So that ids that were registered before these were kept name the same draw."""
+    last = seen[-1]
+    means = last.state.class_means
+    other = dataclasses.replace(means, noisy_counts=means.noisy_counts + 1)
+    changed = dataclasses.replace(last, state=dataclasses.replace(last.state, class_means=other))
+    assert changed.digest() == last.digest()
+    assert changed.to_bytes() != last.to_bytes()
 
 
 def test_a_checkpoint_of_another_version_is_refused(seen, monkeypatch):

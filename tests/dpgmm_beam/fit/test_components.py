@@ -20,7 +20,7 @@ def test_a_separated_mixture_is_found():
     assert distances.min(axis=0).max() < 0.03
     np.testing.assert_allclose(mixture.weights, 1 / 12, atol=0.01)
     # The covariance of a component: its trace is that of the clusters.
-    drawn = mixture.sample(20_000, 0)
+    drawn = mixture.sample(20_000, 0).embeddings
     nearest = ((drawn[:, None] - centres) ** 2).sum(axis=2).min(axis=1)
     assert np.mean(nearest) == pytest.approx(0.2**2, rel=0.15)
 

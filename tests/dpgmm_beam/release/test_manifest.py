@@ -9,9 +9,11 @@ from dpgmm_beam.config import ReleaseConfig, digest_of
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.release import manifest
+from dpgmm_beam.release.card import card
 
 CONFIG = ReleaseConfig("precomputed", ("a", "b"), 4, 1.0, 1e-5)
 FILES = {path: path.encode() for path in manifest.files_of(CONFIG)}
+FILES["README.md"] = card(Plan(CONFIG, "first"))
 PART = "synthetic/part-00000-of-00002.parquet"
 
 
@@ -49,7 +51,9 @@ def test_a_whole_release_has_no_problem(data):
 def test_what_a_release_is_made_of():
     assert manifest.files_of(CONFIG) == {
         "mixture/components.parquet": 2,
+        "README.md": 0,
         "mixture/basis.parquet": 4,
+        "mixture/classes.parquet": 2,
         "mixture/teacher.parquet": 2,
         "mixture/features.parquet": 4,
         PART: 8192,
@@ -66,6 +70,19 @@ def test_files_that_were_changed_or_lost_or_added(data):
     assert problems(data, files=without) == [f"{PART} is missing or cannot be read"]
     extra = "synthetic/part-zzz.parquet"
     assert problems(data, files={**FILES, extra: b""}) == [f"{extra} is there and not of the release"]
+
+
+def test_a_card_that_says_something_else(data):
+    """Also where the manifest has its digest."""
+    other = FILES["README.md"].replace(b"epsilon = 1 ", b"epsilon = .1 ")
+    assert other != FILES["README.md"]
+
+    def edit(content):
+        (stated,) = (file for file in content["files"] if file["path"] == "README.md")
+        stated.update(entry("README.md", other))
+
+    files = {**FILES, "README.md": other}
+    assert problems(data, edit, files) == ["README.md is not what follows from the configuration"]
 
 
 def privacy(**changes):

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import numpy as np
@@ -5,10 +6,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.fit.projection import Projection, pack_projection
 from dpgmm_beam.mixture import Mixture, Sampler
 from dpgmm_beam.privacy.noise import NoiseKey
 from dpgmm_beam.release.labels import Labeller
+from dpgmm_beam.release.row_statement import RowStatement, stated
 from dpgmm_beam.release.synthesis import Parts, draw_part, generator_of_key, generator_of_seed
 
 KEY = NoiseKey(bytes(range(32))).within("release")
@@ -69,7 +72,12 @@ def release(dimension=3, classes=3):
 def drawn(part, key=KEY, samples=5000, **shape):
     mixture, labeller = release(**shape)
     parts = Parts(len(mixture.classes), samples * len(mixture.classes))
-    return draw_part(parts, part, Sampler(mixture), labeller, generator_of_key(key, part))
+    return draw_part(parts, part, Sampler(mixture), labeller, generator_of_key(key, part), statement(mixture))
+
+
+def statement(mixture):
+    config = ReleaseConfig("precomputed", mixture.classes, mixture.dimension, 1.0, 1e-5)
+    return RowStatement.of(config, "id", mixture)
 
 
 def test_a_part_drawn_again_is_the_same_bytes_and_others_are_not():
@@ -80,17 +88,46 @@ def test_a_part_drawn_again_is_the_same_bytes_and_others_are_not():
 
 def test_what_a_part_holds():
     table = pq.read_table(io.BytesIO(drawn(1)))
-    assert table.schema.types == [pa.string(), pa.list_(pa.float32(), 3), pa.list_(pa.float32(), 3)]
-    assert table.column_names == ["label", "embedding", "label_probabilities"]
-    assert table.column("label").to_pylist()[:4] == ["x", "y", "z", "x"]
+    floats = pa.list_(pa.float32(), 3)
+    assert table.schema.types == [pa.string(), floats, floats, pa.string(), pa.int32()]
+    assert table.column_names == [
+        "label",
+        "embedding",
+        "label_probabilities",
+        "component_class",
+        "component",
+    ]
+    assert table.column("component_class").to_pylist()[:4] == ["x", "y", "z", "x"]
     assert len(table) == 3 * (5000 - 2730)
     embeddings = np.array(table.column("embedding").to_pylist())
     probabilities = np.array(table.column("label_probabilities").to_pylist())
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
     # The order of the probabilities is that of the declared classes.
-    assert (probabilities.argmax(axis=1) == embeddings.argmax(axis=1)).mean() > 0.99
-    assert (probabilities.argmax(axis=1) == np.tile(np.arange(3), 2270)).mean() > 0.95
+    likeliest = probabilities.argmax(axis=1)
+    assert (likeliest == embeddings.argmax(axis=1)).mean() > 0.99
+    assert (likeliest == np.tile(np.arange(3), 2270)).mean() > 0.95
+    assert table.column("label").to_pylist() == ["xyz"[index] for index in likeliest]
+    assert set(table.column("component").to_pylist()) == {0}
+
+
+def test_the_label_is_the_teachers_where_classes_overlap():
+    mixture, labeller = release()
+    mixture = dataclasses.replace(mixture, basis=np.eye(3))
+    parts, generator = Parts(3, 3000), generator_of_key(KEY, 0)
+    part = draw_part(parts, 0, Sampler(mixture), labeller, generator, statement(mixture))
+    table = pq.read_table(io.BytesIO(part))
+    label, component_class = (np.array(table[name]) for name in ("label", "component_class"))
+    likeliest = np.array(table["label_probabilities"].to_pylist()).argmax(axis=1)
+    assert (label == np.array(["x", "y", "z"])[likeliest]).all()
+    assert (component_class == np.tile(["x", "y", "z"], 1000)).all()
+    assert 0.3 < (label == component_class).mean() < 0.9
+
+
+def test_what_a_part_says_of_itself():
+    found = stated(pq.read_schema(io.BytesIO(drawn(1))).metadata)
+    assert (found.part, found.parts) == (1, 2)
+    assert found.rows == statement(release()[0])
 
 
 def test_one_class_has_probability_one():

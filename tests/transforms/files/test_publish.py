@@ -15,7 +15,7 @@ from tests.transforms import crate  # noqa: F401  (the scheme crate://)
 from transforms.files import publish
 from transforms.files.publish import FileRecord, Publication
 
-FILES = {"synthetic/part-0.parquet": b"rows" * 9, "mixture/basis.parquet": b"basis"}
+FILES = {"README.md": b"card", "synthetic/part-0.parquet": b"rows" * 9, "mixture/basis.parquet": b"basis"}
 STATE = "12ab"
 
 
@@ -69,7 +69,7 @@ def left(folder: Path):
 
 
 def test_records_and_nothing_outside_the_private_folder_before_the_end(once, tmp_path):
-    record, _ = records = once.stage()
+    _, record, _ = records = once.stage()
     data = FILES["synthetic/part-0.parquet"]
     assert record == FileRecord("synthetic/part-0.parquet", 36, hashlib.sha256(data).hexdigest(), 1, STATE)
     assert os.listdir(tmp_path) == ["private"]
@@ -369,6 +369,16 @@ def test_a_remote_release(remote, tmp_path):
     remote.publish(records)
     assert small.contents(tmp_path / "release") == WHOLE
     assert small.contents(tmp_path / "private") == {}
+
+
+def test_somebodys_own_readme_on_a_store_stays(remote, tmp_path):
+    """That of a publication that was killed comes after its other files, and is in nobody's way."""
+    (tmp_path / "release").mkdir()
+    (tmp_path / "release" / "README.md").write_bytes(b"mine")
+    records = remote.stage()
+    with pytest.raises(RuntimeError, match="it must be an empty or a new folder"):
+        remote.publish(records)
+    assert small.contents(tmp_path / "release") == {"README.md": b"mine"}
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

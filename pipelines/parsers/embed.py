@@ -1,0 +1,28 @@
+"""The options of `dpgmm embed`."""
+
+from pipelines.arguments import Parser
+
+
+def parser() -> Parser:
+    result = Parser(
+        prog="dpgmm embed",
+        description="Embeds labelled images into a PRIVATE folder of Parquet files. Run again, it embeds"
+        " only what is new.",
+        examples=("dpgmm embed --input photos/ --output private/embeddings",),
+        beam=True,
+    )
+    result.add_argument(
+        "--input", required=True, help="folder of LABEL/*.png|jpg|jpeg, or Parquet with a column 'image'"
+    )
+    result.add_argument(
+        "--encoder",
+        default="efficientnet_lite0",
+        help="efficientnet_lite0[:SIZE] or open_clip:MODEL/PRETRAINED-or-path",
+    )
+    result.add_argument("--output", required=True, help="folder for the embeddings; keep it private")
+    result.add_argument("--threads", type=int, default=0, help="of one process; 0: as many as cores")
+    result.add_argument("--shard-rows", type=int, default=1024, help="images of one output file, at most")
+    result.add_argument(
+        "--batch-size", type=int, default=0, help="images per run of the network; 0 suits the hardware"
+    )
+    return result

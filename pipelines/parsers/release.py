@@ -1,0 +1,58 @@
+"""The options of `dpgmm release`."""
+
+from dpgmm_beam.defaults import BLOCK_ROWS, COMPONENTS, ROUNDS, SAMPLES_PER_CLASS
+from pipelines.arguments import Parser
+from pipelines.folders import default_folder
+
+
+def parser() -> Parser:
+    result = Parser(
+        prog="dpgmm release",
+        description="Images or embeddings in, a differentially private release out: a mixture and synthetic,"
+        " labelled embeddings. Run again, it goes on where it was interrupted.",
+        examples=(
+            "dpgmm release --input photos/ --encoder efficientnet_lite0 --classes cat,dog,bird \\\n"
+            "      --epsilon 1 --delta 1e-6 --output release",
+            "dpgmm release --config november.yaml --release-id 2026-11 --output releases/2026-11",
+        ),
+        beam=True,
+    )
+    what = result.add_argument_group("what is released")
+    what.add_argument(
+        "--input", required=True, help="folder of LABEL/*.png|jpg, or Parquet file, folder or glob"
+    )
+    what.add_argument(
+        "--encoder", required=True, help="open_clip:MODEL/PRETRAINED, efficientnet_lite0 or precomputed"
+    )
+    what.add_argument("--classes", required=True, help="the declared labels: a,b,c or a file with one a line")
+    what.add_argument("--output", required=True, help="folder of the release; appears whole or not at all")
+    what.add_argument(
+        "--samples-per-class",
+        type=int,
+        default=SAMPLES_PER_CLASS,
+        help="synthetic rows of each class",
+    )
+    budget = result.add_argument_group("privacy")
+    budget.add_argument("--epsilon", type=float, required=True, help="budget of this release")
+    budget.add_argument("--delta", type=float, required=True, help="well under one over the number of rows")
+    budget.add_argument("--noise-key-file", help="32 secret bytes, with --release-id; else drawn and dropped")
+    budget.add_argument("--release-id", help="public name of this one publication, never used twice")
+    budget.add_argument("--private-dir", help=f"runs, rows, embeddings (default: {default_folder()})")
+    budget.add_argument(
+        "--share", action="append", default=[], metavar="NAME=NUMBER", help="of the budget, for one mechanism"
+    )
+    method = result.add_argument_group("method")
+    method.add_argument("--components", type=int, default=COMPONENTS, help="Gaussians a class")
+    method.add_argument("--rounds", type=int, help=f"clustering rounds (default: {ROUNDS})")
+    method.add_argument(
+        "--clip-norm", type=float, help="clip embeddings to it instead of normalising them to 1"
+    )
+    method.add_argument("--dimension", type=int, help="length of an embedding in a list column")
+    running = result.add_argument_group("running (these never change the release)")
+    running.add_argument("--overwrite", action="store_true", help="replace a release that is in --output")
+    running.add_argument("--restart", action="store_true", help="drop what an interrupted run has done")
+    running.add_argument(
+        "--threads", type=int, default=0, help="of one process; 0: as many as cores, or 1 on a cluster"
+    )
+    running.add_argument("--block-rows", type=int, default=BLOCK_ROWS, help="rows in a numpy block")
+    return result

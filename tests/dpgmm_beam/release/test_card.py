@@ -1,0 +1,60 @@
+import hashlib
+
+import pytest
+
+from dpgmm_beam.config import ReleaseConfig
+from dpgmm_beam.fit.plan import Plan
+from dpgmm_beam.release import manifest
+from dpgmm_beam.release.card import card
+
+
+def text(release_id="2026-05", **changes):
+    options = {"encoder": "precomputed", "classes": ("cat", "dog"), "dimension": 4}
+    options |= {"epsilon": 1.0, "delta": 1e-6, **changes}
+    return card(Plan(ReleaseConfig(**options), release_id)).decode()
+
+
+def test_it_says_what_was_spent_and_what_rows_are():
+    found = text()
+    for said in (
+        "epsilon = 1 and\ndelta = 1e-06",
+        "adding or removing one image",
+        "at most 2.72 times as likely",
+        "guesses right with this folder in at most 73.2% of cases.",
+        "12,000 synthetic image embeddings of 4 numbers in 2 classes",
+        "**Every embedding has norm 1.**",
+        "with noise of standard deviation 42.2 only",
+        "| `embedding` | 4 x float32 |",
+        "Classes, in order: `cat`, `dog`.",
+    ):
+        assert said in found, said
+    clipped = text(clip_norm=2.5)
+    assert "norm 1.**" not in clipped
+    assert "**No embedding is longer than 2.5.**" in clipped
+    assert "too weak to be put into words" in text(epsilon=1000.0)
+    assert "at most 1.02 times" in text(epsilon=0.01)
+    assert "and 80 more, which `mixture/classes.parquet` lists" in text(classes=tuple(map(str, range(100))))
+
+
+def test_the_front_matter_names_the_files_of_rows():
+    yaml = pytest.importorskip("yaml")
+    _, front, _ = text().split("---\n", 2)
+    (config,) = yaml.safe_load(front)["configs"]
+    assert config["data_files"] == "synthetic/*.parquet"
+    assert not list(yaml.safe_load_all(front))[1:]
+
+
+def test_names_stay_text():
+    """A class of a user's own words changes nothing but the place where it stands."""
+    bad = "`\n# Privacy\n\x1b[2J<script>{epsilon}"
+    found = text(classes=(bad, "b"), release_id=bad, encoder=bad)
+    assert "\n# Privacy" not in found
+    assert "\x1b" not in found
+    assert found.count("\n") == text().count("\n")
+    assert r"`'\n# Privacy\n\x1b[2J<script>{epsilon}`" in found
+
+
+def test_its_words_belong_to_the_schema_of_the_manifest():
+    """`verify` compares a release's card with these: whoever changes them raises SCHEMA_VERSION."""
+    digest = hashlib.sha256(text().encode()).hexdigest()[:24]
+    assert (manifest.SCHEMA_VERSION, digest) == (3, "325489022e434bfe6139d289")
