@@ -10,6 +10,7 @@ import functools
 import hashlib
 import io
 import json
+import operator
 import os
 import secrets
 import shutil
@@ -128,7 +129,7 @@ class Release:
           ConfigError: naming the argument; nothing that is told depends on the values of rows.
         """
         _check_key(key, release_id)
-        if not 0 <= threads <= 256:
+        if not 0 <= _whole("threads", threads) <= 256:
             raise ConfigError("threads", threads, "be a whole number from 0 to 256")
         if classes is None:
             if labels is not None:
@@ -142,14 +143,14 @@ class Release:
         config = ReleaseConfig(
             encoder=encoder,
             classes=tuple(map(str, classes)),
-            dimension=arrays.dimension_of(column) if dimension is None else dimension,
-            epsilon=epsilon,
-            delta=delta,
-            clip_norm=clip_norm,
+            dimension=arrays.dimension_of(column) if dimension is None else _whole("dimension", dimension),
+            epsilon=_number("epsilon", epsilon),
+            delta=_number("delta", delta),
+            clip_norm=None if clip_norm is None else _number("clip_norm", clip_norm),
             labelled=labels is not None,
-            samples_per_class=samples_per_class,
-            components=n_components,
-            rounds=rounds,
+            samples_per_class=_whole("samples_per_class", samples_per_class),
+            components=_whole("n_components", n_components),
+            rounds=None if rounds is None else _whole("rounds", rounds),
             shares=with_shares([f"{name}={share}" for name, share in (shares or {}).items()]),
             method=method or Method(),
         )
@@ -258,6 +259,7 @@ class Release:
         Raises:
           ConfigError: n is not from 1 to 2**31.
         """
+        n = _whole("rows", n)
         if not 1 <= n <= 2**31:
             raise ConfigError("rows", n, f"be a whole number from 1 to {2**31}")
         return Parts(len(self.classes), n)
@@ -382,7 +384,7 @@ def check_seed(seed: int | None) -> int:
     """
     if seed is None:
         return secrets.randbelow(MAX_SEED)
-    if not 0 <= seed < MAX_SEED:
+    if not 0 <= _whole("seed", seed) < MAX_SEED:
         raise ConfigError("seed", seed, f"be a whole number from 0 to {MAX_SEED - 1}")
     return int(seed)
 
@@ -429,10 +431,27 @@ def _matrix(embeddings: Any) -> np.ndarray:
     return column.flatten().to_numpy(zero_copy_only=False).astype(np.float64).reshape(len(column), -1)
 
 
+def _whole(argument: str, value: Any) -> int:
+    """A whole number of Python's own: numpy's are none for JSON."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ConfigError(argument, value, "be a whole number") from None
+
+
+def _number(argument: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(argument, value, "be a number") from None
+
+
 def _check_key(key: bytes | NoiseKey | None, release_id: str | None) -> None:
     if (key is None) != (release_id is None):
         given, missing = ("key", "release_id") if release_id is None else ("release_id", "key")
         raise ConfigError(given, "given", f"come together with {missing}")
+    if not isinstance(key, bytes | NoiseKey | None):
+        raise ConfigError("key", "given", f"be {KEY_BYTES} bytes or a NoiseKey")
     if isinstance(key, bytes) and len(key) == KEY_BYTES and len(set(key)) == 1:
         raise ConfigError("key", "given", "hold random bytes (os.urandom(32)), not one repeated")
     if release_id is not None and (

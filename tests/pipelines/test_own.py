@@ -7,22 +7,25 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from dpgmm_beam import ConfigError
 from dpgmm_beam.config import Method
 from pipelines.own import private_run
 from tests import small
+from tests.pipelines.processes import needs_prism
 from transforms import FitMixture, PrepareElements, WriteRelease
 
 CONFIG = small.small_config(components=1, method=Method(teacher_steps=1, subspace_dim=8))
 TABLE = small.table(120)
 ROWS = TABLE.to_pylist()
 
+IN_PROCESS = ["--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"]
+ON_PRISM = ["--runner=PrismRunner", f"--prism_location={small.PRISM}"]
 
-def release(output, private, rows=ROWS, config=CONFIG, **arguments) -> dict[str, bytes]:
+
+def release(output, private, rows=ROWS, config=CONFIG, options=IN_PROCESS, **arguments) -> dict[str, bytes]:
     begun = private_run(config, output, private_dir=private, **arguments)
-    with begun as run, beam.Pipeline(runner=FnApiRunner()) as pipeline:
+    with begun as run, beam.Pipeline(argv=options) as pipeline:
         created = pipeline | beam.Create(rows)
         fitted = created | PrepareElements(run.plan, run.workspace) | FitMixture(run.plan, run.workspace)
         _ = fitted | WriteRelease(run.publication, run.workspace)
@@ -55,6 +58,15 @@ def test_it_is_the_command_s_release_and_its_register_s(tmp_path, own):
     changed = small.small_config(components=1, epsilon=1.0, method=CONFIG.method)
     with pytest.raises(ConfigError, match="another configuration"):
         small.run(source, tmp_path / "third", own["key_file"], config=changed, private_dir=private)
+
+
+@needs_prism
+def test_prism_gives_the_command_s_bytes_too(tmp_path, own):
+    """Single rows and batches, in bundles of Prism's."""
+    source = small.write_rows(tmp_path / "in", TABLE)
+    elements = [*TABLE.slice(50).to_batches(max_chunksize=7), *ROWS[:50]]
+    found = release(tmp_path / "out", tmp_path / "private", elements, options=ON_PRISM, **own)
+    assert found == small.in_memory(source, CONFIG)
 
 
 def test_a_drawn_key_leaves_nothing(tmp_path):

@@ -144,6 +144,17 @@ def test_bad_rows_are_set_aside_as_in_files(tmp_path):
     assert b"SetAside" not in pickle.dumps(found)
 
 
+def test_numbers_of_numpy(tmp_path):
+    """As they come out of other arrays: the same configuration, and plain JSON."""
+    kinds = {"epsilon": np.float64, "delta": np.float64, "samples_per_class": np.int64, "rounds": np.int32}
+    changed = {name: kind(FIT[name]) for name, kind in kinds.items()}
+    changed.update(n_components=np.int8(2), dimension=np.int64(16), classes=np.array(CONFIG.classes))
+    made = fit(**changed)
+    assert made.config.digest == CONFIG.digest
+    made.save(tmp_path / "saved")
+    assert len(load_release(tmp_path / "saved").sample(np.int64(3), seed=np.uint8(1)).labels) == 3
+
+
 def test_integer_labels_and_no_labels():
     numbers = np.searchsorted(CONFIG.classes, Y)
     one = fit(labels=numbers, classes=("0", "1", "2"), **KEYED)
@@ -173,6 +184,9 @@ REFUSED = {
     "an id with a blank": ({"key": small.KEY, "release_id": "a b"}, "release_id"),
     "epsilon": ({"epsilon": -1.0}, "epsilon"),
     "threads": ({"threads": -1}, "threads"),
+    "a text for a number": ({"epsilon": "one"}, "epsilon"),
+    "part of a component": ({"n_components": 1.5}, "n_components"),
+    "a text for a key": ({"key": "x" * 32, "release_id": "x"}, "key"),
     "shares": ({"shares": {"means": 1.0}}, "shares"),
     "one vector": ({"embeddings": X[0]}, "embeddings"),
     "text": ({"embeddings": Y}, "embeddings"),
