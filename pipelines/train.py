@@ -258,9 +258,7 @@ def describe_synthetic(arguments: argparse.Namespace) -> Source:
     folder = arguments.synthetic
     if exists(join(folder, manifest.FILE_NAME)):
         return _describe_release(arguments)
-    # A copy of a release that lacks its manifest.
-    below = join(folder, manifest.SYNTHETIC)
-    pattern = below if finding.is_folder(finding.absolute(below)) else folder
+    pattern = _rows_of_copy(folder)
     check_parquet("--synthetic", pattern)
     parts = _read_statements(pattern)
     if any(parts):
@@ -286,6 +284,15 @@ def describe_synthetic(arguments: argparse.Namespace) -> Source:
     _check_classes(folder, classes)
     row_format = RowFormat(classes, found.dimension, arguments.clip_norm)
     return Source(pattern, row_format, soft=False, encoder=_known(found.encoder))
+
+
+def _rows_of_copy(folder: str) -> str:
+    """Where the rows are in a folder that may be a copy of a release without its manifest."""
+    below, place = join(folder, manifest.SYNTHETIC), finding.absolute(folder).rstrip("/")
+    if not finding.is_folder(finding.absolute(below)):
+        return folder
+    own = (file.path.rpartition("/")[0] == place for file in finding.list_parquet(place))
+    return folder if any(own) else below
 
 
 def _known(encoder: str | None) -> str | None:

@@ -35,7 +35,7 @@ def parser() -> Parser:
         "--labels",
         choices=("auto", "hard", "soft"),
         default="auto",
-        help=f"train on 'label' (hard) or a release's '{PROBABILITIES}' (soft); auto: soft where there are",
+        help=f"train on 'label' (hard) or a release's '{PROBABILITIES}' (soft); auto: soft for a release",
     )
     rows = result.add_argument_group("rows that are not a release's, which states these itself")
     rows.add_argument("--clip-norm", type=float, help="clip embeddings to it instead of bringing them to 1")

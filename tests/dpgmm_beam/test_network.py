@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.network import TrainConfig, load_network, soften, train_network
+from dpgmm_beam.network import TrainConfig, load_network, network_from_bytes, soften, train_network
 
 CLASSES = ("a", "b", "c")
 SMALL = TrainConfig(hidden=16, epochs=6, batch_size=32, learning_rate=0.02)
@@ -64,6 +64,33 @@ def test_certain_probabilities_are_class_labels():
     hard = train_network(embeddings, targets, CLASSES, SMALL)
     soft = train_network(embeddings, np.eye(3, dtype=np.float32)[targets], CLASSES, SMALL)
     np.testing.assert_allclose(hard.logits(embeddings), soft.logits(embeddings), atol=1e-3)
+
+
+def test_probabilities_come_back_as_they_were_before_they_were_softened():
+    embeddings, _ = blobs(2000, spread=0.3)
+    logits = 6 * embeddings[:, :3]
+    probabilities = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
+    recipe = dataclasses.replace(SMALL, hidden=64, epochs=20)
+    network = train_network(embeddings, probabilities, CLASSES, recipe, encoder="some:encoder")
+    for each in (network, network_from_bytes(network.to_bytes(), "it")):
+        assert (each.soft, each.encoder, each.config) == (True, "some:encoder", recipe)
+        error = np.abs(each.predict_proba(embeddings) - probabilities).mean()
+        assert error < 0.05
+        # Not what the network was trained on, which is much flatter.
+        assert np.abs(soften(probabilities, 4.0) - probabilities).mean() > 0.1
+    hard = train_network(embeddings, probabilities.argmax(axis=1), CLASSES, recipe)
+    assert not hard.soft
+    np.testing.assert_allclose(hard.predict_proba(embeddings).sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("data", [b"", b"none", b"PK\x03\x04" + bytes(99)])
+def test_files_that_are_no_network(tmp_path, data):
+    (tmp_path / "model.pt").write_bytes(data)
+    for path in (tmp_path, tmp_path / "model.pt", tmp_path / "nowhere.pt"):
+        with pytest.raises(
+            ConfigError, match=r"network=.* is refused: it must be a network that dpgmm train"
+        ):
+            load_network(path)
 
 
 def test_probabilities_are_worth_more_than_one_draw_from_them():

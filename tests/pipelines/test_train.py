@@ -159,6 +159,16 @@ def test_a_copy_without_the_manifest_trains_the_same_network(folders):
     assert hard == trained(folders, folders / "release", "hard again", "--labels", "hard") != whole
 
 
+def test_rows_beside_a_folder_of_that_name(folders):
+    """Of somebody's own, who did not mean what lies below."""
+    shutil.copytree(folders / "release" / "synthetic", folders / "own" / "synthetic")
+    embeddings, targets = blobs(90, 2)
+    write(folders / "own" / "rows.parquet", embeddings, [CLASSES[target] for target in targets])
+    trained(folders, folders / "own" / "rows.parquet", "file")
+    assert metrics(folders / "file")["train_rows"] == 90
+    assert trained(folders, folders / "own", "folder") == (folders / "file" / "model.pt").read_bytes()
+
+
 def test_one_part_of_a_release_is_a_training_set(folders):
     assert trained(folders, folders / "release" / "synthetic" / "part-1.parquet", "one")
     assert metrics(folders / "one")["train_rows"] == 300

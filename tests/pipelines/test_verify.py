@@ -133,7 +133,7 @@ def test_a_file_that_the_manifest_leaves_out(made, copy, tmp_path, capsys):
     content["files"] = content["files"][1:]
     (copy / "manifest.json").write_text(json.dumps(content))
     assert verify(copy) == 1
-    assert capsys.readouterr().out == "NOT VERIFIED: mixture/basis.parquet is not in the manifest\n"
+    assert capsys.readouterr().out == "NOT VERIFIED: README.md is not in the manifest\n"
 
 
 def test_files_that_are_not_of_the_release(copy, capsys):
