@@ -76,5 +76,5 @@ setup(
             "dp-learning-ff",
         ],
     },
-    entry_points={"console_scripts": ["dpgmm=pipelines.cli:main"]},
+    entry_points={"console_scripts": ["dpgmm=dpgmm_beam.__main__:main"]},
 )

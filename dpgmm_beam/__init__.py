@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dpgmm_beam.release.in_memory import release_in_memory
     from dpgmm_beam.release.labels import Labeller, load_labeller
     from dpgmm_beam.release.loading import load_mixture
+    from dpgmm_beam.release.release import Release, load_release
 
 _HOMES = {
     "ConfigError": "errors",
@@ -33,12 +34,14 @@ _HOMES = {
     "Network": "network",
     "NoiseKey": "privacy.noise",
     "Plan": "fit.plan",
+    "Release": "release.release",
     "ReleaseConfig": "config",
     "Rows": "data.rows",
     "Sample": "mixture",
     "load_labeller": "release.labels",
     "load_mixture": "release.loading",
     "load_network": "network",
+    "load_release": "release.release",
     "register_encoder": "encoders.registry",
     "release_in_memory": "release.in_memory",
     "rows_of": "data.rows",
@@ -54,6 +57,7 @@ __all__ = [
     "Network",
     "NoiseKey",
     "Plan",
+    "Release",
     "ReleaseConfig",
     "Rows",
     "Sample",
@@ -61,6 +65,7 @@ __all__ = [
     "load_labeller",
     "load_mixture",
     "load_network",
+    "load_release",
     "register_encoder",
     "release_in_memory",
     "rows_of",

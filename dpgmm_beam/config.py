@@ -44,6 +44,9 @@ _WIRE_NAMES = {"subspace_dim": "reduced"}
 class Method:
     """Constants of the fit.
 
+    >>> Method(teacher_steps=10).to_dict()["teacher_steps"]
+    10
+
     Attributes:
       residual_radius: clipping radius of a row round its class's mean, over the
         root mean squared residual.
@@ -96,7 +99,15 @@ class ReleaseConfig:
       method: constants of the fit.
 
     Raises:
-      ConfigError: naming the option of `dpgmm release`.
+      ConfigError: naming the field.
+
+    >>> config = ReleaseConfig("precomputed", ("cat", "dog"), 512, epsilon=1.0, delta=1e-6)
+    >>> config.samples_per_class, config.components
+    (6000, 1)
+    >>> ReleaseConfig("precomputed", ("cat", "cat"), 512, epsilon=1.0, delta=1e-6)
+    Traceback (most recent call last):
+    ...
+    dpgmm_beam.errors.ConfigError: classes=cat,cat is refused: it must be distinct, and 'cat' is there twice.
     """
 
     encoder: str

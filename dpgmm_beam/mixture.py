@@ -62,6 +62,10 @@ class Sample:
       label_probabilities: (n, C) float32, the teacher's, in the order of all classes of
         the release; None where the mixture has no teacher.
       labels: (n,) the teacher's likeliest class of each row; None without a teacher.
+
+    >>> drawn = Sample(np.ones((2, 3), np.float32), np.array(["cat", "dog"]), np.zeros(2, np.int32))
+    >>> len(drawn), np.asarray(drawn).shape
+    (2, (2, 3))
     """
 
     embeddings: np.ndarray
@@ -80,6 +84,14 @@ class Sample:
 @dataclasses.dataclass(frozen=True)
 class Mixture:
     """A mixture of Gaussian mixtures, one for each class.
+
+    >>> weights, means = np.ones((2, 1)), np.array([[[1.0, 0.0]], [[0.0, 1.0]]])
+    >>> covariances = np.full((2, 1, 2, 2), np.eye(2))
+    >>> mixture = Mixture(("cat", "dog"), np.full(2, 0.5), weights, means, covariances, basis=np.eye(2))
+    >>> np.asarray(mixture.sample(3, seed=1)).shape
+    (3, 2)
+    >>> mixture["cat"].log_prob([[1.0, 0.0]]).round(3)
+    array([-1.838])
 
     Attributes:
       classes: C labels.

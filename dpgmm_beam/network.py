@@ -143,6 +143,14 @@ def load_network(path: str | os.PathLike) -> Network:
 
     Raises:
       ConfigError: there is none, or it is none.
+
+    >>> import tempfile
+    >>> rows = np.eye(2, dtype=np.float32)
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     _ = file.write(train_network(rows, np.array([0, 1]), ("cat", "dog")).to_bytes())
+    ...     file.flush()
+    ...     load_network(file.name).classes
+    ('cat', 'dog')
     """
     file = os.path.join(path, MODEL_FILE) if os.path.isdir(path) else path
     try:
@@ -203,6 +211,10 @@ def train_network(
 
     Raises:
       ConfigError: shapes that do not fit, or class indices out of range.
+
+    >>> rows, probabilities = np.eye(2, dtype=np.float32), np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)
+    >>> train_network(rows, probabilities, ("cat", "dog")).predict_proba(rows).shape
+    (2, 2)
     """
     config = config or TrainConfig()
     _check(embeddings, targets, len(classes))

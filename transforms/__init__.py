@@ -1,7 +1,8 @@
 """Releases as PTransforms; what they compute is in `dpgmm_beam`.
 
 `PrepareRows`, `FitMixture` and `WriteRelease` are the steps of `Release`; `EmbedImages`
-makes its rows.
+makes its rows.  In a pipeline of your own `PrepareElements` takes the rows that it has, in
+the place of `PrepareRows`, and `SampleMixture` gives synthetic ones.
 """
 
 import importlib
@@ -12,17 +13,31 @@ if TYPE_CHECKING:
     from transforms.fit import FitMixture
     from transforms.prepare import PrepareRows
     from transforms.release import Release
+    from transforms.rows import PrepareElements
+    from transforms.sample import SampleMixture, SyntheticRow
     from transforms.write import WriteRelease
 
 _HOMES = {
     "EmbedImages": "embed",
     "FitMixture": "fit",
+    "PrepareElements": "rows",
     "PrepareRows": "prepare",
     "Release": "release",
+    "SampleMixture": "sample",
+    "SyntheticRow": "sample",
     "WriteRelease": "write",
 }
 
-__all__ = ["EmbedImages", "FitMixture", "PrepareRows", "Release", "WriteRelease"]
+__all__ = [
+    "EmbedImages",
+    "FitMixture",
+    "PrepareElements",
+    "PrepareRows",
+    "Release",
+    "SampleMixture",
+    "SyntheticRow",
+    "WriteRelease",
+]
 
 
 def __getattr__(name: str) -> object:

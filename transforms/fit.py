@@ -244,7 +244,7 @@ class FitMixture(beam.PTransform):
 
     plan: Plan
     workspace: Workspace
-    execution: Execution
+    execution: Execution = dataclasses.field(default_factory=Execution)
 
     def expand(self, pieces):
         stages, current = self.plan.stages, pieces

@@ -51,6 +51,10 @@ class Rows:
       classes: (n,) int32, indices of the declared classes.
       squares: (n,) int32, squared norms of the values, where they are known.
       stored: (n,) of `record_type`, the rows as a file holds them, where they come from one.
+
+    >>> rows = Rows(np.array([[3, 4], [0, 5]], np.int16), np.array([0, 1], np.int32))
+    >>> len(rows), rows.square_norms().tolist(), [len(block) for block in rows.blocks(1)]
+    (2, [25.0, 25.0], [1, 1])
     """
 
     values: np.ndarray

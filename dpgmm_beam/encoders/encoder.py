@@ -22,6 +22,15 @@ class Encoder(abc.ABC):
       dimension: length of an embedding.
       batch_size: images per run of the network.  `embed` takes any number, and
         must give an image the same bits whatever stands beside it.
+
+    >>> class Brightness(Encoder):
+    ...     dimension, batch_size = 1, 64
+    ...     def prepare(self, images):
+    ...         return np.stack([np.asarray(image.convert("RGB").resize((1, 1))) for image in images])
+    ...     def embed(self, prepared):
+    ...         return prepared.mean(axis=(1, 2, 3), dtype=np.float32)[:, None]
+    >>> Brightness().embed(np.full((2, 1, 1, 3), 7, np.uint8)).tolist()
+    [[7.0], [7.0]]
     """
 
     spec: str

@@ -54,6 +54,18 @@ def register_encoder(
 
     Registering in a script reaches this process only.  Workers are processes of
     their own: an entry point (docs/encoders.md) reaches those, too.
+
+    >>> register_encoder(
+    ...     "levels",
+    ...     lambda argument, batch_size: NotImplemented,
+    ...     lambda argument: None if argument.isdecimal() else "end in a number, as levels:8 does",
+    ... )
+    >>> check_encoder("levels:8")
+    >>> check_encoder("levels:many")
+    Traceback (most recent call last):
+    ...
+    dpgmm_beam.errors.ConfigError: encoder=levels:many is refused: it must end in a number, as levels:8 does.
+    >>> del _REGISTRY["levels"]
     """
     _REGISTRY[name] = Registration(load, validation_error, fingerprint)
 

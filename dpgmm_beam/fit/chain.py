@@ -4,8 +4,11 @@
 blocks in memory and is the reference that every runner must equal, bit for bit.
 """
 
+import contextlib
 import dataclasses
+import queue
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 
@@ -15,6 +18,7 @@ from dpgmm_beam.fit.checkpoint import Checkpoint
 from dpgmm_beam.fit.components import mixture_of
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.fit.projection import View
+from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.mixture import Mixture
 from dpgmm_beam.privacy import queries
 from dpgmm_beam.privacy.noise import NoiseKey
@@ -128,24 +132,48 @@ def release_key(checkpoint: Checkpoint, secret: NoiseKey) -> NoiseKey:
     return secret.within(plan.release_id, plan.fit_digest, checkpoint.data_digest)
 
 
-def fit(plan: Plan, blocks: Callable[[], Iterable[Rows]], secret: NoiseKey) -> Checkpoint:
+def fit(plan: Plan, blocks: Callable[[], Iterable[Rows]], secret: NoiseKey, threads: int = 1) -> Checkpoint:
     """The checkpoint after the last stage, with the covariance, from blocks that can be read again and again.
 
     Stages that follow each other with the same view share its blocks, which are
     kept in memory.
+
+    Args:
+      threads: that sum side by side; they change nothing but the speed.
     """
     current, covariance = begin(plan, secret, 0), None
     viewed: tuple[View | None, list[Rows]] = (None, [])
-    for stage in plan.stages:
-        summing = Summing(current, secret)
-        sums = summing.begin()
-        if stage.view is not None and stage.view != viewed[0]:
-            viewed = stage.view, list(map(stage.view.of(current.state).bind(), blocks()))
-        for block in blocks() if stage.view is None else viewed[1]:
-            summing.add(block, sums)
-        current = advance(current, summing.finish(sums), secret)
-        covariance = current.covariance or covariance
+    # One thread of ours leaves the cores to the linear algebra.
+    alone = contextlib.nullcontext() if threads == 1 else one_thread()
+    with ThreadPoolExecutor(threads) as workers, alone:
+        for stage in plan.stages:
+            if stage.view is not None and stage.view != viewed[0]:
+                viewed = stage.view, list(workers.map(stage.view.of(current.state).bind(), blocks()))
+            sums = _summed(Summing(current, secret), blocks() if stage.view is None else viewed[1], workers)
+            with one_thread():
+                current = advance(current, sums, secret)
+            covariance = current.covariance or covariance
     return dataclasses.replace(current, covariance=covariance)
+
+
+def _summed(summing: Summing, blocks: Iterable[Rows], workers: Executor) -> PassSums:
+    """Sums over all blocks; a thread adds to accumulators that no other one has."""
+    free: queue.SimpleQueue[PassSums] = queue.SimpleQueue()
+
+    def add(block: Rows) -> None:
+        try:
+            sums = free.get_nowait()
+        except queue.Empty:
+            sums = summing.begin()
+        summing.add(block, sums)
+        free.put(sums)
+
+    for _ in workers.map(add, blocks):
+        pass
+    total = summing.begin()
+    while not free.empty():
+        total += free.get()
+    return summing.finish(total)
 
 
 def released_mixture(final: Checkpoint) -> Mixture:

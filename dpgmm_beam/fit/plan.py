@@ -38,6 +38,12 @@ class Plan:
 
     Raises:
       ConfigError: a mechanism's noise would be too large to be drawn exactly.
+
+    >>> plan = Plan(ReleaseConfig("precomputed", ("cat", "dog"), 512, epsilon=1.0, delta=1e-6), "2026-05")
+    >>> len(plan.stages), [stage.name for stage in plan.stages[:3]]
+    (22, ['means 0', 'moment 0', 'teacher 0'])
+    >>> f"{plan.budget.noise_multiplier:.3f}"
+    '4.225'
     """
 
     config: ReleaseConfig

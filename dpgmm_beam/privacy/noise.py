@@ -45,6 +45,13 @@ class NoiseKey:
     Attributes:
       secret: 32 bytes.  Never printed: `repr` leaves it out.
       context: digests and ids that make a release's noise its own.
+
+    Raises:
+      ConfigError: the secret is not of 32 bytes.
+
+    >>> import os
+    >>> NoiseKey(os.urandom(32))
+    NoiseKey(secret=<hidden>)
     """
 
     secret: bytes

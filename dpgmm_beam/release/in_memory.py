@@ -12,13 +12,16 @@ from dpgmm_beam.release import manifest
 from dpgmm_beam.release.fitted import Fitted
 
 
-def release_in_memory(plan: Plan, blocks: Callable[[], Iterable[Rows]], secret: NoiseKey) -> dict[str, bytes]:
+def release_in_memory(
+    plan: Plan, blocks: Callable[[], Iterable[Rows]], secret: NoiseKey, threads: int = 1
+) -> dict[str, bytes]:
     """The files of a release by their paths, the manifest among them.
 
     Args:
       plan: of the release.
       blocks: gives the rows in blocks, again each time that it is called.
       secret: the noise key.
+      threads: that fit side by side; they change nothing but the speed.
 
     >>> import numpy as np
     >>> from dpgmm_beam import NoiseKey, Plan, ReleaseConfig, rows_of
@@ -29,7 +32,7 @@ def release_in_memory(plan: Plan, blocks: Callable[[], Iterable[Rows]], secret: 
     ['README.md', 'manifest.json', 'synthetic/part-00000-of-00001.parquet']
     """
     files, records = {}, []
-    for path, rows, data in files_of(chain.fit(plan, blocks, secret), secret):
+    for path, rows, data in files_of(chain.fit(plan, blocks, secret, threads), secret):
         files[path] = data
         sha256 = hashlib.sha256(data).hexdigest()
         records.append({"path": path, "size": len(data), "sha256": sha256, "rows": rows})

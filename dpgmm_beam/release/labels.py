@@ -31,6 +31,12 @@ _ROWS_AT_ONCE = 1024
 class Labeller:
     """Multinomial logistic regression on whitened features, as the fit left it.
 
+    >>> view = Projection(np.zeros(2), np.eye(2, dtype=np.int32) << 20)
+    >>> weights = np.array([[9, 0, 0], [0, 9, 0]], np.float32)
+    >>> labeller = Labeller(("cat", "dog"), weights, view, norm=1.0, clip_norm=None)
+    >>> labeller.probabilities(np.eye(2)).argmax(axis=1)
+    array([0, 1])
+
     Attributes:
       classes: C labels.
       weights: (C, d + 1) float32, the bias last.
@@ -115,5 +121,13 @@ def load_labeller(folder: str) -> Labeller:
 
     Args:
       folder: a release, or its `mixture` folder, on a local file system.
+
+    >>> import tempfile
+    >>> from dpgmm_beam import Release
+    >>> release = Release.fit(np.eye(4), [0, 0, 1, 1], classes=["0", "1"], epsilon=1.0, delta=1e-5)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     release.save(folder)
+    ...     load_labeller(folder).probabilities(np.eye(4)).shape
+    (4, 2)
     """
     return Labeller.load(reader_of(folder))

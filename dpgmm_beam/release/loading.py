@@ -13,6 +13,15 @@ def load_mixture(folder: str) -> Mixture:
 
     Args:
       folder: a release, or its `mixture` folder, on a local file system.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from dpgmm_beam import Release
+    >>> release = Release.fit(np.eye(4), epsilon=1.0, delta=1e-5, samples_per_class=3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     release.save(folder)
+    ...     load_mixture(folder).classes
+    ('all',)
     """
     return read_mixture(reader_of(folder))
 

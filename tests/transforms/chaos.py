@@ -35,7 +35,7 @@ import apache_beam as beam
 from apache_beam.internal import pickler
 from apache_beam.pipeline import AppliedPTransform
 from apache_beam.pvalue import PCollection
-from apache_beam.transforms.core import CombinePerKey, GroupByKey, Impulse, ParDo
+from apache_beam.transforms.core import CombinePerKey, Flatten, GroupByKey, Impulse, ParDo
 from apache_beam.transforms.util import Reshuffle
 from apache_beam.utils import shared
 from apache_beam.utils.windowed_value import WindowedValue
@@ -235,7 +235,7 @@ class Chaos:
         elif isinstance(step.transform, GroupByKey):
             output = [(key, Values(self._shuffled(values))) for key, values in elements]
         else:
-            assert isinstance(step.transform, Impulse | Reshuffle), step.transform
+            assert isinstance(step.transform, Flatten | Impulse | Reshuffle), step.transform
             output = elements
         if not dies:
             bundle.outputs.append(pickle.dumps(output))

@@ -1,0 +1,153 @@
+"""Arrays, data frames and Arrow columns of a user's own as columns of embeddings and labels."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dpgmm_beam.data.rows import RowFormat, Rows, SetAside, accept
+from dpgmm_beam.data.schema import EMBEDDING, LABEL
+from dpgmm_beam.errors import ConfigError
+
+SLICE_ROWS = 8192
+"""Rows that are put on the lattice at once."""
+
+_WANTED = "hold numbers: an array of shape (n, d), a data frame of d columns, or a column of lists"
+
+
+def embedding_column(embeddings: Any) -> pa.Array:
+    """Embeddings as Arrow's lists of numbers, without a copy where that can be.
+
+    Args:
+      embeddings: (n, d) of numbers, by numpy or whatever has `to_numpy` or `__array__`; or n lists, in an
+        Arrow array, a list or an array of objects, where None is a row without an embedding.
+
+    Raises:
+      ConfigError: it is none of these; nothing of its values is told.
+
+    >>> embedding_column([[1.0, 2.0], [3.0, 4.0]]).type
+    FixedSizeListType(fixed_size_list<item: double>[2])
+    """
+    if isinstance(embeddings, pa.Array | pa.ChunkedArray):
+        column = _one_chunk(embeddings)
+        if not is_list_of_numbers(column.type):
+            raise ConfigError("embeddings", f"a column of {column.type}", _WANTED)
+        return column
+    array = _numpy(embeddings, "embeddings", _WANTED)
+    if array.dtype == object and array.ndim == 1:
+        try:
+            column = pa.array([None if each is None else np.asarray(each) for each in array])
+        except (pa.ArrowException, TypeError, ValueError):
+            raise ConfigError("embeddings", "an array of objects", _WANTED) from None
+        if not is_list_of_numbers(column.type):
+            raise ConfigError("embeddings", f"a column of {column.type}", _WANTED)
+        return column
+    if array.ndim != 2 or array.shape[1] < 1 or array.dtype.kind not in "fiuO":
+        raise ConfigError("embeddings", f"an array of {array.dtype} of shape {array.shape}", _WANTED)
+    if array.dtype not in (np.float32, np.float64):
+        try:
+            array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
+        except (TypeError, ValueError):
+            raise ConfigError("embeddings", "an array of objects", _WANTED) from None
+    flat = pa.array(np.ascontiguousarray(array).ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
+
+
+def label_column(labels: Any) -> pa.Array:
+    """Labels as Arrow's strings or integers; None and NaN are rows without a label.
+
+    Raises:
+      ConfigError: they are neither; nothing of their values is told.
+
+    >>> label_column(np.array(["cat", None], object)).to_pylist()
+    ['cat', None]
+    """
+    wanted = "hold one string or integer for each row"
+    if isinstance(labels, pa.Array | pa.ChunkedArray):
+        column = _one_chunk(labels)
+    else:
+        # numpy would make one type of the entries of a list, and a text of what is missing.
+        array: Any = labels if isinstance(labels, list | tuple) else _numpy(labels, "labels", wanted)
+        if not isinstance(array, list | tuple) and array.ndim != 1:
+            raise ConfigError("labels", f"an array of shape {array.shape}", wanted)
+        try:
+            column = pa.array(array, from_pandas=True) if len(array) else pa.nulls(0, pa.string())
+        except (pa.ArrowException, OverflowError, TypeError, ValueError):
+            raise ConfigError("labels", f"a {type(labels).__name__} of several types", wanted) from None
+    if not is_label(column.type):
+        raise ConfigError("labels", f"a column of {column.type}", wanted)
+    return column
+
+
+def is_list_of_numbers(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds embeddings."""
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    if not any(each(kind) for each in lists):
+        return pa.types.is_null(kind)
+    value = kind.value_type
+    return pa.types.is_floating(value) or pa.types.is_integer(value) or pa.types.is_null(value)
+
+
+def is_label(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds labels."""
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    strings = pa.types.is_string(plain) or pa.types.is_large_string(plain)
+    return strings or pa.types.is_integer(plain) or pa.types.is_null(plain)
+
+
+def dimension_of(column: pa.Array) -> int:
+    """The length of all embeddings of a column.
+
+    Raises:
+      ConfigError: they have several lengths, or there is none.
+    """
+    if pa.types.is_fixed_size_list(column.type):
+        return column.type.list_size
+    known = not pa.types.is_null(column.type)
+    lengths: list[int] = column.value_lengths().drop_null().unique().to_pylist() if known else []
+    if len(lengths) != 1:
+        raise ConfigError("dimension", None, "be given, because the embeddings do not have one length")
+    return int(lengths[0])
+
+
+def batch_of(embeddings: pa.Array, labels: pa.Array | None) -> pa.RecordBatch:
+    """Columns as the rows of an input.
+
+    Raises:
+      ConfigError: there are not as many labels as embeddings.
+    """
+    columns = {EMBEDDING: embeddings}
+    if labels is not None:
+        if len(labels) != len(embeddings):
+            raise ConfigError("labels", f"{len(labels)} labels", f"be {len(embeddings)}, one for each row")
+        columns[LABEL] = labels
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def accepted(batch: pa.RecordBatch, row_format: RowFormat) -> Iterator[tuple[Rows, SetAside]]:
+    """The accepted rows of a record batch of any size, and how many were not, slice by slice."""
+    for start in range(0, len(batch), SLICE_ROWS):
+        yield accept(batch.slice(start, SLICE_ROWS), row_format)
+
+
+def _one_chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    if isinstance(column, pa.ChunkedArray):
+        combined = column.combine_chunks()
+        # Of no chunk, or of more than fits into one.
+        column = combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
+    return column.storage if isinstance(column, pa.ExtensionArray) else column
+
+
+def _numpy(values: Any, argument: str, wanted: str) -> np.ndarray:
+    try:
+        if not isinstance(values, np.ndarray) and hasattr(values, "to_numpy"):
+            return np.asarray(values.to_numpy())
+        return np.asarray(values)
+    except ValueError:
+        # Lists of several lengths.
+        result = np.empty(len(values), object)
+        result[:] = list(values)
+        return result
+    except Exception as error:
+        raise ConfigError(argument, f"a {type(values).__name__} ({type(error).__name__})", wanted) from None
