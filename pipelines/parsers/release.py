@@ -59,5 +59,4 @@ def parser() -> Parser:
         "--threads", type=int, default=0, help="of one process; 0: as many as cores, or 1 on a cluster"
     )
     running.add_argument("--block-rows", type=int, default=BLOCK_ROWS, help="rows in a numpy block")
-    add_columns(result)
     return result

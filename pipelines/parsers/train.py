@@ -52,5 +52,4 @@ def parser() -> Parser:
             default=field.default,
             help=RECIPE[field.name],
         )
-    add_columns(result, LABEL, EMBEDDING)
     return result
