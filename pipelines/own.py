@@ -82,7 +82,7 @@ def private_run(
     with runs.open_run(checked, config, source, output, key, release_id, restart) as run:
         plan = Plan(config, run.release_id)
         yield PrivateRun(plan, run.workspace, Publication(output, overwrite))
-        runs.report(checked, run, len(plan.stages), config.classes, None)
+        runs.report(checked, run, len(plan.stages), (), None)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from dpgmm_beam.fit.plan import Plan
 from tests import small
 from tests.transforms import crate  # noqa: F401  (the scheme crate://)
 from transforms.execution import Execution
-from transforms.files import inputs, run_files
+from transforms.files import parquet, run_files
 from transforms.files.publish import Publication
 from transforms.files.run_files import Workspace
 from transforms.prepare import Source
@@ -77,7 +77,7 @@ def test_a_run_goes_on_at_its_last_state(made, tmp_path, monkeypatch):
     monkeypatch.setattr(
         chain, "advance", lambda before, *rest: drawn.append(before.stages_done) or advance(before, *rest)
     )
-    monkeypatch.setattr(inputs, "open_rows", lambda path: pytest.fail("the input was read again"))
+    monkeypatch.setattr(parquet, "open_rows", lambda path: pytest.fail("the input was read again"))
     release(source, workspace, tmp_path / "out")
     assert drawn == [4, 5]
     assert small.contents(base) == before
