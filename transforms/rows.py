@@ -152,12 +152,12 @@ class SpillRows(beam.DoFn):
 
     def process(self, element) -> Iterator[tuple[int, Spill]]:
         embedding, label = _fields_of(element, self.fields)
-        if isinstance(embedding, pa.Array | pa.ChunkedArray) or getattr(embedding, "ndim", 1) == 2:
-            for batch in _batches(embedding, label, self.row_format):
-                for rows, left_out in arrays.accepted(batch, self.row_format):
-                    self._take(rows, left_out)
-                    if self.held >= SPILL_BYTES:
-                        yield self._spill()
+        if _is_batch(embedding, label):
+            batch = _batch(embedding, label, self.row_format)
+            for rows, left_out in arrays.accepted(batch, self.row_format):
+                self._take(rows, left_out)
+                if self.held >= SPILL_BYTES:
+                    yield self._spill()
             return
         self.embeddings.append(_vector(embedding, self.row_format.dimension))
         self.labels.append(_label(label))
@@ -223,25 +223,38 @@ def _fields_of(element: Any, names: Sequence[str]) -> list[Any]:
     """An element's fields; None for those that it does not have."""
     if isinstance(element, pa.RecordBatch | pa.Table):
         # A column that is not there is one of nulls.
-        names_there, nulls = element.schema.names, pa.nulls(len(element))
-        return [element.column(name) if name in names_there else nulls for name in names]
-    if isinstance(element, Mapping):
-        return [element.get(name) for name in names]
-    return [_attribute(element, name) for name in names]
+        # A column that is there twice is none, either.
+        nulls = pa.nulls(len(element))
+        places = [element.schema.get_field_index(name) for name in names]
+        return [nulls if place < 0 else element.column(place) for place in places]
+    return [_field(element, name) for name in names]
 
 
-def _attribute(element: Any, name: str) -> Any:
+def _field(element: Any, name: str) -> Any:
     try:
-        return getattr(element, name, None)
+        return element.get(name) if isinstance(element, Mapping) else getattr(element, name, None)
     except Exception:
         # Whatever an element does when it is looked at, it is set aside.
         return None
 
 
+def _is_batch(embedding: Any, label: Any) -> bool:
+    """Whether an element is several rows; a label of one row is no list."""
+    if isinstance(embedding, pa.Array | pa.ChunkedArray):
+        return True
+    try:
+        if isinstance(embedding, list | tuple):
+            # Of which none is a vector, none is a row.
+            return isinstance(label, list | tuple) and any(hasattr(each, "__len__") for each in embedding)
+        return getattr(embedding, "ndim", 1) == 2
+    except Exception:
+        return False
+
+
 def _vector(embedding: Any, dimension: int) -> np.ndarray | None:
     """One embedding as (d,) float64; None where it is none of this length."""
     try:
-        vector = np.asarray(embedding)
+        vector = arrays.as_numpy(embedding)
         if vector.shape != (dimension,):
             return None
         if vector.dtype == object:
@@ -264,23 +277,56 @@ def _label(label: Any) -> str | None:
         except UnicodeEncodeError:
             return None
         return str(label)
-    integer = isinstance(label, int | np.integer) and not isinstance(label, bool)
-    return str(int(label)) if integer else None
+    if not isinstance(label, int | np.integer) or isinstance(label, bool):
+        return None
+    # Python refuses to print the longest of them.
+    return str(int(label)) if int(label).bit_length() < 4096 else None
 
 
-def _batches(embeddings: Any, labels: Any, row_format: RowFormat) -> Iterator[pa.RecordBatch]:
-    """A batch's columns; where one of them can't be read, nulls in its place."""
-    try:
-        column = arrays.embedding_column(embeddings)
-    except ConfigError:
-        column = pa.nulls(len(embeddings))
+def _batch(embeddings: Any, labels: Any, row_format: RowFormat) -> pa.RecordBatch:
+    """A batch's columns.
+
+    What becomes of a row depends on no other row of its batch: where values are objects of
+    Python, each is looked at by itself, as in elements of one row.
+    """
+    column = _embeddings(embeddings, row_format.dimension)
     if not row_format.labelled:
-        yield arrays.batch_of(column, None)
-        return
+        return arrays.batch_of(column, None)
+    texts = _labels(labels)
+    # Nobody can say which label is which row's.
+    return arrays.batch_of(column, texts if len(texts) == len(column) else pa.nulls(len(column), pa.string()))
+
+
+def _embeddings(embeddings: Any, dimension: int) -> pa.Array:
+    if not isinstance(embeddings, pa.Array | pa.ChunkedArray):
+        try:
+            matrix = embeddings if isinstance(embeddings, list | tuple) else arrays.as_numpy(embeddings)
+        except Exception:
+            return pa.nulls(len(embeddings))
+        if isinstance(matrix, list | tuple) or matrix.dtype == object:
+            vectors = [_vector(each, dimension) for each in matrix]
+            return pa.array(vectors, pa.list_(pa.float64(), dimension))
+        embeddings = matrix
     try:
-        yield arrays.batch_of(column, arrays.label_column(labels))
+        return arrays.embedding_column(embeddings)
     except ConfigError:
-        yield arrays.batch_of(column, pa.nulls(len(column), pa.string()))
+        # By the type of all of them.
+        return pa.nulls(len(embeddings))
+
+
+def _labels(labels: Any) -> pa.Array:
+    if isinstance(labels, pa.Array | pa.ChunkedArray):
+        try:
+            return arrays.label_column(labels)
+        except ConfigError:
+            return pa.nulls(len(labels), pa.string())
+    try:
+        values = labels if isinstance(labels, list | tuple) else arrays.as_numpy(labels)
+        # Arrow would make one type of them, or none.
+        texts = [_label(each) for each in values] if not isinstance(values, str) else []
+    except Exception:
+        texts = []
+    return pa.array(texts, pa.string())
 
 
 @beam.typehints.with_output_types(tuple[int, Spill])

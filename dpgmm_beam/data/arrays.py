@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dpgmm_beam.data.rows import RowFormat, Rows, SetAside, accept
+from dpgmm_beam.data.rows import RowFormat, Rows, SetAside, accept, without_views
 from dpgmm_beam.data.schema import EMBEDDING, LABEL
 from dpgmm_beam.errors import ConfigError
 
@@ -131,19 +131,36 @@ def accepted(batch: pa.RecordBatch, row_format: RowFormat) -> Iterator[tuple[Row
         yield accept(batch.slice(start, SLICE_ROWS), row_format)
 
 
+def as_numpy(values: Any) -> np.ndarray:
+    """Whatever has `to_numpy` or `__array__` as an array; tensors also where they have a gradient or bfloat16.
+
+    Raises whatever that raises.
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        # What is masked is missing.
+        return values.astype(object).filled(None)
+    if isinstance(values, np.ndarray):
+        return values
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        # numpy has no such type; float32 has all of its values.
+        values = values.float() if "bfloat16" in str(values.dtype) else values
+    return np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
+
+
 def _one_chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     if isinstance(column, pa.ChunkedArray):
         combined = column.combine_chunks()
         # Of no chunk, or of more than fits into one.
         column = combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
-    return column.storage if isinstance(column, pa.ExtensionArray) else column
+    column = column.storage if isinstance(column, pa.ExtensionArray) else column
+    column = without_views(column)
+    return column.cast(pa.large_string()) if pa.types.is_string_view(column.type) else column
 
 
 def _numpy(values: Any, argument: str, wanted: str) -> np.ndarray:
     try:
-        if not isinstance(values, np.ndarray) and hasattr(values, "to_numpy"):
-            return np.asarray(values.to_numpy())
-        return np.asarray(values)
+        return as_numpy(values)
     except ValueError:
         # Lists of several lengths.
         result = np.empty(len(values), object)

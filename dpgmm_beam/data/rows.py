@@ -162,8 +162,7 @@ def embedding_matrix(column: pa.Array | pa.ChunkedArray, dimension: int) -> tupl
         column = column.combine_chunks()
     if pa.types.is_null(column.type):
         return np.zeros((0, dimension), np.float32), np.zeros(len(column), bool)
-    if pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type):
-        column = column.cast(pa.large_list(column.type.value_type))
+    column = without_views(column)
     valid = column.is_valid().to_numpy(zero_copy_only=False)
     lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False)
     keep = valid & (lengths == dimension)
@@ -177,6 +176,17 @@ def embedding_matrix(column: pa.Array | pa.ChunkedArray, dimension: int) -> tupl
         values = pc.fill_null(values, float("nan"))
     matrix = values.to_numpy(zero_copy_only=False).reshape(-1, dimension)
     return matrix, keep
+
+
+def without_views(column: pa.Array) -> pa.Array:
+    """Lists that are views of others as lists of their own; anything else as it is."""
+    if not (pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type)):
+        return column
+    # Arrow's own cast gets the last offset wrong.
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    nulls = column.is_null() if column.null_count else None
+    return pa.LargeListArray.from_arrays(pa.array(offsets), column.flatten(), mask=nulls)
 
 
 def rows_of(embeddings: np.ndarray, classes: Sequence[int], clip_norm: float | None = None) -> Rows:

@@ -18,7 +18,7 @@ from apache_beam import coders
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.window import FixedWindows
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpgmm_beam.config import Method
@@ -86,6 +86,17 @@ class Angry:
 
     @property
     def embedding(self):
+        raise RuntimeError("a word about a row")
+
+
+class AngryMapping(dict):
+    def get(self, key, default=None):
+        raise KeyError("a word about a row")
+
+
+class AngryVector:
+    @property
+    def ndim(self):
         raise RuntimeError("a word about a row")
 
 
@@ -246,19 +257,70 @@ def test_bad_rows_are_set_aside_and_told_to_the_owner(tmp_path, workspace, expec
         {"label": [{}, {}], "embedding": np.array([good, good])},
         {"label": ["a"], "embedding": np.array([good, good])},
         {"label": ["a", "b"], "embedding": np.ones((2, 5))},
+        pa.RecordBatch.from_arrays([pa.array([good]), pa.array([good])], ["embedding", "embedding"]),
+        {"label": 10**5000, "embedding": good},
+        {"label": ["a"], "embedding": good},
     ]
-    elements = [*ROWS, *bad, Angry()]
+    elements = [*ROWS, *bad, Angry(), AngryMapping(), {"label": "a", "embedding": AngryVector()}]
     assert run(elements, tmp_path / "out", workspace) == expected
     (folder,) = Path(workspace.rows).iterdir()
     found = set_aside(str(folder))
     assert found["rows"] == sum(found["set_aside"].values()) + len(ROWS)
-    assert found["set_aside"] == dataclasses.asdict(SetAside(length=13 + 3 + 2 + 2 + 1, label=6 + 4, value=4))
+    assert found["set_aside"] == dataclasses.asdict(SetAside(length=13 + 3 + 2 + 2 + 1 + 3, label=6 + 4 + 2, value=4))
 
 
 def test_labels_of_single_rows():
     """As Arrow has them in batches; a text that no file can hold is none."""
     labels = ["a", np.str_("b"), 7, np.uint8(7), -1, True, 1.0, None, b"a", "\udcff"]
     assert list(map(_label, labels)) == ["a", "b", "7", "7", "-1", None, None, None, None, None]
+
+
+ODD_LABELS = ["a", "b", 7, 10**30, 10**5000, 2.5, True, None, b"a", "\udcff", float("nan"), {}]
+ODD_VECTORS = [[1.0] * 6, [1] * 6, ["1"] * 6, [None] * 6, [1.0] * 5, [10**400] * 6, None, "a", [[1.0]] * 6]
+
+
+def accepted(workspace, element) -> list[bytes]:
+    """The rows of one element, as a spill holds them."""
+    (spill,) = spilled(workspace, [element]) or [None]
+    if spill is None:
+        return []
+    data = np.load(path_of(workspace, spill[1][0]))
+    return sorted(bytes(row) for row in data)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.sampled_from(ODD_LABELS), st.sampled_from(ODD_VECTORS)), min_size=1, max_size=4),
+    st.booleans(),
+)
+def test_no_row_of_a_batch_decides_over_another(workspace, pairs, as_arrays):
+    """One row changes what is set aside by one, in whatever batch it is: sensitivities count on it."""
+    labels, vectors = map(list, zip(*pairs, strict=True))
+    alone = [accepted(workspace, {"label": label, "embedding": vector}) for label, vector in pairs]
+    if as_arrays:
+        objects = np.empty(len(labels), object)
+        objects[:] = labels
+        matrix = np.empty((len(labels), 6), object)
+        for row, vector in enumerate(vectors):
+            matrix[row] = vector if isinstance(vector, list) and np.shape(vector) == (6,) else [{}] * 6
+        labels, vectors = objects, matrix
+    assert accepted(workspace, {"label": labels, "embedding": vectors}) == sorted(sum(alone, []))
+
+
+def test_tensors_views_and_masks(workspace):
+    torch = pytest.importorskip("torch")
+    wanted = accepted(workspace, {"label": ["a", "a"], "embedding": np.full((2, 6), 0.5)})
+    assert len(wanted) == 2
+    for kind in (torch.float32, torch.bfloat16, torch.float64):
+        tensor = torch.full((2, 6), 0.5, dtype=kind, requires_grad=True)
+        assert accepted(workspace, {"label": ["a", "a"], "embedding": tensor}) == wanted
+        assert accepted(workspace, {"label": "a", "embedding": tensor[0]}) == wanted[:1]
+    views = pa.array([[0.5] * 6, [0.5] * 6], pa.list_view(pa.float32()))
+    texts = pa.array(["a", "a"], pa.string_view())
+    batch = pa.RecordBatch.from_arrays([views, texts], ["embedding", "label"])
+    assert accepted(workspace, batch) == wanted
+    masked = np.ma.masked_array(np.full((2, 6), 0.5), mask=[[False] * 6, [True] * 6])
+    assert accepted(workspace, {"label": ["a", "a"], "embedding": masked}) == wanted[:1]
 
 
 def test_a_table_of_bad_rows_is_counted_as_it_is_in_files(tmp_path, workspace):

@@ -303,3 +303,16 @@ def test_the_data_digest_is_the_sum_of_the_rows_hashes():
     hashes = [hashlib.blake2b(record.tobytes(), key=b"key").digest() for record in block.records()]
     total = sum(int.from_bytes(each, "little") for each in hashes) % 2**512
     assert digest_of_limbs(digest_limbs(block, b"key")) == total.to_bytes(64, "little")
+
+
+@pytest.mark.parametrize("kind", [pa.list_view, pa.large_list_view])
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_views_of_lists_as_lists(kind, start):
+    values = [[1.0, 2.0], None, [], [3.0], [5.0, 6.0]]
+    column = pa.array(values, kind(pa.float32())).slice(start)
+    found = rows.without_views(column)
+    found.validate(full=True)
+    assert found.to_pylist() == values[start:]
+    matrix, kept = embedding_matrix(column, 2)
+    assert kept.tolist() == [value is not None and len(value) == 2 for value in values[start:]]
+    assert matrix.tolist() == [value for value in values[start:] if value and len(value) == 2]
