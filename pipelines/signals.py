@@ -1,4 +1,4 @@
-"""What SIGINT, SIGTERM and SIGHUP do to a program: it ends, soon, with one line and the shell's status."""
+"""What signals that ask a program to end do: it ends, soon, with one line and the shell's status."""
 
 import atexit
 import contextlib
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from pipelines.bounded import within
 
-HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)
 
 # Together below ten seconds: to unwind after a signal, then for exit handlers
 # such as the end of Beam's job server.
@@ -40,7 +40,7 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def status(self) -> int:
-        """The exit status that shells know: 130, 143 or 129."""
+        """The exit status that shells know, 130 of SIGINT, 143 of SIGTERM."""
         return 128 + self.signal
 
     def allow(self, seconds: float) -> None:
@@ -85,6 +85,9 @@ class _Handlers:
 
     def handle(self, number: int, _frame: object) -> None:
         if self.closed:
+            return
+        if self.raised and number == signal.SIGXCPU:
+            # The system sends it again after each second.
             return
         if self.raised:
             # Whoever asks twice does not want to wait.

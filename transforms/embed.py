@@ -265,10 +265,11 @@ class EmbedShards(beam.DoFn):
             parts = parts_of(shard, encoder.batch_size)
             embedded = ordered_map(start, parts, ahead, size_of, AHEAD_BYTES)
             _write(file, schema, embedded, remarks)
+            # Before the file appears: a finished shard is never looked at again, so nobody would be told.
+            remarks.write(self.cache_dir, shard.name)
 
         with readers:
             write_whole(path, write, private=True)
-        remarks.write(self.cache_dir, shard.name)
 
 
 def plan_shards(description: InputDescription, encoder: str, shard_rows: int) -> Iterator[Shard]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-_INFLATED_AT_ONCE = 2**20
+_INFLATED_AT_ONCE, _DEFLATED_AT_ONCE = 2**20, 2**16
 
 # A hostile file could lead from place to place for ever.
 _MOST_PLACES, _MOST_MARKERS = 64, 2**20
@@ -128,7 +128,7 @@ def png_is_cut(data: bytes) -> bool:
     try:
         chunks = list(png_chunks(data))
         header = next(chunk.content for chunk in chunks if chunk.kind == b"IHDR")
-        _check_rows(header, [chunk.content for chunk in chunks if chunk.kind == b"IDAT"])
+        _whole_rows(header, [chunk.content for chunk in chunks if chunk.kind == b"IDAT"])
     except Cut:
         return True
     except (ValueError, StopIteration, zlib.error, struct.error):
@@ -175,10 +175,10 @@ def _mend_png(data: bytes) -> Mended:
             pixels.append(chunk.content)
     if not header:
         raise Cut
-    _check_rows(header, pixels)
+    rows = _whole_rows(header, pixels)
     parts = [(b"IHDR", header), (b"sBIT", significant), (b"PLTE", palette), (b"tRNS", transparency)]
     parts = [(kind, content) for kind, content in parts if content]
-    parts += [(b"IDAT", b"".join(pixels)), (b"IEND", b"")]
+    parts += [(b"IDAT", rows), (b"IEND", b"")]
     return Mended(PNG_SIGNATURE + b"".join(_chunk(*part) for part in parts), exif)
 
 
@@ -193,8 +193,13 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
-def _check_rows(header: bytes, pixels: list[bytes]) -> None:
-    """Raises `Cut` unless the compressed rows are all there."""
+def _whole_rows(header: bytes, pixels: list[bytes]) -> bytes:
+    """The compressed rows, with a checksum that is right: it stands behind them and is none of them.
+
+    Raises:
+      Cut: they are not all there.
+      zlib.error: they are damaged.
+    """
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     bits = depth * _CHANNELS[colour]
     expected = 0
@@ -202,15 +207,25 @@ def _check_rows(header: bytes, pixels: list[bytes]) -> None:
         columns, rows = -(-(width - x) // step_x), -(-(height - y) // step_y)
         if columns > 0 and rows > 0:
             expected += rows * (1 + (columns * bits + 7) // 8)
-    inflater = zlib.decompressobj()
-    for content in pixels:
-        while content and expected > 0 and not inflater.eof:
-            expected -= len(inflater.decompress(content, _INFLATED_AT_ONCE))
+    stream = b"".join(pixels)
+    # Without zlib's frame of two bytes before and the checksum behind.
+    inflater, checksum, end = zlib.decompressobj(-zlib.MAX_WBITS), 1, 2
+    # What goes on long after the last row is no checksum's business.
+    while end < len(stream) and not inflater.eof and expected > -_INFLATED_AT_ONCE:
+        content = stream[end : end + _DEFLATED_AT_ONCE]
+        end += len(content)
+        while not inflater.eof and expected > -_INFLATED_AT_ONCE:
+            inflated = inflater.decompress(content, _INFLATED_AT_ONCE)
             content = inflater.unconsumed_tail
-    while expected > 0 and not inflater.eof and (more := inflater.decompress(b"", _INFLATED_AT_ONCE)):
-        expected -= len(more)
+            checksum = zlib.adler32(inflated, checksum)
+            expected -= len(inflated)
+            if not content and len(inflated) < _INFLATED_AT_ONCE:
+                break
     if expected > 0:
         raise Cut
+    if not inflater.eof:
+        return stream
+    return stream[: end - len(inflater.unused_data)] + checksum.to_bytes(4, "big")
 
 
 # JPEG

@@ -106,7 +106,7 @@ def test_restart_draws_anew(rows, tmp_path):
     assert left(tmp_path / "private") == []
 
 
-SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGXCPU, 152)]
 
 
 @pytest.mark.parametrize(("number", "status"), SIGNALS)

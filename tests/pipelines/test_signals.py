@@ -87,7 +87,10 @@ def ended(started):
 LINE = "dpgmm: interrupted; nothing half-done was published\n"
 
 
-@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+STATUSES = [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("SIGQUIT", 131), ("SIGXCPU", 152)]
+
+
+@pytest.mark.parametrize(("number", "status"), STATUSES)
 def test_it_cleans_up_and_ends_whatever_still_runs(number, status):
     started = start("stuck")
     started.send_signal(signal.Signals[number])

@@ -439,6 +439,30 @@ def test_each_rejected_image_has_its_reason(folder, tmp_path):
     }
 
 
+def test_what_was_left_out_is_told_though_a_worker_dies_behind_it(folder, tmp_path, monkeypatch):
+    """A finished shard is never looked at again, so its remarks must be there before it."""
+    (folder / "a" / "empty.png").write_bytes(b"")
+    shards = list(embed.plan_shards(describe_input(str(folder), ENCODER), ENCODER, 64))
+    write_whole = embed.write_whole
+
+    def dying(path, content, **options):
+        write_whole(path, content, **options)
+        if path.endswith(embed.SHARD_SUFFIX):
+            raise OSError("the worker is gone")
+
+    step = embed.EmbedShards(ENCODER, str(tmp_path / "cache"), 0, 1)
+    step.setup()
+    monkeypatch.setattr(embed, "write_whole", dying)
+    for shard in shards:
+        with pytest.raises(OSError, match="gone"):
+            list(step.process(("names", shard)))
+    monkeypatch.undo()
+    for shard in shards:
+        list(step.process(("names", shard)))
+    step.teardown()
+    assert rejected(tmp_path / "cache") == ["empty.png"]
+
+
 def test_double_execution_at_once(folder, tmp_path):
     """Each shard executed by three threads at the same time: one whole file each."""
     description = describe_input(str(folder), ENCODER)
