@@ -20,10 +20,11 @@ from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.network import MODEL_FILE, Network, network_from_bytes
 from dpgmm_beam.privacy import lattice
 from pipelines import cli, paths, train
+from pipelines.columns import columns_of
 from pipelines.parsers.predict import parser
 from pipelines.scores import PRIVATE
-from transforms.files import finding, inputs, parquet, tables
-from transforms.files.columns import DEFAULT_COLUMNS
+from transforms.files import finding, inputs, parquet, parquet_schema, tables
+from transforms.files.columns import Columns
 from transforms.files.private import is_local
 from transforms.files.publish import exists, join
 from transforms.files.small import read_small
@@ -41,15 +42,17 @@ def main(argv: Sequence[str]) -> int:
         lattice.check_dimension(arguments.dimension)
     for name in ("network", "input"):
         paths.check_path(f"--{name}", getattr(arguments, name))
+    # Labels, if there are any, are not asked for.
+    columns = dataclasses.replace(columns_of(arguments), label="")
     check_output(arguments.output, arguments.overwrite)
     paths.check_apart({f"--{name}": getattr(arguments, name) for name in ("network", "input", "output")})
     network = read_network(arguments.network)
-    described = describe(arguments.input, network, arguments.dimension)
+    described = describe(arguments.input, network, arguments.dimension, columns)
     unnamed = train.check_encoder("--input", arguments.input, described.encoder, "--network", network.encoder)
     if unnamed:
         cli.note(unnamed)
-    named = sources_are_named(arguments.input)
-    writer = Writer(network, predictions(arguments.input, network, named), named)
+    named = sources_are_named(arguments.input, columns)
+    writer = Writer(network, predictions(arguments.input, network, columns, named), named)
     write = writer.csv if arguments.output.lower().endswith(".csv") else writer.parquet
     with train.readable("--input", arguments.input):
         write_whole(finding.absolute(arguments.output), write, private=True)
@@ -102,16 +105,18 @@ def read_network(path: str) -> Network:
         raise ConfigError("--network", path, error.allowed) from None
 
 
-def describe(pattern: str, network: Network, dimension: int | None) -> inputs.InputDescription:
+def describe(
+    pattern: str, network: Network, dimension: int | None, columns: Columns
+) -> inputs.InputDescription:
     """What the input is, which must be embeddings of the network's length.
 
     Raises:
       ConfigError: it is something else.
     """
-    train.check_files("--input", pattern)
+    train.check_files("--input", pattern, columns)
     length = len(network.module.centre)
     try:
-        found = inputs.describe_input(pattern, "precomputed", dimension or length)
+        found = inputs.describe_input(pattern, "precomputed", dimension or length, columns)
     except ConfigError as error:
         if error.argument == "encoder":
             wanted = "hold embeddings, not images: dpgmm embed makes them"
@@ -128,13 +133,14 @@ def describe(pattern: str, network: Network, dimension: int | None) -> inputs.In
     return found
 
 
-def sources_are_named(pattern: str) -> bool:
-    """Whether every file says which image each embedding is of, as the embed cache does."""
-    for found in tables.list_files(finding.absolute(pattern), DEFAULT_COLUMNS):
+def sources_are_named(pattern: str, columns: Columns) -> bool:
+    """Whether every file says in text which image each embedding is of, as the embed cache does."""
+    for found in tables.list_files(finding.absolute(pattern), columns):
         if finding.is_array(found.path):
             return False
         with parquet.open_parquet(found.path) as file:
-            if SOURCE not in file.schema_arrow.names:
+            place = file.schema_arrow.get_field_index(SOURCE)
+            if place < 0 or not parquet_schema.is_text(file.schema_arrow.field(place).type):
                 return False
     return True
 
@@ -154,10 +160,10 @@ class Predicted:
     sources: pa.Array | None
 
 
-def predictions(pattern: str, network: Network, named: bool) -> Iterator[Predicted]:
+def predictions(pattern: str, network: Network, columns: Columns, named: bool) -> Iterator[Predicted]:
     """What the network says of all rows, in their order; a batch is in memory at a time."""
     length = len(network.module.centre)
-    for batch in _batches(pattern, length, named):
+    for batch in _batches(pattern, length, columns, named):
         with np.errstate(all="ignore"):
             matrix, kept = embedding_matrix(batch.column(EMBEDDING), length)
             # Those that a release or a test would take.
@@ -172,17 +178,17 @@ def predictions(pattern: str, network: Network, named: bool) -> Iterator[Predict
         yield Predicted(indices, probabilities, batch.column(SOURCE) if named else None)
 
 
-def _batches(pattern: str, dimension: int, named: bool) -> Iterator[pa.RecordBatch]:
+def _batches(pattern: str, dimension: int, columns: Columns, named: bool) -> Iterator[pa.RecordBatch]:
     """Embeddings of all files, with the sources where they are named."""
-    for found in tables.list_files(finding.absolute(pattern), DEFAULT_COLUMNS):
+    for found in tables.list_files(finding.absolute(pattern), columns):
         if named:
             with parquet.open_rows(found.path) as file:
-                yield from file.iter_batches(_BATCH_ROWS, columns=[EMBEDDING, SOURCE])
+                (where,) = parquet_schema.find(file.schema_arrow, columns.embedding)
+                for batch in file.iter_batches(_BATCH_ROWS, columns=[where.path[0], SOURCE]):
+                    yield pa.record_batch({EMBEDDING: where.of(batch), SOURCE: batch.column(SOURCE)})
         else:
-            groups = range(len(tables.row_counts(found.path, DEFAULT_COLUMNS)))
-            yield from tables.embeddings(
-                found.path, groups, _BATCH_ROWS, dimension, DEFAULT_COLUMNS, labelled=False
-            )
+            groups = range(len(tables.row_counts(found.path, columns)))
+            yield from tables.embeddings(found.path, groups, _BATCH_ROWS, dimension, columns, labelled=False)
 
 
 class Writer:

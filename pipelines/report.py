@@ -11,10 +11,12 @@ from collections.abc import Sequence
 
 from dpgmm_beam.errors import ConfigError
 from pipelines import cli, paths
+from pipelines.columns import columns_of
 from pipelines.parsers.report import parser
 from pipelines.reporting import charts, comparison, facts, page
 from pipelines.reporting.facts import ReleaseFacts
 from transforms.files import finding
+from transforms.files.columns import DEFAULT_COLUMNS, Columns
 from transforms.files.private import is_local
 from transforms.files.publish import exists
 from transforms.files.write import write_whole
@@ -28,6 +30,7 @@ def main(argv: Sequence[str]) -> int:
     private = arguments.network is not None or arguments.private_embeddings is not None
     output = arguments.output
     private_output = output.removesuffix(SUFFIX) + PRIVATE_SUFFIX
+    columns = columns_of(arguments)
     read = {
         f"--{name.replace('_', '-')}": getattr(arguments, name)
         for name in ("release", "network", "private_embeddings")
@@ -45,7 +48,9 @@ def main(argv: Sequence[str]) -> int:
     # Only now is anything read that is private.
     if private:
         cli.note("reading what is private")
-        pages[private_output] = private_page(release, arguments.network, arguments.private_embeddings)
+        pages[private_output] = private_page(
+            release, arguments.network, arguments.private_embeddings, columns
+        )
     for path, text in pages.items():
         write_whole(path, text.encode(), private=path == private_output)
     cli.report(f"report of the release: {output}", report=output)
@@ -86,18 +91,21 @@ def _check_folder(output: str) -> None:
         raise ConfigError("--output", output, f"be a file that can be written ({error.strerror})") from None
 
 
-def private_page(release: ReleaseFacts, network: str | None, embeddings: str | None) -> str:
+def private_page(
+    release: ReleaseFacts, network: str | None, embeddings: str | None, columns: Columns = DEFAULT_COLUMNS
+) -> str:
     """The page of what was measured on real rows.
 
     Args:
       network: folder of a network, or None.
       embeddings: pattern of real embeddings, or None.
+      columns: their names.
     """
     classes = release.mixture.classes
     tested = None if network is None else comparison.read_network(finding.absolute(network), classes)
     compared = None
     if embeddings is not None:
-        compared = comparison.compare(comparison.read_real(embeddings, release), release)
+        compared = comparison.compare(comparison.read_real(embeddings, release, columns), release)
     return page.private_page(release, tested, compared)
 
 

@@ -2,6 +2,7 @@
 
 from dpgmm_beam.data.schema import LABEL, PROBABILITIES
 from pipelines.arguments import Parser
+from pipelines.columns import EMBEDDING, add_columns
 
 
 def parser() -> Parser:
@@ -17,8 +18,11 @@ def parser() -> Parser:
         ),
     )
     result.add_argument("--network", required=True, help="folder of a training, or its model.pt")
-    result.add_argument("--input", required=True, help="embeddings in Parquet, by file, folder or glob")
+    result.add_argument(
+        "--input", required=True, help="embeddings in Parquet or arrays, by file, folder or glob"
+    )
     result.add_argument("--output", required=True, help="a file: .parquet, or .csv with a column a class")
     result.add_argument("--overwrite", action="store_true", help="replace a file that is in --output")
     result.add_argument("--dimension", type=int, help="length of an embedding in a list column")
+    add_columns(result, EMBEDDING)
     return result

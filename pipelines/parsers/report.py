@@ -1,6 +1,7 @@
 """The options of `dpgmm report`."""
 
 from pipelines.arguments import Parser
+from pipelines.columns import EMBEDDING, LABEL, add_columns
 
 
 def parser() -> Parser:
@@ -30,4 +31,5 @@ def parser() -> Parser:
         " likeness of synthetic rows to them (private file)",
     )
     result.add_argument("--overwrite", action="store_true", help="replace pages that are there")
+    add_columns(result, LABEL, EMBEDDING)
     return result

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dpgmm_beam.data.rows import RowFormat, Rows, rows_of_batch
+from dpgmm_beam.data.schema import LABEL
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.mixture import Mixture, Sampler
@@ -23,7 +24,7 @@ from dpgmm_beam.release.synthesis import generator_of_seed
 from pipelines import cli, train
 from pipelines.reporting.facts import PROJECTED_ROWS, ReleaseFacts
 from transforms.files import finding, inputs, tables
-from transforms.files.columns import DEFAULT_COLUMNS
+from transforms.files.columns import DEFAULT_COLUMNS, Columns
 from transforms.files.publish import exists, join
 from transforms.files.small import read_small
 
@@ -163,7 +164,7 @@ class RealRows:
     square: float
 
 
-def read_real(pattern: str, release: ReleaseFacts) -> RealRows:
+def read_real(pattern: str, release: ReleaseFacts, columns: Columns = DEFAULT_COLUMNS) -> RealRows:
     """Reads real embeddings in bounded memory and keeps the rows of the least hashes.
 
     Raises:
@@ -171,19 +172,19 @@ def read_real(pattern: str, release: ReleaseFacts) -> RealRows:
         or too few rows.
     """
     config = release.config
-    found = _describe(pattern, config["dimension"])
+    found = _describe(pattern, config["dimension"], columns)
     encoder = None if config["encoder"] == "precomputed" else config["encoder"]
     if unnamed := train.check_encoder("private_embeddings", pattern, found.encoder, "--release", encoder):
         cli.note(unnamed.replace("private_embeddings", "--private-embeddings"))
     classes, clip_norm = tuple(config["classes"]), config["clip_norm"]
     if not found.labelled and len(classes) > 1:
-        raise ConfigError("private_embeddings", pattern, "have a column 'label'")
+        raise ConfigError("private_embeddings", pattern, f"have a column '{columns.label or LABEL}'")
     row_format = RowFormat(classes, config["dimension"], clip_norm, found.labelled)
     norm = (clip_norm or 1.0) / lattice.UNIT
     kept: list[tuple[int, bytes, int]] = []
     by_class = np.zeros(len(classes), np.int64)
     sums, square = np.zeros((len(classes), config["dimension"])), 0.0
-    for rows in _accepted(pattern, row_format):
+    for rows in _accepted(pattern, row_format, columns):
         by_class += np.bincount(rows.classes, minlength=len(classes))
         np.add.at(sums, rows.classes, rows.values)
         square += float(rows.square_norms().sum())
@@ -218,29 +219,31 @@ def _keep(kept: list[tuple[int, bytes, int]], rows: Rows, most: int) -> None:
             heapq.heapreplace(kept, item)
 
 
-def _describe(pattern: str, dimension: int) -> inputs.InputDescription:
+def _describe(pattern: str, dimension: int, columns: Columns) -> inputs.InputDescription:
     try:
-        train.check_files("--private-embeddings", pattern)
-        return inputs.describe_input(pattern, "precomputed", dimension)
+        train.check_files("--private-embeddings", pattern, columns)
+        return inputs.describe_input(pattern, "precomputed", dimension, columns)
     except ConfigError as error:
         if error.argument == "dimension":
             allowed = f"hold embeddings of length {dimension}, as the release does"
         elif error.argument == "encoder":
             allowed = "hold embeddings, not images"
+        elif error.argument.endswith("_column"):
+            raise
         else:
             allowed = error.allowed
         raise ConfigError("private_embeddings", pattern, allowed) from None
 
 
-def _accepted(pattern: str, row_format: RowFormat) -> Iterator[Rows]:
-    for found in tables.list_files(finding.absolute(pattern), DEFAULT_COLUMNS):
-        groups = range(len(tables.row_counts(found.path, DEFAULT_COLUMNS)))
+def _accepted(pattern: str, row_format: RowFormat, columns: Columns) -> Iterator[Rows]:
+    for found in tables.list_files(finding.absolute(pattern), columns):
+        groups = range(len(tables.row_counts(found.path, columns)))
         for batch in tables.embeddings(
             found.path,
             groups,
             _BATCH_ROWS,
             row_format.dimension,
-            DEFAULT_COLUMNS,
+            columns,
             labelled=row_format.labelled,
         ):
             yield rows_of_batch(batch, row_format)

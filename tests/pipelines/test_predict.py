@@ -177,3 +177,30 @@ def test_what_is_in_a_network_file_is_not_run(tmp_path, capsys):
     assert predict(tmp_path, tmp_path, tmp_path.parent / "out.csv") == 2
     assert "be a network that dpgmm train wrote" in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
+
+
+def test_embeddings_by_any_name_and_labels_are_not_asked_for(network, embeddings, tmp_path):
+    """Tensors of a fixed shape and a flat column whose name begins like theirs, too."""
+    assert predict(network, embeddings, tmp_path / "wanted.csv") == 0
+    for path in embeddings.iterdir():
+        table = pq.read_table(path)
+        tensor = pa.fixed_shape_tensor(pa.float32(), [5])
+        vectors = pa.ExtensionArray.from_storage(tensor, table["embedding"].combine_chunks())
+        other = {
+            "vec.model": ["m"] * len(table),
+            "vec": vectors,
+            "source": table["source"].dictionary_encode(),
+        }
+        renamed = pa.table({**other, "target": ["a"] * len(table)})
+        pq.write_table(renamed.replace_schema_metadata(table.schema.metadata), path)
+    more = ("--embedding-column", "vec")
+    assert predict(network, embeddings, tmp_path / "named.csv", *more) == 0
+    assert (tmp_path / "named.csv").read_bytes() == (tmp_path / "wanted.csv").read_bytes()
+
+
+def test_sources_that_are_no_text_are_left_out(network, embeddings, tmp_path):
+    table = pq.read_table(embeddings / "a.parquet")
+    table = table.set_column(1, "source", pa.array([{"id": 1}] * len(table)))
+    pq.write_table(table, tmp_path / "in.parquet")
+    assert predict(network, tmp_path / "in.parquet", tmp_path / "out.parquet") == 0
+    assert pq.read_schema(tmp_path / "out.parquet").names == ["label", "label_probabilities"]

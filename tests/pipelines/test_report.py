@@ -320,6 +320,26 @@ def test_the_sample_of_real_rows_depends_on_no_order(made, tmp_path, monkeypatch
     np.testing.assert_allclose(one.sums, two.sums, rtol=1e-12)
 
 
+def test_real_rows_by_the_names_of_their_columns(made, tmp_path, capsys):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    for path in (made / "private").glob("*.parquet"):
+        table = pq.read_table(path)
+        names = {"embedding": "vector", "label": "target"}
+        renamed = table.rename_columns([names.get(each, each) for each in table.column_names])
+        pq.write_table(renamed, tmp_path / "one" / path.name)
+    there = ("--private-embeddings", str(tmp_path / "one"))
+    assert report(made / "release", tmp_path / "one.html", *there) == 2
+    assert "'vector', which may be meant" in capsys.readouterr().err
+    columns = ("--label-column", "target", "--embedding-column", "vector")
+    assert report(made / "release", tmp_path / "one.html", *there, *columns) == 0
+    other = ("--private-embeddings", str(made / "private"))
+    assert report(made / "release", tmp_path / "two.html", *other) == 0
+    for suffix in (".html", ".private.html"):
+        pages = [(tmp_path / name).with_suffix(suffix).read_text() for name in ("one", "two")]
+        assert pages[0] == pages[1]
+
+
 def test_rows_of_the_release_itself_are_like_it(made, tmp_path):
     """Taken for real ones, synthetic rows are as like to the release as to each other."""
     release = facts.read_release(str(made / "release"))
