@@ -132,13 +132,13 @@ def accepted(batch: pa.RecordBatch, row_format: RowFormat) -> Iterator[tuple[Row
 
 
 def as_numpy(values: Any) -> np.ndarray:
-    """Whatever has `to_numpy` or `__array__` as an array; tensors also where they have a gradient or bfloat16.
+    """Whatever has `to_numpy` or `__array__` as an array; tensors also with a gradient or of bfloat16.
 
     Raises whatever that raises.
     """
     if isinstance(values, np.ma.MaskedArray):
         # What is masked is missing.
-        return values.astype(object).filled(None)
+        return np.ma.filled(values.astype(object), None)  # type: ignore[no-untyped-call]
     if isinstance(values, np.ndarray):
         return values
     if hasattr(values, "detach"):
