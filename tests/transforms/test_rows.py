@@ -307,7 +307,8 @@ def test_no_row_of_a_batch_decides_over_another(workspace, pairs, as_arrays):
         for row, vector in enumerate(vectors):
             matrix[row] = vector if isinstance(vector, list) and np.shape(vector) == (6,) else [{}] * 6
         labels, vectors = objects, matrix
-    assert accepted(workspace, {"label": labels, "embedding": vectors}) == sorted(itertools.chain.from_iterable(alone))
+    together = accepted(workspace, {"label": labels, "embedding": vectors})
+    assert together == sorted(itertools.chain.from_iterable(alone))
 
 
 def test_tensors_views_and_masks(workspace):
