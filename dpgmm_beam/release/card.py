@@ -124,8 +124,8 @@ def _meaning(config: ReleaseConfig) -> str:
     sure = f"up to a chance of {config.delta:.3g}, in which nothing is promised"
     if config.epsilon > _PLAIN_EPSILON:
         return (
-            f"Hardly anything by itself: at an epsilon above {_PLAIN_EPSILON:g} the bound on how much likelier"
-            f" one image makes an outcome is too weak to be put into words ({sure})."
+            f"Hardly anything by itself: at an epsilon above {_PLAIN_EPSILON:g} the bound on how much"
+            f" likelier one image makes an outcome is too weak to be put into words ({sure})."
         )
     return (
         "Whatever somebody does with this folder, and whatever else they know, each outcome is at most"
