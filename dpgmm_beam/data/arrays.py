@@ -1,5 +1,6 @@
 """Arrays, data frames and Arrow columns of a user's own as columns of embeddings and labels."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,23 +33,23 @@ def embedding_column(embeddings: Any) -> pa.Array:
     if isinstance(embeddings, pa.Array | pa.ChunkedArray):
         column = _one_chunk(embeddings)
         if not is_list_of_numbers(column.type):
-            raise ConfigError("embeddings", f"a column of {column.type}", _WANTED)
+            raise ConfigError("embeddings", f"a column of {_shown(column.type)}", _WANTED)
         return column
     array = _numpy(embeddings, "embeddings", _WANTED)
     if array.dtype == object and array.ndim == 1:
         try:
             column = pa.array([None if each is None else np.asarray(each) for each in array])
-        except (pa.ArrowException, TypeError, ValueError):
+        except (pa.ArrowException, OverflowError, TypeError, ValueError):
             raise ConfigError("embeddings", "an array of objects", _WANTED) from None
         if not is_list_of_numbers(column.type):
-            raise ConfigError("embeddings", f"a column of {column.type}", _WANTED)
+            raise ConfigError("embeddings", f"a column of {_shown(column.type)}", _WANTED)
         return column
     if array.ndim != 2 or array.shape[1] < 1 or array.dtype.kind not in "fiuO":
-        raise ConfigError("embeddings", f"an array of {array.dtype} of shape {array.shape}", _WANTED)
+        raise ConfigError("embeddings", f"an array of {array.dtype} of {_dimensions(array)}", _WANTED)
     if array.dtype not in (np.float32, np.float64):
         try:
             array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             raise ConfigError("embeddings", "an array of objects", _WANTED) from None
     flat = pa.array(np.ascontiguousarray(array).ravel())
     return pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
@@ -70,13 +71,13 @@ def label_column(labels: Any) -> pa.Array:
         # numpy would make one type of the entries of a list, and a text of what is missing.
         array: Any = labels if isinstance(labels, list | tuple) else _numpy(labels, "labels", wanted)
         if not isinstance(array, list | tuple) and array.ndim != 1:
-            raise ConfigError("labels", f"an array of shape {array.shape}", wanted)
+            raise ConfigError("labels", f"an array of {_dimensions(array)}", wanted)
         try:
             column = pa.array(array, from_pandas=True) if len(array) else pa.nulls(0, pa.string())
         except (pa.ArrowException, OverflowError, TypeError, ValueError):
             raise ConfigError("labels", f"a {type(labels).__name__} of several types", wanted) from None
     if not is_label(column.type):
-        raise ConfigError("labels", f"a column of {column.type}", wanted)
+        raise ConfigError("labels", f"a column of {_shown(column.type)}", wanted)
     return column
 
 
@@ -120,7 +121,7 @@ def batch_of(embeddings: pa.Array, labels: pa.Array | None) -> pa.RecordBatch:
     columns = {EMBEDDING: embeddings}
     if labels is not None:
         if len(labels) != len(embeddings):
-            raise ConfigError("labels", f"{len(labels)} labels", f"be {len(embeddings)}, one for each row")
+            raise ConfigError("labels", "another number of them", "be one for each row")
         columns[LABEL] = labels
     return pa.RecordBatch.from_pydict(columns)
 
@@ -131,6 +132,16 @@ def accepted(batch: pa.RecordBatch, row_format: RowFormat) -> Iterator[tuple[Row
         yield accept(batch.slice(start, SLICE_ROWS), row_format)
 
 
+def _shown(kind: pa.DataType) -> str:
+    """A type's name; without the fields of structs, which Arrow makes of the keys of dictionaries."""
+    return re.sub(r"struct<.*>", "struct", str(kind))
+
+
+def _dimensions(array: np.ndarray) -> str:
+    """Not the shape: the number of rows is a fact about the data."""
+    return f"{array.ndim} dimension{'s' * (array.ndim != 1)}"
+
+
 def as_numpy(values: Any) -> np.ndarray:
     """Whatever has `to_numpy` or `__array__` as an array; tensors also with a gradient or of bfloat16.
 
@@ -138,7 +149,10 @@ def as_numpy(values: Any) -> np.ndarray:
     """
     if isinstance(values, np.ma.MaskedArray):
         # What is masked is missing.
-        return np.ma.filled(values.astype(object), None)  # type: ignore[no-untyped-call]
+        numbers = values.ndim == 2 and values.dtype.kind in "fiu"
+        filled: np.ndarray = np.array(values.data, np.float64 if numbers else object)
+        filled[np.ma.getmaskarray(values)] = np.nan if numbers else None  # type: ignore[no-untyped-call]
+        return filled
     if isinstance(values, np.ndarray):
         return values
     if hasattr(values, "detach"):

@@ -251,7 +251,9 @@ def _whole(array: _Array, end: int) -> _Array:
 
 def _check(pattern: str, found: Arrays, columns: Columns) -> None:
     def refuse(array: _Array, allowed: str) -> ConfigError:
-        kind = f"{array.dtype} of shape {array.shape}"
+        # No shape and no width of texts: how many rows there are is a fact about them, and so is the longest.
+        name = array.dtype.type.__name__ if array.dtype.kind in "US" else array.dtype
+        kind = f"{name} of {len(array.shape)} dimension{'s' * (len(array.shape) != 1)}"
         return ConfigError("input", pattern, f"{allowed}; {array.shown} holds {kind}")
 
     values, labels = found.embeddings, found.labels

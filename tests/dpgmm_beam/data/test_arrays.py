@@ -53,3 +53,29 @@ def test_columns_without_rows():
 def test_labels_without_a_value():
     assert arrays.label_column(np.array(["a", None, float("nan")], object)).to_pylist() == ["a", None, None]
     assert arrays.label_column([None, None]).null_count == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        (np.ones((17, 4)), [{"secret": 1}] * 17),
+        (np.ones((17, 4)), ["secret"] * 16),
+        (np.ones((17, 4)), np.ones((17, 17))),
+        (np.ones((17, 4, 17)), ["secret"] * 17),
+        (np.array([["secret"] * 4] * 17, object), ["a"] * 17),
+        (np.array([[10**400] * 4] * 17, object), ["a"] * 17),
+        ([[10**400] * 4, [1.0]] * 17, ["a"] * 34),
+    ],
+)
+def test_refusals_tell_neither_values_nor_the_number_of_rows(values, labels):
+    with pytest.raises(ConfigError) as refused:
+        arrays.batch_of(arrays.embedding_column(values), arrays.label_column(labels))
+    assert not any(word in str(refused.value) for word in ("secret", "16", "17"))
+
+
+def test_what_is_masked_is_missing():
+    masked = np.ma.masked_array(np.ones((2, 2), np.float32), mask=[[True, False], [False, False]])
+    assert arrays.embedding_column(masked).to_pylist()[1] == [1.0, 1.0]
+    assert np.isnan(arrays.embedding_column(masked).to_pylist()[0][0])
+    labels = np.ma.masked_array(["a", "b"], mask=[True, False])
+    assert arrays.label_column(labels).to_pylist() == [None, "b"]
