@@ -198,7 +198,11 @@ def check_files(argument: str, pattern: str, columns: Columns = DEFAULT_COLUMNS)
         raise _renamed(error, argument) from None
     if not found:
         what = "a release, or " if argument == "--synthetic" else ""
-        raise ConfigError(argument, pattern, f"match {what}Parquet files, by file, folder or glob")
+        raise ConfigError(
+            argument,
+            pattern,
+            f"match {what}embeddings in Parquet or arrays, by file, folder or glob; dpgmm embed makes them of images",
+        )
     for file in found:
         with readable(argument, pattern):
             if not finding.is_array(file.path):

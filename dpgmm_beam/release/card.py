@@ -10,6 +10,7 @@ import math
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.errors import printable
 from dpgmm_beam.fit.plan import Plan
+from dpgmm_beam.privacy.tradeoff import in_words, operational
 from dpgmm_beam.release.class_rows import CLASSES_FILE, count_stddev
 
 CARD_FILE = "README.md"
@@ -108,7 +109,7 @@ def card(plan: Plan) -> bytes:
         encoder=_code(config.encoder),
         epsilon=config.epsilon,
         delta=config.delta,
-        meaning=_meaning(config),
+        meaning=_meaning(plan),
         stddev=stddev,
         classes_file=CLASSES_FILE,
         count=count,
@@ -117,20 +118,19 @@ def card(plan: Plan) -> bytes:
     ).encode()
 
 
-def _meaning(config: ReleaseConfig) -> str:
+def _meaning(plan: Plan) -> str:
+    config = plan.config
     sure = f"up to a chance of {config.delta:.3g}, in which nothing is promised"
     if config.epsilon > _PLAIN_EPSILON:
         return (
             f"Hardly anything by itself: at an epsilon above {_PLAIN_EPSILON:g} the bound on what the"
             f" release tells of one image is too weak to be put into words ({sure})."
         )
-    factor = math.exp(config.epsilon)
-    guess = 100 * (factor + config.delta) / (1 + factor)
+    guess, *_ = in_words(operational(plan.budget.noise_multiplier))
     return (
         "Whatever somebody does with this folder, and whatever else they know, each outcome is at most"
-        f" {_up(factor, 100):.12g} times as likely as it would have been without any one image, or the"
-        f" other way round ({sure}). Who would toss a coin on whether one image was there guesses right"
-        f" with this folder in at most {_up(guess, 10):.12g}% of cases."
+        f" {_up(math.exp(config.epsilon), 100):.12g} times as likely as it would have been without any one"
+        f" image, or the other way round ({sure}). {guess}"
     )
 
 
