@@ -201,7 +201,8 @@ def check_files(argument: str, pattern: str, columns: Columns = DEFAULT_COLUMNS)
         raise ConfigError(
             argument,
             pattern,
-            f"match {what}embeddings in Parquet or arrays, by file, folder or glob; dpgmm embed makes them of images",
+            f"match {what}embeddings in Parquet or arrays, by file, folder or glob;"
+            " dpgmm embed makes them of images",
         )
     for file in found:
         with readable(argument, pattern):

@@ -17,7 +17,9 @@ def parser() -> Parser:
         ),
     )
     result.add_argument("--network", required=True, help="folder of a training, or its model.pt")
-    result.add_argument("--input", required=True, help="embeddings in Parquet or arrays, by file, folder or glob")
+    result.add_argument(
+        "--input", required=True, help="embeddings in Parquet or arrays, by file, folder or glob"
+    )
     result.add_argument("--output", required=True, help="a file: .parquet, or .csv with a column a class")
     result.add_argument("--overwrite", action="store_true", help="replace a file that is in --output")
     result.add_argument("--dimension", type=int, help="length of an embedding in a list column")

@@ -26,8 +26,8 @@ def parser() -> Parser:
     result.add_argument(
         "--private-embeddings",
         metavar="EMBEDDINGS",
-        help="real embeddings in Parquet or arrays by file, folder or glob, best the ones that the release was made from:"
-        " likeness of synthetic rows to them (private file)",
+        help="real embeddings in Parquet or arrays by file, folder or glob, best the ones that the release"
+        " was made from: likeness of synthetic rows to them (private file)",
     )
     result.add_argument("--overwrite", action="store_true", help="replace pages that are there")
     return result

@@ -381,7 +381,7 @@ def test_what_is_in_the_output_folder(folders, capsys):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (["--synthetic", "/nowhere"], "--synthetic=/nowhere is refused: it must match a release, or embeddings"),
+        (["--synthetic", "/nowhere"], "--synthetic=/nowhere is refused: it must match a release, or"),
         (["--synthetic", "xyz://a/b"], "--synthetic=xyz://a/b is refused: it must lie on a file system"),
         (["--test", "/nowhere"], "--test=/nowhere is refused: it must match embeddings in Parquet or arrays"),
         (["--test", ""], "--test='' is refused: it must be a path"),
