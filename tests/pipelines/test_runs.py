@@ -245,7 +245,7 @@ def test_an_id_is_used_once(tmp_path):
         assert more == run
     with (
         pytest.raises(
-            ConfigError, match=r"--release-id=r1 is refused: it must be new.*another configuration"
+            ConfigError, match=r"release_id=r1 is refused: it must be new.*another configuration"
         ),
         own(tmp_path, key, config=dataclasses.replace(CONFIG, epsilon=3.0)),
     ):
