@@ -169,9 +169,7 @@ def test_keys_and_names_that_are_refused(tmp_path, monkeypatch, key_file, releas
 def test_a_key_that_others_may_read_or_write(tmp_path, rights):
     key = small.write_key(tmp_path / "key")
     os.chmod(key, rights)
-    with pytest.raises(
-        ConfigError, match=rf"noise_key_file=.* \(chmod 600\), and has mode {rights:04o}\.$"
-    ):
+    with pytest.raises(ConfigError, match=rf"noise_key_file=.* \(chmod 600\), and has mode {rights:04o}\.$"):
         private.check_key_file(key)
     os.chmod(key, 0o400)
     private.check_key_file(key)
