@@ -1,14 +1,11 @@
 # Everything that a fresh checkout needs: `make demo`, `make test`.
 
 PYTHON ?= python3
-comma := ,
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # FASHION_MNIST=folder where apt cannot bring the data set; FULL=1 for the README's table.
 DEMO_FLAGS := $(if $(FASHION_MNIST),--data $(FASHION_MNIST)) $(if $(FULL),--full)
-# Without apt the demo runs on the digits that scikit-learn has.
-EXTRAS := test$(if $(shell command -v apt-get),,$(comma)demo)
 
 .PHONY: demo test check clean
 
@@ -26,7 +23,7 @@ check: $(STAMP)
 
 $(STAMP): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $(STAMP)
 
 clean:

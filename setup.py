@@ -50,7 +50,7 @@ setup(
         # Draws and writes the page of `dpgmm report`.
         "report": ["matplotlib>=3.10", "jinja2>=3.1"],
         # Small images for `dpgmm demo` where Fashion-MNIST can't be had.
-        "demo": ["scikit-learn>=1.5"],
+        "demo": ["scikit-learn>=1.5,<1.8"],
         "test": [
             "pytest>=8",
             "hypothesis>=6.100",
@@ -65,6 +65,8 @@ setup(
             # The picture of `dpgmm plan`.
             "matplotlib>=3.10",
             "jinja2>=3.1",
+            # The digits of `dpgmm plan`, and of the demo where Fashion-MNIST can't be had.
+            "scikit-learn>=1.5,<1.8",
         ],
         # diffprivlib 0.6.6 cannot be imported beside scikit-learn 1.8, which mlxtend 0.25 wants.
         "benchmarks": [

@@ -1,5 +1,6 @@
 """dpgmm clean: remove what runs left in the private folder."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +15,9 @@ def main(argv: Sequence[str]) -> int:
     path = arguments.private_dir
     if path is not None and not is_local(path):
         raise ConfigError("--private-dir", path, "be a local folder; elsewhere delete its runs/ and rows/")
+    if path is not None and not os.path.isdir(path):
+        # A mistyped one is not clean: what was meant would stay.
+        raise ConfigError("--private-dir", path, "be a folder that exists")
     cleaned = runs.clean(private.check_folder(path))
     rows = ", and prepared rows" if cleaned.rows else ""
     cli.report(f"removed {len(cleaned.runs)} runs{rows}", removed=len(cleaned.runs), busy=len(cleaned.busy))

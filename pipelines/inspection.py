@@ -181,7 +181,7 @@ def lines(
 
 def _survey(survey: LabelSurvey) -> Iterator[str]:
     if survey.missing:
-        shown = ", ".join(map(printable, survey.missing[:_SHOWN_LABELS]))
+        shown = ", ".join(repr(printable(label)) for label in survey.missing[:_SHOWN_LABELS])
         yield f"WITHOUT A ROW: {shown}{_and_more(len(survey.missing))}. Each of these is released as noise"
     undeclared = survey.undeclared
     if undeclared.total:

@@ -198,7 +198,12 @@ def check_files(argument: str, pattern: str, columns: Columns = DEFAULT_COLUMNS)
         raise _renamed(error, argument) from None
     if not found:
         what = "a release, or " if argument == "--synthetic" else ""
-        raise ConfigError(argument, pattern, f"match {what}Parquet files, by file, folder or glob")
+        raise ConfigError(
+            argument,
+            pattern,
+            f"match {what}embeddings in Parquet or arrays, by file, folder or glob;"
+            " dpgmm embed makes them of images",
+        )
     for file in found:
         with readable(argument, pattern):
             if not finding.is_array(file.path):
@@ -471,6 +476,9 @@ def _describe(
     except ConfigError as error:
         if error.argument == "encoder":
             raise ConfigError(argument, pattern, "hold embeddings, not images") from None
+        if error.argument == "label_column" and argument == "--synthetic":
+            # The options for columns are of the test rows.
+            raise ConfigError(argument, pattern, f"have a column '{LABEL}'") from None
         raise _renamed(error, argument) from None
     if not found.labelled:
         raise ConfigError(argument, pattern, f"have a column '{columns.label or LABEL}'")

@@ -41,7 +41,6 @@ This whole folder is (epsilon, delta)-differentially private with epsilon = {eps
 delta = {delta:.12g}, for adding or removing one image with its label.
 
 - **What that means.** {meaning}
-- **What an attacker can gain**, exactly and at most. {gain}
 - **The unit is one image.** Somebody who is in m of the images is protected less: as by a release
   whose noise is m times smaller.
 - **Releases add up.** This one has spent its own epsilon and delta; another release of the same
@@ -110,8 +109,7 @@ def card(plan: Plan) -> bytes:
         encoder=_code(config.encoder),
         epsilon=config.epsilon,
         delta=config.delta,
-        meaning=_meaning(config),
-        gain=" ".join(in_words(operational(plan.budget.noise_multiplier))),
+        meaning=_meaning(plan),
         stddev=stddev,
         classes_file=CLASSES_FILE,
         count=count,
@@ -120,17 +118,19 @@ def card(plan: Plan) -> bytes:
     ).encode()
 
 
-def _meaning(config: ReleaseConfig) -> str:
+def _meaning(plan: Plan) -> str:
+    config = plan.config
     sure = f"up to a chance of {config.delta:.3g}, in which nothing is promised"
     if config.epsilon > _PLAIN_EPSILON:
         return (
-            f"Hardly anything by itself: at an epsilon above {_PLAIN_EPSILON:g} the bound on how much"
-            f" likelier one image makes an outcome is too weak to be put into words ({sure})."
+            f"Hardly anything by itself: at an epsilon above {_PLAIN_EPSILON:g} the bound on what the"
+            f" release tells of one image is too weak to be put into words ({sure})."
         )
+    guess, *_ = in_words(operational(plan.budget.noise_multiplier))
     return (
         "Whatever somebody does with this folder, and whatever else they know, each outcome is at most"
         f" {_up(math.exp(config.epsilon), 100):.12g} times as likely as it would have been without any one"
-        f" image, or the other way round ({sure})."
+        f" image, or the other way round ({sure}). {guess}"
     )
 
 

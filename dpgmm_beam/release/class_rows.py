@@ -9,6 +9,7 @@ rows (int64) and rows_stddev (double, the noise's standard deviation, of all row
 
 import dataclasses
 import io
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -113,7 +114,7 @@ class ClassRows:
         >>> ClassRows(("cat", "dog"), np.array([5979, 150]), 37.3).warning()
         ''
         >>> ClassRows(("cat", "dog"), np.array([5979, -12]), 37.3).warning()[:64]
-        '1 of 2 classes is no more than noise (fewer than 149 noisy rows,'
+        '1 of 2 classes is no more than noise (fewer than 150 noisy rows,'
         """
         names = [label for label, bad in zip(self.classes, self.drowned, strict=True) if bad]
         if not names:
@@ -122,7 +123,7 @@ class ClassRows:
         verb = "is" if len(names) == 1 else "are"
         return (
             f"{len(names)} of {len(self.classes)} classes {verb} no more than noise (fewer than"
-            f" {NOISE_STDDEVS * self.stddev:.0f} noisy rows, four standard deviations):"
+            f" {math.ceil(NOISE_STDDEVS * self.stddev)} noisy rows, four standard deviations):"
             f" {', '.join(names[:_LISTED])}{more}. Are these labels spelt as in the data? What is said here"
             " is in the release and costs nothing; an empty class goes unnamed in 3 of 100,000 cases, and"
             f" one of {2 * NOISE_STDDEVS * self.stddev:.0f} rows is named in as many"

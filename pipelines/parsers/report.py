@@ -26,9 +26,9 @@ def parser() -> Parser:
     )
     result.add_argument(
         "--private-embeddings",
-        metavar="PARQUET",
-        help="real embeddings by file, folder or glob, best the ones that the release was made from:"
-        " likeness of synthetic rows to them (private file)",
+        metavar="EMBEDDINGS",
+        help="real embeddings in Parquet or arrays by file, folder or glob, best the ones that the release"
+        " was made from: likeness of synthetic rows to them (private file)",
     )
     result.add_argument("--overwrite", action="store_true", help="replace pages that are there")
     add_columns(result, LABEL, EMBEDDING)

@@ -85,3 +85,10 @@ def test_an_unknown_option_is_refused(capsys):
         status = ended.code
     assert status == 2
     assert "--output" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_is_not_called_clean(tmp_path, capsys):
+    assert cli.main(["clean", "--private-dir", str(tmp_path / "none")]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err == f"dpgmm: --private-dir={tmp_path / 'none'} is refused: it must be a folder that exists.\n"

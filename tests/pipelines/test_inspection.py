@@ -135,6 +135,7 @@ def test_embeddings(tmp_path, capsys, encoder):
     assert labels["labels_not_declared"] == {"rows": {"b ": 1, "c": 1}, "null": 1, "other_labels": 0}
     assert facts["release"]["rows"] == 6
     assert "'b ' may be meant to be 'b'" in text
+    assert "WITHOUT A ROW: 'd'. " in text
     plain, facts = inspect(capsys, "--input", tmp_path / "in.parquet", *encoder)
     assert facts["found"]["good_rows"] == 9
     assert "labels only" in plain

@@ -150,7 +150,7 @@ def test_a_key_of_the_user(tmp_path):
         ),
         ("", "r1", "--noise-key-file='' is refused: it must be a readable file of exactly 32 bytes."),
         ("fifo", "r1", "--noise-key-file=fifo is refused: it must be a readable file of exactly 32 bytes."),
-        ("short", "r1", "--noise-key-file=short is refused: it must hold exactly 32 bytes, not 31 bytes."),
+        ("short", "r1", "noise_key_file=short is refused: it must hold exactly 32 bytes, not 31 bytes."),
         ("nfs4://x", "r1", "--noise-key-file=nfs4://x is refused: it must lie on a file system"),
     ],
 )
@@ -169,9 +169,7 @@ def test_keys_and_names_that_are_refused(tmp_path, monkeypatch, key_file, releas
 def test_a_key_that_others_may_read_or_write(tmp_path, rights):
     key = small.write_key(tmp_path / "key")
     os.chmod(key, rights)
-    with pytest.raises(
-        ConfigError, match=rf"--noise-key-file=.* \(chmod 600\), and has mode {rights:04o}\.$"
-    ):
+    with pytest.raises(ConfigError, match=rf"noise_key_file=.* \(chmod 600\), and has mode {rights:04o}\.$"):
         private.check_key_file(key)
     os.chmod(key, 0o400)
     private.check_key_file(key)
@@ -202,5 +200,5 @@ def test_a_key_of_root_and_of_somebody_else(tmp_path, monkeypatch, owner, rights
 
 
 def test_a_key_of_one_byte(tmp_path):
-    with pytest.raises(ConfigError, match=r"--noise-key-file=.* must hold random bytes .*, not one repeated"):
+    with pytest.raises(ConfigError, match=r"noise_key_file=.* must hold random bytes .*, not one repeated"):
         private.check_key_file(small.write_key(tmp_path / "key", b"A" * 32))

@@ -421,7 +421,7 @@ def test_private_inputs_that_are_refused(made, tmp_path, capsys):
     assert "length 16, as the release does" in refused("--private-embeddings", tmp_path / "other")
     assert "24 rows at least" in refused("--private-embeddings", tmp_path / "few")
     assert "a column 'label'" in refused("--private-embeddings", tmp_path / "unlabelled")
-    assert "match Parquet files" in refused("--private-embeddings", tmp_path / "none")
+    assert "match embeddings in Parquet or arrays" in refused("--private-embeddings", tmp_path / "none")
     assert "be a folder with a metrics.json" in refused("--network", tmp_path / "none")
     (tmp_path / "network").mkdir()
     for content, sentence in (

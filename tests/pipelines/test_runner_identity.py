@@ -110,8 +110,9 @@ def test_another_key_id_or_row_is_another_release(made, tmp_path):
         ]
     ):
         assert changed.keys() == expected.keys()
-        for name, data in changed.items():
-            assert data != expected[name], (number, name)
+        # A card says what was configured, and the release's id.
+        same = {name for name, data in changed.items() if data == expected[name]}
+        assert same <= {"README.md"}, number
 
 
 @needs_prism

@@ -244,9 +244,7 @@ def test_an_id_is_used_once(tmp_path):
     with own(tmp_path, key, config=dataclasses.replace(CONFIG, samples_per_class=41)) as more:
         assert more == run
     with (
-        pytest.raises(
-            ConfigError, match=r"--release-id=r1 is refused: it must be new.*another configuration"
-        ),
+        pytest.raises(ConfigError, match=r"release_id=r1 is refused: it must be new.*another configuration"),
         own(tmp_path, key, config=dataclasses.replace(CONFIG, epsilon=3.0)),
     ):
         pass

@@ -381,9 +381,9 @@ def test_what_is_in_the_output_folder(folders, capsys):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (["--synthetic", "/nowhere"], "--synthetic=/nowhere is refused: it must match a release, or Parquet"),
+        (["--synthetic", "/nowhere"], "--synthetic=/nowhere is refused: it must match a release, or"),
         (["--synthetic", "xyz://a/b"], "--synthetic=xyz://a/b is refused: it must lie on a file system"),
-        (["--test", "/nowhere"], "--test=/nowhere is refused: it must match Parquet files"),
+        (["--test", "/nowhere"], "--test=/nowhere is refused: it must match embeddings in Parquet or arrays"),
         (["--test", ""], "--test='' is refused: it must be a path"),
         (["--output", "xyz://a/b"], "--output=xyz://a/b is refused: it must lie on a file system"),
         (["--test", "SHORT"], "hold embeddings of length 10, as --synthetic does"),
