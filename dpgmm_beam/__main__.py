@@ -28,11 +28,15 @@ def shadowed() -> str:
 
 
 def main() -> int:
-    """Runs the verb that the command line names."""
+    """Runs the verb that the command line names, and ends the process with its status."""
     if reason := shadowed():
         sys.stderr.write(f"dpgmm: {reason}\n")
         return 2
-    return importlib.import_module("pipelines.cli").main()
+    status = importlib.import_module("pipelines.cli").main()
+    # Python's own end stops threads wherever they are.  In C++ that can be a crash ("terminate called
+    # without an active exception"), and a release that was made would end with status 134.
+    importlib.import_module("pipelines.signals").end(status)
+    return status
 
 
 if __name__ == "__main__":

@@ -477,3 +477,25 @@ def test_what_is_logged(verbose):
 )
 def test_the_library_names_fields_and_the_command_line_options(sentence, said):
     assert cli.with_option(sentence) == said
+
+
+def test_the_command_ends_when_its_verb_has(tmp_path):
+    """Whatever threads of libraries go on; what they do at Python's own end can be a crash."""
+    program = """
+import atexit, sys, threading, time
+from dpgmm_beam import __main__
+from pipelines import cli
+
+def verb():
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    atexit.register(sys.stderr.write, "exit handler")
+    sys.stdout.write("said")
+    return 7
+
+cli.main = verb
+sys.exit(__main__.main())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (7, "said", "exit handler")
