@@ -47,6 +47,9 @@ _FIRST_LINES = 64
 
 _FAR_READERS = 16
 
+# File systems that Beam comes with or has extras for.
+_BEAM_SCHEMES = ("gs", "s3", "azfs", "hdfs")
+
 # From so many of a folder's files on the folder is listed, instead of each file.
 _WORTH_LISTING = 32
 
@@ -405,6 +408,7 @@ def _match(asked: tuple[str, bool]) -> list[InputFile]:
         path.encode()
         FileSystems.get_filesystem(path)
     except (ValueError, ImportError):
-        # Of one row's path; others may be sound.
-        return []
+        # Of one row's path; others may be sound.  But where a package of Beam's is missing, all of them are.
+        if path.partition("://")[0].lower() not in _BEAM_SCHEMES:
+            return []
     return finding.match(path, finding.literal(path) + ("/*" if folder else ""))

@@ -243,3 +243,17 @@ def test_empty_lists(folder):
     assert "match" in refusal(folder / "gone.csv")
     with pytest.raises(ConfigError, match="name a model"):
         describe_input(path, "precomputed")
+
+
+def test_a_file_system_whose_package_is_missing_is_no_missing_file(folder, monkeypatch):
+    """All rows of a bucket would be set aside in silence, and a release be noise."""
+
+    def without_extra(path):
+        raise ValueError("Unable to get filesystem from specified path, please use the correct path")
+
+    monkeypatch.setattr(image_lists.FileSystems, "get_filesystem", without_extra)
+    path = write(folder / "list.csv", "path,label\nimages/cat/1.png,cat\ngs://bucket/2.png,cat\n")
+    with pytest.raises(ConfigError, match="lie on a file system that Beam can open"):
+        found(path)
+    path = write(folder / "list.csv", "path,label\nimages/cat/1.png,cat\nhttp://host/2.png,cat\n")
+    assert set(found(path)) >= {"cat/1.png"}
