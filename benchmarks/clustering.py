@@ -84,7 +84,7 @@ def private_centres(
     block = Rows(values.astype(np.int16), labels[kept].astype(np.int32))
     plan = Plan(config, "benchmark")
     final = chain.fit(plan, lambda: block.blocks(BLOCK), NoiseKey(bytes([key]) * 32))
-    return chain.mixture_of(plan, final).means
+    return chain.released_mixture(final).means
 
 
 def plain_private_lloyd(

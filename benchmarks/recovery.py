@@ -27,6 +27,7 @@ from dpgmm_beam.config import Method, ReleaseConfig
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.plan import Plan
+from dpgmm_beam.fit.stage import Stage
 from dpgmm_beam.mixture import Mixture
 from dpgmm_beam.privacy import lattice
 from dpgmm_beam.privacy.noise import NoiseKey
@@ -87,18 +88,16 @@ class Truth:
 def release(plan: Plan, rows: Rows, key: int | None) -> Mixture:
     """The released mixture; key None: the same stages without noise."""
     secret = NoiseKey(bytes([key or 0]) * 32)
-    if key is not None:
-        return chain.mixture_of(plan, chain.fit(plan, lambda: rows.blocks(BLOCK), secret))
-    current, kept = {}, {}
-    for stage in plan.stages:
-        sums, working = stage.begin(), stage.working(current)
-        for block in rows.blocks(BLOCK):
-            stage.add(block if stage.view is None else stage.view.apply(block, current), working, sums)
-        quiet = dict.fromkeys(plan.multipliers(stage), NO_NOISE)
-        after = stage.advance(current, stage.finish(sums), quiet)
-        current = chain.for_next(stage, after)
-        kept.update(chain.at_end(stage, after))
-    return chain.mixture_of(plan, {**current, **kept})
+    if key is None:
+        plan = WithoutNoise(plan.config, plan.release_id)
+    return chain.released_mixture(chain.fit(plan, lambda: rows.blocks(BLOCK), secret))
+
+
+class WithoutNoise(Plan):
+    """A plan that adds next to no noise: not private."""
+
+    def multipliers(self, stage: Stage) -> dict[str, float]:
+        return dict.fromkeys(super().multipliers(stage), NO_NOISE)
 
 
 def plan_of(k: int, d: int) -> Plan:

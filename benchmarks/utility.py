@@ -34,7 +34,6 @@ import numpy as np
 import problems
 import pyarrow.parquet as pq
 import torch
-from dpgmm_beam.stages import Stage
 from problems import Dataset
 
 from dpgmm_beam.config import ReleaseConfig
@@ -42,6 +41,7 @@ from dpgmm_beam.data.rows import label_indices
 from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.checkpoint import Checkpoint
 from dpgmm_beam.fit.plan import Plan
+from dpgmm_beam.fit.stage import Stage
 from dpgmm_beam.network import TrainConfig, train_network
 from dpgmm_beam.privacy.noise import KEY_BYTES, NoiseKey
 from dpgmm_beam.release import manifest

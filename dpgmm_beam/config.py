@@ -8,11 +8,12 @@ to be released; docs/method.md gives the reasons.
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpgmm_beam.data.rows import RowFormat, normal_form
-from dpgmm_beam.defaults import COMPONENTS, ROUNDS, SAMPLES_PER_CLASS, UNUSED_ROUNDS
+from dpgmm_beam.defaults import ROUNDS, SAMPLES_PER_CLASS, UNUSED_ROUNDS
 from dpgmm_beam.errors import ConfigError, printable
 from dpgmm_beam.privacy import accounting, lattice
 from dpgmm_beam.privacy.allocation import SHARES, check_share
@@ -25,6 +26,12 @@ MAX_LABEL = 1024
 """Characters of a label."""
 
 MAX_COMPONENTS, MAX_ROUNDS = 2**10, 200
+
+AUTO_COMPONENTS, AUTO_GAUSSIANS = 40, 2**12
+"""Components of a class at most, and of all classes together, where their number is not given."""
+
+MAX_SHAPES = 2**22
+"""Values in the covariances of all classes together."""
 
 MAX_GAUSSIANS = 2**14
 """Components of all classes together: each has a covariance of 64 x 64."""
@@ -60,8 +67,8 @@ class Method:
       teacher_momentum: of the steps.
     """
 
-    residual_radius: float = 1.2
-    subspace_dim: int = 64
+    residual_radius: float = 0.7
+    subspace_dim: int = 96
     damping: float = 1 / 7
     teacher_steps: int = 20
     teacher_clip: float = 0.25
@@ -92,8 +99,8 @@ class ReleaseConfig:
       clip_norm: embeddings are clipped to it; None: normalised to 1.
       labelled: whether the data has labels; if not, there is one class.
       samples_per_class: synthetic rows of each class.
-      components: Gaussians a class.
-      rounds: stages of clustering (used when components > 1); None: 8, which is
+      components: Gaussians a class; None: as many as the noisy number of rows of a class allows.
+      rounds: stages of clustering (not used for one component); None: 8, which is
         replaced by the number.
       shares: of 1/z^2 for each mechanism, relative to their sum.
       method: constants of the fit.
@@ -102,8 +109,8 @@ class ReleaseConfig:
       ConfigError: naming the field.
 
     >>> config = ReleaseConfig("precomputed", ("cat", "dog"), 512, epsilon=1.0, delta=1e-6)
-    >>> config.samples_per_class, config.components
-    (6000, 1)
+    >>> config.samples_per_class, config.rounds
+    (6000, 8)
     >>> ReleaseConfig("precomputed", ("cat", "cat"), 512, epsilon=1.0, delta=1e-6)
     Traceback (most recent call last):
     ...
@@ -118,7 +125,7 @@ class ReleaseConfig:
     clip_norm: float | None = None
     labelled: bool = True
     samples_per_class: int = SAMPLES_PER_CLASS
-    components: int = COMPONENTS
+    components: int | None = None
     rounds: int | None = None
     shares: tuple[tuple[str, float], ...] = SHARES
     method: Method = Method()
@@ -132,7 +139,7 @@ class ReleaseConfig:
             raise ConfigError("classes", ",".join(self.classes), "be one class, for the data has no labels")
         if self.rounds is None:
             # Resolved here, so that the digest of a release holds a number.
-            object.__setattr__(self, "rounds", ROUNDS if self.components > 1 else UNUSED_ROUNDS)
+            object.__setattr__(self, "rounds", UNUSED_ROUNDS if self.components == 1 else ROUNDS)
         classes = len(self.classes)
         if classes * self.dimension > MAX_VALUES:
             raise ConfigError(
@@ -151,7 +158,7 @@ class ReleaseConfig:
             ),
             ("rounds", MAX_ROUNDS, ""),
         ):
-            if not 1 <= getattr(self, name) <= most:
+            if getattr(self, name) is not None and not 1 <= getattr(self, name) <= most:
                 raise ConfigError(
                     name,
                     getattr(self, name),
@@ -163,7 +170,27 @@ class ReleaseConfig:
     @property
     def clustering_stages(self) -> int:
         """How many stages find components: `rounds`, but none for a single one."""
-        return self.rounds if self.rounds and self.components > 1 else 0
+        return self.rounds if self.rounds and self.components != 1 else 0
+
+    @property
+    def component_room(self) -> int:
+        """Room for components of a class: their number, or the most that are found."""
+        if self.components is not None:
+            return self.components
+        values = MAX_VALUES // self.dimension
+        return max(1, min(AUTO_COMPONENTS, min(AUTO_GAUSSIANS, values) // len(self.classes)))
+
+    @property
+    def subspace_room(self) -> int:
+        """Room for directions in which components are found: as many centres may lie at equal distances."""
+        return min(max(self.method.subspace_dim, self.components or 1), self.dimension)
+
+    @property
+    def shaped_room(self) -> int:
+        """Room for directions in which classes and components have shapes of their own."""
+        moments = math.isqrt(2 * MAX_SHAPES // len(self.classes))
+        covariances = math.isqrt(8 * MAX_SHAPES // (len(self.classes) * self.component_room))
+        return max(1, min(self.method.subspace_dim, self.dimension, moments, covariances))
 
     @property
     def row_format(self) -> RowFormat:

@@ -3,11 +3,8 @@
 SAMPLES_PER_CLASS = 6000
 """Synthetic rows of each class."""
 
-COMPONENTS = 1
-"""Gaussians of each class."""
-
 ROUNDS, UNUSED_ROUNDS = 8, 4
-"""Rounds of a release of several components, and of one, which does none."""
+"""Rounds of clustering, and of a release of one component, which does none."""
 
 BLOCK_ROWS = 512
 """Rows of a numpy block."""

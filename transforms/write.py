@@ -50,7 +50,10 @@ class Publish(beam.DoFn):
         plan, digest = final.plan, final.digest().hex()
         # A record may come twice, from a bundle that ran twice.
         found = {record.path: record for record in records}
-        if {path: record.rows for path, record in found.items()} != manifest.files_of(plan.config):
+        due = manifest.files_of(plan.config)
+        if found.keys() != due.keys() or any(
+            rows not in (None, found[path].rows) for path, rows in due.items()
+        ):
             raise RuntimeError("files of the release are missing: run the same command again")
         if {record.state for record in found.values()} != {digest}:
             raise RuntimeError("files of the release come from different states: run the same command again")

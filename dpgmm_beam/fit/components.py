@@ -5,88 +5,66 @@ import numpy as np
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.fit.covariance import BASIS_BITS
 from dpgmm_beam.fit.state import Covariance, FitState
-from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.mixture import Mixture
 from dpgmm_beam.privacy import lattice
 
-MIN_VARIANCE = 0.001
-"""Least variance of a component, as a share of the pooled one in that direction."""
-
 RELEASED_BITS = 26
-"""Covariances and basis are released in steps of 2**-26."""
+"""Covariances are released in steps of 2**-26."""
 
 
 def mixture_of(config: ReleaseConfig, state: FitState, pooled: Covariance) -> Mixture:
     """The released mixture.
+
+    With B the pooled basis and, in its first directions, L what centres leave of the pooled
+    variance, A the root of a class's shape, s and F scale and own shape of a component, its covariance
+    is B diag(S, I) B^T with S = sqrt(L) A diag(s F F, s I) A sqrt(L).
 
     Args:
       state: after the last stage.
       pooled: the covariance that the fit found.
     """
     assert state.class_means is not None
+    assert state.subspace is not None
+    assert state.components is not None
+    assert state.shapes is not None
     clip_norm = config.clip_norm or 1.0
     basis = pooled.basis * 2.0**-BASIS_BITS
-    class_weights = state.class_means.counts / state.class_means.counts.sum()
-    count, r = len(class_weights), min(config.method.subspace_dim, config.dimension)
-    means = state.class_means.means[:, None, :] / lattice.UNIT
-    weights, covariance = np.ones((count, 1)), np.eye(r)
-    if state.components is not None:
-        weights = state.components.counts / state.components.counts.sum(axis=1, keepdims=True)
-        offsets = state.components.means / lattice.UNIT - means
-        means = means + offsets
-        shares = class_weights[:, None] * weights
-        covariance, basis = within_covariance(offsets, shares, basis, r, state.components.residual_square)
+    counts, shapes = state.components.counts, state.shapes
+    used = shapes.roots.shape[1]
+    # A direction of the view is a column of the basis, over its length.
+    columns = basis[:, : len(state.subspace.steps)]
+    directions = columns / np.sqrt((columns**2).sum(axis=0))
+    real = state.components.centres * state.subspace.steps
+    means = state.class_means.means[:, None, :] / lattice.UNIT + _exact_product(real, directions)
+    covariances = np.empty((*counts.shape, used, used))
+    for label, root in enumerate(shapes.roots.astype(np.float64)):
+        left = np.sqrt(shapes.left[:used].astype(np.float64))[:, None] * root
+        for component in range(counts.shape[1]):
+            own = left.copy()
+            if shapes.factors is not None:
+                h = shapes.own_directions
+                own[:, :h] = left[:, :h] @ shapes.factors[label, component].astype(np.float64)
+            scale = 1.0 if shapes.scales is None else float(shapes.scales[label, component])
+            covariances[label, component] = scale * (own @ own.T)
+    # Beyond the shapes only the axes shrink by what the centres explain.
+    lengths = np.ones(len(basis))
+    lengths[used : len(shapes.left)] = np.sqrt(shapes.left[used:].astype(np.float64))
     return Mixture(
         classes=config.classes,
-        class_weights=class_weights,
-        weights=weights,
+        class_weights=state.class_means.counts / state.class_means.counts.sum(),
+        weights=counts / counts.sum(axis=1, keepdims=True),
         means=means * clip_norm,
-        covariances=np.broadcast_to(covariance, (count, weights.shape[1], r, r)),
-        basis=basis * clip_norm,
+        covariances=_rounded(covariances),
+        basis=basis * lengths * clip_norm,
         normalized=config.clip_norm is None,
         clip_norm=clip_norm,
     )
 
 
-def within_covariance(
-    offsets: np.ndarray, shares: np.ndarray, basis: np.ndarray, subspace_dim: int, residual_square: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """What is left of the pooled covariance B B^T when the centres have explained their part.
-
-    In the coordinates of B the centres explain E = sum of share x offset offset^T;
-    I - E is taken as a full matrix on the first r coordinates and as a diagonal
-    one on the rest.  Differences of noisy figures say little where nearly all is
-    explained, so variances are held above one floor (as in water-filling), the one
-    at which the trace is the released mean squared residual.
-
-    Args:
-      offsets: (C, K, d), of the components from their class's mean.
-      shares: (C, K), summing to 1.
-      basis: (d, d), orthogonal columns.
-
-    Returns:
-      The covariance on the first coordinates (r, r), and the basis with its
-      other columns scaled.
-    """
-    with one_thread():
-        variances = np.maximum((basis**2).sum(axis=0), np.finfo(float).tiny)
-        whitened = (offsets.reshape(-1, len(basis)) @ (basis / variances)) * np.sqrt(shares.reshape(-1, 1))
-        first = whitened[:, :subspace_dim]
-        values, vectors = np.linalg.eigh(np.eye(subspace_dim) - first.T @ first)
-        sizes = np.concatenate([variances[:subspace_dim] @ vectors**2, variances[subspace_dim:]])
-        values = np.concatenate([values, 1.0 - (whitened[:, subspace_dim:] ** 2).sum(axis=0)])
-        low, high = MIN_VARIANCE, 1.0
-        for _ in range(30):
-            middle = np.sqrt(low * high)
-            above = sizes @ np.clip(values, middle, 1.0) > residual_square
-            low, high = (low, middle) if above else (middle, high)
-        values = np.clip(values, low, 1.0)
-        # Where even the least floor leaves too much, all of it is scaled.
-        values *= np.clip(residual_square / (sizes @ values), MIN_VARIANCE, 1.0)
-        values = np.maximum(values, MIN_VARIANCE)
-        covariance = (vectors * values[:subspace_dim]) @ vectors.T
-        scales = np.concatenate([np.ones(subspace_dim), np.sqrt(values[subspace_dim:])])
-    return _rounded(covariance), _rounded(basis * scales)
+def _exact_product(offsets: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """(C, K, r) times (d, r), rounded to a lattice on either side so that the order of sums can't matter."""
+    steps = lattice.to_lattice(offsets, 26) @ lattice.to_lattice(directions, 20).T
+    return steps * 2.0**-46
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:

@@ -19,6 +19,9 @@ DAMPING_FLOOR = 0.1
 """Least damping, as a share of the mean eigenvalue: with hardly any noise the
 features would otherwise be whitened further than the steps can follow."""
 
+MAX_FACTOR = 20.0
+"""What a moment of clipped residuals is multiplied by at most, to have the trace of all."""
+
 LDA_DAMPING, LDA_SCALE = 4.0, 0.5
 """The teacher starts from half the discriminant of a more damped covariance:
 sharper starts have to be unlearnt."""
@@ -28,12 +31,12 @@ sharper starts have to be unlearnt."""
 class PooledMoment(Stage):
     """Second moment of the rows round their class means, pooled over the classes.
 
-    Residuals are clipped at a radius that is a function of the noisy means:
-    rows have norm at most 1, so the mean squared residual is at most one minus
-    the mean squared norm of the class means.
+    Residuals are clipped at a share of their root mean square, which the step before
+    knows: what the moment lacks for it is put back by one factor, and its noise is
+    as much smaller.  What the moment says is taken beyond the variances of the
+    coordinates, which are known better than its other entries.
 
-    Makes the `Covariance`, and in the state `teacher` and, where there are several
-    components, `subspace` and `components`.
+    Makes the `Covariance`, and in the state `teacher`, `subspace` and `components`.
     """
 
     KIND = "moment"
@@ -55,7 +58,7 @@ class PooledMoment(Stage):
     def adder(self, before: FitState) -> Callable[[Rows, Sums], None]:
         of_classes = _class_means(before)
         means = of_classes.means.astype(np.float64)
-        scale = self.bound / (of_classes.residual_radius * lattice.UNIT)
+        scale = self.bound / (self._radius(of_classes) * lattice.UNIT)
 
         def add(rows: Rows, sums: Sums) -> None:
             residuals = rows.values - means[rows.classes]
@@ -71,28 +74,30 @@ class PooledMoment(Stage):
 
     def advance(self, before: FitState, noisy: Sums, multipliers: Multipliers) -> Advanced:
         of_classes = _class_means(before)
-        radius = of_classes.residual_radius
+        trace, radius = of_classes.residual_square, self._radius(of_classes)
         per_row = radius**2 / (self.bound**2 * of_classes.counts.sum())
         moment = lattice.unpack_triangle(noisy["moment"].astype(np.float64)) * per_row
-        stddev = multipliers["moment"] * self.bound**2 * per_row
-        largest = (radius / self.method.residual_radius) ** 2
-        trace = float(np.clip(np.trace(moment), 0.1 * largest, largest))
-        values, vectors = shrinkage.shrink_moment(moment, stddev, trace)
+        # Of rows that are clipped the trace is at most that of rows that are not.
+        factor = float(np.clip(trace / max(np.trace(moment), 1e-30), 1.0, MAX_FACTOR))
+        stddev = multipliers["moment"] * self.bound**2 * per_row * factor
+        values, vectors = shrinkage.shrink_moment(
+            moment * factor, stddev, trace, of_classes.variances.astype(np.float64)
+        )
         damping = self.method.damping * shrinkage.noise_radius(self.shape.dimension, stddev)
-        state = dataclasses.replace(before, teacher=_first_teacher(of_classes, values, vectors, damping))
-        if self.shape.components > 1:
-            subspace, components = sketch.start(
-                of_classes, values, vectors, self.shape, multipliers["moment"]
-            )
-            state = dataclasses.replace(state, subspace=subspace, components=components)
-        basis = lattice.to_lattice(self._basis(values, vectors), BASIS_BITS).astype(np.int32)
+        subspace, components = sketch.start(of_classes, values, vectors, self.shape, multipliers["moment"])
+        state = dataclasses.replace(
+            before,
+            teacher=_first_teacher(of_classes, values, vectors, damping),
+            subspace=subspace,
+            components=components,
+        )
+        # Axes by falling size: shapes are given in the first of them.
+        basis = lattice.to_lattice(vectors * np.sqrt(values), BASIS_BITS).astype(np.int32)
         return Advanced(state, Covariance(basis))
 
-    def _basis(self, values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        """A square root of the covariance: the symmetric one, unless components need axes by falling size."""
-        axes = vectors * np.sqrt(values)
-        with one_thread():
-            return axes if self.shape.components > 1 else axes @ vectors.T
+    def _radius(self, of_classes: ClassMeans) -> float:
+        """Clipping radius of a residual, as a share of the norm bound."""
+        return self.method.residual_radius * float(np.sqrt(of_classes.residual_square))
 
 
 def _class_means(state: FitState) -> ClassMeans:

@@ -1,4 +1,4 @@
-"""Step 5: noisy Lloyd steps, which refine the centres in the full space.
+"""Step 5: noisy Lloyd steps, which refine the centres in the view `within`.
 
 A round assigns rows to the nearest centre and moves it by the noisy mean of
 their residuals, shrunk by what its noise explains (empirical Bayes); the first rounds
@@ -17,9 +17,9 @@ import numpy as np
 from dpgmm_beam.config import Method
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import kmeans, sketch
+from dpgmm_beam.fit.projection import VIEW_UNIT, View
 from dpgmm_beam.fit.stage import Advanced, Multipliers, Shape, Stage, sums_by_group
 from dpgmm_beam.fit.state import Components, FitState
-from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.privacy import lattice
 from dpgmm_beam.privacy.queries import SumQuery, Sums
 
@@ -30,7 +30,7 @@ ROUND_RADIUS = 0.9
 """Clipping radius of a round, over the root mean squared residual."""
 
 MIN_RESIDUAL = 0.01
-"""Least clipping radius of a round, as a share of the moment's."""
+"""Least clipping radius of a round, as a share of the view's norm bound."""
 
 
 def rounds(shape: Shape, method: Method, first: int, end: int) -> list["CentreRound"]:
@@ -46,6 +46,8 @@ def rounds(shape: Shape, method: Method, first: int, end: int) -> list["CentreRo
 @dataclasses.dataclass(frozen=True)
 class CentreRound(Stage):
     """One round of private Lloyd steps, K centres for each class -> `FitState.components`.
+
+    A class's centres lie first in its room of K sums.
 
     Counts and mean squared residuals are one vector: a row adds `SQUARE_UNIT` to
     a count and at most that to a square.
@@ -75,6 +77,14 @@ class CentreRound(Stage):
         return "late" if self.late else self.KIND
 
     @property
+    def view(self) -> View:
+        return sketch.WITHIN
+
+    @property
+    def view_dimension(self) -> int:
+        return self.shape.subspace_dim
+
+    @property
     def bound(self) -> int:
         """Norm bound of a residual in its own steps, 2**-14 of the clipping radius."""
         return 2**self.BITS
@@ -85,21 +95,23 @@ class CentreRound(Stage):
         both = float(np.ceil(np.sqrt(2.0) * self.SQUARE_UNIT))
         return (
             SumQuery("count", 2 * cells, both),
-            SumQuery("sum", cells * self.shape.dimension, self.bound),
+            SumQuery("sum", cells * self.shape.subspace_dim, self.bound),
         )
 
     def adder(self, before: FitState) -> Callable[[Rows, Sums], None]:
-        means, count = _components(before).means, self.shape.cells
-        # At most 2**16 lattice steps, and a radius of 2**-10 or more: norms stay
-        # under 2**26, squares under 2**53.
-        scale = self.bound / (clip_radius(before) * lattice.UNIT)
+        of_components, count = centres_of(before), self.shape.cells
+        centres = of_components.reshape(-1, self.shape.subspace_dim).astype(np.float64)
+        free = self.shape.components - of_components.shape[1]
+        # Views have norms of at most 2**14, and a radius of 2**7 or more: norms stay
+        # under 2**23, squares under 2**53.
+        scale = self.bound / clip_radius(before)
         square_scale = self.SQUARE_UNIT / (self.REACH * float(self.bound) ** 2)
 
         def add(rows: Rows, sums: Sums) -> None:
             values = rows.values.astype(np.float64)
-            # Exact: rows and means have lattice norms of at most 2**15.
-            cells = kmeans.nearest_of_class(values, rows.classes, means)
-            residuals = values - means.reshape(-1, self.shape.dimension)[cells]
+            cells = kmeans.nearest_of_class(values, rows.classes, of_components)
+            residuals = values - centres[cells]
+            cells += rows.classes.astype(np.int64) * free
             residuals = np.rint(residuals * scale)
             squares = lattice.square_norms(residuals) * square_scale
             squares = np.minimum(np.floor(squares), self.SQUARE_UNIT).astype(np.int64)
@@ -110,64 +122,63 @@ class CentreRound(Stage):
         return add
 
     def advance(self, before: FitState, noisy: Sums, multipliers: Multipliers) -> Advanced:
-        shape, count, radius = self.shape, self.shape.cells, clip_radius(before)
-        counts, squares = noisy["count"].reshape(2, count) / self.SQUARE_UNIT
+        components = _components(before)
+        shape, radius = self.shape, clip_radius(before)
+        classes, used, r = components.centres.shape
+        count = classes * used
+        both = noisy["count"].reshape(2, classes, shape.components)[:, :, :used] / self.SQUARE_UNIT
+        counts, squares = both.reshape(2, count)
         noise = multipliers["count"] * self.queries[0].l2_sensitivity / self.SQUARE_UNIT
         held = np.maximum(counts, 2 * noise)
-        moves = noisy["sum"].reshape(count, shape.dimension) / self.bound * radius / held[:, None]
-        moves = self._shrink(moves, held, (multipliers["sum"] * radius / held) ** 2, before)
+        totals = noisy["sum"].reshape(classes, shape.components, r)[:, :used].reshape(count, r)
+        moves = totals / self.bound * radius / held[:, None]
+        moves = _shrink(moves, held, (multipliers["sum"] * radius / held) ** 2)
         rows = max(counts.sum(), noise * np.sqrt(count))
         reach = self.REACH * radius**2
         # What is left after the move, but no less than the noise of that figure.
         gained = (held * (moves**2).sum(axis=1)).sum() / rows
         left = max(squares.sum() / rows * reach - gained, noise * np.sqrt(count) / rows * reach)
-        step = lattice.UNIT * self.relaxation
-        components = _components(before)
-        means = components.means.reshape(count, shape.dimension) + moves * step
-        on_lattice = lattice.clip_rows(np.rint(means), lattice.UNIT).astype(np.int32)
+        moved = components.centres.reshape(count, r) + moves * self.relaxation
+        centres = lattice.clip_rows(np.rint(moved), VIEW_UNIT).astype(np.int16)
         after = dataclasses.replace(
             components,
-            means=on_lattice.reshape(shape.classes, shape.components, -1),
-            counts=np.maximum(counts, noise).reshape(shape.classes, shape.components),
-            residual_square=float(np.float32(left)),
+            centres=centres.reshape(classes, used, r),
+            counts=np.maximum(counts, noise).reshape(classes, used),
+            residual_square=float(np.rint(left)),
         )
         return Advanced(dataclasses.replace(before, components=after))
 
-    def _shrink(
-        self, moves: np.ndarray, held: np.ndarray, variances: np.ndarray, before: FitState
-    ) -> np.ndarray:
-        """Moves times t / (t + v): v a move's noise, t the variance of true moves.
 
-        Empirical Bayes (Efron and Morris 1973): t is what the moves of all
-        centres show beyond noise, block by block of the subspace's directions
-        and for the rest.
-        """
-        assert before.class_means is not None
-        assert before.subspace is not None
-        axes = sketch.directions(before.class_means, before.subspace)
-        r = len(axes)
-        with one_thread():
-            inside = moves @ axes.T
-            rest = moves - inside @ axes
-            edges = [0, *(2**power for power in range(1, 14) if 2**power < r), r]
-            for low, high in itertools.pairwise(edges):
-                inside[:, low:high] *= _wiener(inside[:, low:high], high - low, held, variances)
-            return inside @ axes + rest * _wiener(rest, self.shape.dimension - r, held, variances)
+def _shrink(moves: np.ndarray, held: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    """Moves times t / (t + v): v a move's noise, t the variance of true moves.
+
+    Empirical Bayes (Efron and Morris 1973): t is what the moves of all centres show
+    beyond noise, block by block of the view's directions.
+    """
+    r = moves.shape[1]
+    edges = [0, *(2**power for power in range(1, 14) if 2**power < r), r]
+    shrunk = moves.copy()
+    for low, high in itertools.pairwise(edges):
+        shrunk[:, low:high] *= _wiener(moves[:, low:high], held, variances)
+    return shrunk
 
 
-def _wiener(moves: np.ndarray, free: int, held: np.ndarray, variances: np.ndarray) -> np.ndarray:
-    """The factors (n, 1) of moves (n, ...) that vary in `free` directions."""
-    excess = (moves**2).sum(axis=1) / max(free, 1) - variances
+def _wiener(moves: np.ndarray, held: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    """The factors (n, 1) of moves (n, m)."""
+    excess = (moves**2).mean(axis=1) - variances
     true = max(float((held * excess).sum() / held.sum()), 0.0)
     return (true / (true + variances))[:, None]
 
 
 def clip_radius(before: FitState) -> float:
-    """Clipping radius of a round, as a share of the norm bound."""
-    assert before.class_means is not None
-    largest = before.class_means.residual_radius
+    """Clipping radius of a round, in view steps."""
     wanted = ROUND_RADIUS * np.sqrt(_components(before).residual_square)
-    return float(np.clip(wanted, MIN_RESIDUAL * largest, largest))
+    return float(np.clip(wanted, MIN_RESIDUAL * VIEW_UNIT, VIEW_UNIT))
+
+
+def centres_of(state: FitState) -> np.ndarray:
+    """The centres, (C, K, r) in view steps."""
+    return _components(state).centres
 
 
 def _components(state: FitState) -> Components:

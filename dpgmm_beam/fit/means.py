@@ -1,4 +1,4 @@
-"""Step 1: count and mean of each class."""
+"""Step 1: count and mean of each class, and the rows' variance in each coordinate."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,12 +12,27 @@ from dpgmm_beam.fit.state import ClassMeans, FitState
 from dpgmm_beam.privacy import lattice
 from dpgmm_beam.privacy.queries import SumQuery, Sums
 
+VARIANCE_FLOOR = 0.05
+"""Least variance of a coordinate, as a share of the mean one."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Means(Stage):
-    """Count and sum of each class -> `FitState.class_means`."""
+    """Count and sum of each class, and the sum of all squares -> `FitState.class_means`.
+
+    The squares of a row's coordinates are one vector; of a row whose coordinates are
+    alike Gaussian its norm is about sqrt(3 / d), and it is clipped at 1.8 times that.
+    """
 
     KIND = "means"
+    SQUARE_CLIP = 1.8
+    SQUARE_BITS = 20
+
+    @property
+    def square_bound(self) -> int:
+        """Norm bound of a row's squares, in steps of 2**-20."""
+        largest = min(1.0, self.SQUARE_CLIP * np.sqrt(3 / self.shape.dimension))
+        return int(np.ceil(largest * 2**self.SQUARE_BITS))
 
     @property
     def queries(self) -> tuple[SumQuery, ...]:
@@ -25,6 +40,7 @@ class Means(Stage):
         return (
             SumQuery("count", classes, 1),
             SumQuery("sum", classes * self.shape.dimension, lattice.UNIT),
+            SumQuery("square", self.shape.dimension, self.square_bound),
         )
 
     def adder(self, before: FitState) -> Callable[[Rows, Sums], None]:
@@ -33,6 +49,11 @@ class Means(Stage):
         def add(rows: Rows, sums: Sums) -> None:
             sums["count"] += np.bincount(rows.classes, minlength=classes)
             sums["sum"] += sums_by_group(rows.values, rows.classes, classes).ravel()
+            squares = rows.values.astype(np.float64)
+            squares *= squares
+            squares *= 2.0 ** (self.SQUARE_BITS - 2 * lattice.UNIT_BITS)
+            squares = lattice.clip_rows(np.rint(squares, out=squares), self.square_bound)
+            sums["square"] += squares.sum(axis=0).astype(np.int64)
 
         return add
 
@@ -56,13 +77,40 @@ class Means(Stage):
         means = lattice.clip_rows(np.rint(means), lattice.UNIT)
         shares = counts / counts.sum()
         explained = float((shares * lattice.square_norms(means)).sum()) / lattice.UNIT**2
-        residual = np.sqrt(np.clip(1.0 - explained, 0.01, 1.0))
-        radius = self.method.residual_radius
+        squares = noisy["square"] / (2.0**self.SQUARE_BITS * total)
+        whole = 1.0 if self.shape.unit_norm else float(np.clip(squares.sum(), 0.0, 1.0))
+        residual_square = float(np.clip(whole - explained, 0.01 * max(whole, 0.01), 1.0))
+        stddev = multipliers["square"] * self.square_bound / (2.0**self.SQUARE_BITS * total)
+        variances = self._variances(squares, whole, shares @ (means / lattice.UNIT) ** 2, stddev)
         found = ClassMeans(
             counts=counts,
             noisy_counts=noisy["count"].astype(np.int64),
             means=means.astype(np.int32),
             centre=lattice.clip_rows(np.rint(centre)[None], lattice.UNIT)[0],
-            residual_radius=float(min(radius * residual, radius)),
+            residual_square=float(np.float32(residual_square)),
+            variances=(variances * (residual_square / variances.sum())).astype(np.float32),
         )
         return Advanced(dataclasses.replace(before, class_means=found))
+
+    def _variances(
+        self, squares: np.ndarray, whole: float, explained: np.ndarray, stddev: float
+    ) -> np.ndarray:
+        """Variances of the coordinates within classes, (d,), up to a factor.
+
+        What the noisy squares say beyond the class means', moved towards its mean by
+        Wiener's factor.
+
+        Args:
+          squares: (d,) noisy mean squares.
+          whole: what they sum to without noise.
+          explained: (d,) mean squares of the class means.
+          stddev: noise of a square.
+        """
+        if squares.sum() <= self.shape.dimension * stddev * VARIANCE_FLOOR:
+            return np.ones(self.shape.dimension)
+        scale = whole / squares.sum()
+        found = squares * scale - explained
+        mean, noise = max(found.mean(), 0.0), (stddev * scale) ** 2
+        kept = 1.0 - noise / found.var() if noise < found.var() else 0.0
+        found = mean + kept * (found - mean)
+        return np.maximum(found, VARIANCE_FLOOR * max(mean, np.finfo(float).tiny))

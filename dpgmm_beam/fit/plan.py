@@ -17,6 +17,8 @@ from dpgmm_beam.fit import lloyd
 from dpgmm_beam.fit.covariance import PooledMoment
 from dpgmm_beam.fit.means import Means
 from dpgmm_beam.fit.projection import View
+from dpgmm_beam.fit.scales import ComponentScales
+from dpgmm_beam.fit.scatter import ClassScatter
 from dpgmm_beam.fit.sketch import Sketch
 from dpgmm_beam.fit.stage import Shape, Stage
 from dpgmm_beam.fit.teacher import TeacherStep
@@ -41,7 +43,7 @@ class Plan:
 
     >>> plan = Plan(ReleaseConfig("precomputed", ("cat", "dog"), 512, epsilon=1.0, delta=1e-6), "2026-05")
     >>> len(plan.stages), [stage.name for stage in plan.stages[:3]]
-    (22, ['means 0', 'moment 0', 'teacher 0'])
+    (32, ['means 0', 'moment 0', 'teacher 0'])
     >>> f"{plan.budget.noise_multiplier:.3f}"
     '4.225'
     """
@@ -66,8 +68,15 @@ class Plan:
     @property
     def shape(self) -> Shape:
         config = self.config
-        subspace_dim = min(config.method.subspace_dim, config.dimension)
-        return Shape(len(config.classes), config.dimension, config.components, subspace_dim)
+        return Shape(
+            classes=len(config.classes),
+            dimension=config.dimension,
+            components=config.component_room,
+            subspace_dim=config.subspace_room,
+            shaped_dim=config.shaped_room,
+            exact_components=config.components is not None,
+            unit_norm=config.clip_norm is None,
+        )
 
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -79,6 +88,9 @@ class Plan:
             sketches = min(2, clustering // 2)
             stages += [Sketch(shape, method, position) for position in range(sketches)]
             stages += lloyd.rounds(shape, method, sketches, clustering)
+        stages.append(ClassScatter(shape, method))
+        if clustering:
+            stages.append(ComponentScales(shape, method))
         return tuple(stages)
 
     @functools.cached_property
@@ -91,7 +103,7 @@ class Plan:
         return Budget(
             self.config.epsilon,
             self.config.delta,
-            allocate(repetitions, dict(self.config.shares), self.config.components),
+            allocate(repetitions, dict(self.config.shares), self.config.components == 1),
             self.noise_multiplier,  # type: ignore[arg-type]
         )
 

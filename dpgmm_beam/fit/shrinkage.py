@@ -26,7 +26,16 @@ def shrink_rows(rows: np.ndarray, target: np.ndarray, variances: np.ndarray) -> 
     return target + offsets * kept[:, None]
 
 
-def shrink_moment(moment: np.ndarray, stddev: float, trace: float) -> tuple[np.ndarray, np.ndarray]:
+EDGE = 2.0
+"""How far an eigenvalue must lie beyond the noise's edge to be seen, in its fluctuations."""
+
+LEAST_EIGENVALUE = 0.02
+"""Of an estimated covariance, as a share of the mean one."""
+
+
+def shrink_moment(
+    moment: np.ndarray, stddev: float, trace: float, prior: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues and vectors of a covariance, from a noisy second moment.
 
     The noise is a symmetric Gaussian matrix of standard deviation `stddev`
@@ -37,32 +46,51 @@ def shrink_moment(moment: np.ndarray, stddev: float, trace: float) -> tuple[np.n
     (Bun, Allez, Bouchaud and Potters 2016, table 1).  For an isolated
     eigenvalue that is l (1 - v / l^2) with w = l + v / l; inside the semicircle
     the spectrum is flattened smoothly instead of being cut.  Then the estimate
-    is made monotone, held above a fiftieth of the mean and given its trace.
+    is made monotone, held above a fiftieth of the mean and given its trace.  With a
+    prior all this is done to what the moment says beyond it.
 
     Args:
       moment: (d, d) symmetric.
       stddev: noise on a diagonal entry.
       trace: what the eigenvalues must sum to.
+      prior: (d,) variances of the coordinates that are known without the moment.
 
     Returns:
       Eigenvalues (d,), descending and positive, and eigenvectors (d, d) in columns, each
       with its largest entry positive.
     """
     dimension = len(moment)
-    with one_thread():
-        observed, vectors = np.linalg.eigh(moment)
+    if prior is None:
+        values, vectors = _denoised(moment, stddev)
+    else:
+        with one_thread():
+            beyond = moment - np.diag(prior)
+            values, vectors = _denoised(beyond, stddev)
+            # The edge of a matrix's noise fluctuates by its radius over d^(2/3) (Tracy and Widom 1994);
+            # where nothing lies clearly beyond it, the prior is all that is known.
+            edge = noise_radius(dimension, stddev) * (1 + EDGE * dimension ** (-2 / 3))
+            if np.abs(np.linalg.eigvalsh(beyond)).max() <= edge:
+                values = np.zeros(dimension)
+            values, vectors = np.linalg.eigh((vectors * values) @ vectors.T + np.diag(prior))
     # LAPACK leaves the sign to the processor: the largest entry is positive.
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(dimension)])
+    values = np.maximum(values, LEAST_EIGENVALUE * trace / dimension)
+    values *= trace / values.sum()
+    return values[::-1], vectors[:, ::-1]
+
+
+def _denoised(moment: np.ndarray, stddev: float) -> tuple[np.ndarray, np.ndarray]:
+    """Estimated eigenvalues, ascending and of either sign, and the noisy eigenvectors."""
+    dimension = len(moment)
+    with one_thread():
+        observed, vectors = np.linalg.eigh(moment)
     variance = dimension * stddev**2 / 2
     offset = 2 * np.sqrt(variance / dimension)
     resolvent = np.empty(dimension)
     for index, value in enumerate(observed):
         differences = value - observed
         resolvent[index] = (differences / (differences**2 + offset**2)).sum() / dimension
-    values = np.maximum.accumulate(observed - 2 * variance * resolvent)
-    values = np.maximum(values, 0.02 * trace / dimension)
-    values *= trace / values.sum()
-    return values[::-1], vectors[:, ::-1]
+    return np.maximum.accumulate(observed - 2 * variance * resolvent), vectors
 
 
 def noise_radius(dimension: int, stddev: float) -> float:

@@ -1,9 +1,11 @@
 """Step 4: how many rows lie where, in many more cells than there are components.
 
-The rows' principal subspace is released already (`fit.covariance`).  In it (the view
-`within`: residuals from the class mean, not whitened, r directions) come the
-*sketches*, which find where mass is; then, in the full space, come the rounds of
-`fit.lloyd`.
+The rows' principal subspace is released already (`fit.covariance`).  In it lies the view
+`within` of all steps that follow: residuals from the class mean in r directions,
+each divided by the fourth root of the variance there.  (Half-way to whitening: noise is
+the same in all directions of a view, and a direction of small variance would drown in it,
+while one that is only noise would count as much as the others.)  First come the
+*sketches*, which find where mass is, then the rounds of `fit.lloyd`.
 
 A sketch cuts space into many Voronoi cells, releases how many rows each cell holds
 and their sum, and the rest is computed from these: cells that hold no more than noise
@@ -23,10 +25,9 @@ import numpy as np
 
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import kmeans
-from dpgmm_beam.fit.projection import PROJECTION_BITS, VIEW_UNIT, Projection, View, pack_projection
+from dpgmm_beam.fit.projection import VIEW_UNIT, Projection, View, pack_projection
 from dpgmm_beam.fit.stage import Advanced, Multipliers, Shape, Stage, sums_by_group
 from dpgmm_beam.fit.state import ClassMeans, Components, FitState, Subspace
-from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.privacy import lattice
 from dpgmm_beam.privacy.queries import SumQuery, Sums
 
@@ -36,6 +37,23 @@ More cells than 20 for each component say no more and are each noisier."""
 
 MAX_SKETCH = 2**21
 """Values in a sketch's sums that its cells are kept within, if 2 K cells allow."""
+
+REACH = 2.0
+"""Norm bound of a row in the view, over the root mean square."""
+
+SKETCH_REACH = 1.2
+"""Clipping radius of a sketch, over the root mean square."""
+
+SKETCH_BOUND = int(SKETCH_REACH / REACH * VIEW_UNIT)
+"""The same in view steps."""
+
+ROWS_PER_COMPONENT = 62
+"""Components are as many as have this many rows for each unit of the moment's noise multiplier."""
+
+DIRECTIONS_PER_ROW, MIN_DIRECTIONS = 0.825, 8
+"""Directions are as many as this share of a class's rows for each unit of the same
+multiplier, to the power of two thirds: there the noise of a class's covariance, whose
+norm is sqrt(r) x r x noise / rows, is of the order of what classes differ by."""
 
 ROWS_PER_NOISE = 12
 """A cell should hold this many rows for each unit of the moment's noise multiplier,
@@ -71,23 +89,41 @@ def start(
 ) -> tuple[Subspace, Components]:
     """The view `within` and what the first sketch starts from.
 
+    How many components and directions are used follows from the noisy number of rows
+    of a class.  Directions beyond are zero in the view: their sums hold noise only and
+    nobody reads them.
+
     Args:
       values, vectors: eigenvalues, descending, and eigenvectors of the
         within-class covariance.
       noise_multiplier: of the moment.
     """
-    radius, r = of_classes.residual_radius, shape.subspace_dim
+    rows = of_classes.counts.mean() / noise_multiplier
+    count = shape.components
+    if not shape.exact_components:
+        count = int(np.clip(np.rint(rows / ROWS_PER_COMPONENT), 1, count))
+    # As many centres as there are directions, and one, can lie at equal distances.
+    least = max(MIN_DIRECTIONS, count if shape.exact_components else 0)
+    used = int(min(max((DIRECTIONS_PER_ROW * rows) ** (2 / 3), least), shape.subspace_dim))
+    scales = np.zeros(shape.subspace_dim)
+    scales[:used] = (values[:used] / values[0]) ** -0.25
+    radius = REACH * np.sqrt((values[:used] * scales[:used] ** 2).sum())
     # Rounded, as all that is kept of an eigen-decomposition: its last bits are the processor's.
+    view_scales = np.rint(scales * (VIEW_UNIT / radius) * 2.0**8) * 2.0**-8
     subspace = Subspace(
-        matrix=pack_projection(vectors[:, :r].T / radius),
-        variances=np.rint(values[:r] * (VIEW_UNIT / radius) ** 2),
-        total_variance=float(np.float32(values.sum())),
+        matrix=pack_projection(vectors[:, : shape.subspace_dim].T * (view_scales / VIEW_UNIT)[:, None]),
+        steps=np.divide(1.0, view_scales, out=np.zeros(len(scales)), where=view_scales > 0),
+        variances=np.rint(values[: shape.subspace_dim] * view_scales**2),
     )
-    wanted = of_classes.counts.mean() / (ROWS_PER_NOISE * noise_multiplier)
-    cells = int(np.clip(wanted, 2 * shape.components, room_of(shape)))
-    generator = np.random.default_rng(np.random.SeedSequence([0, 0]))
-    draws = generator.standard_normal((shape.classes, cells, r)) * np.sqrt(subspace.variances)
-    return subspace, _components(of_classes, subspace, draws, _round(draws[:, : shape.components]))
+    centres = np.zeros((shape.classes, 1, shape.subspace_dim))
+    cells = centres
+    if count > 1:
+        cells_of_class = int(np.clip(rows / ROWS_PER_NOISE, 2 * count, room_of(shape)))
+        generator = np.random.default_rng(np.random.SeedSequence([0, 0]))
+        draws = generator.standard_normal((shape.classes, cells_of_class, shape.subspace_dim))
+        cells = _round(draws * np.sqrt(subspace.variances))
+        centres = cells[:, :count]
+    return subspace, _components(of_classes, subspace, cells, centres)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +152,7 @@ class Sketch(Stage):
     @property
     def queries(self) -> tuple[SumQuery, ...]:
         cells = self.shape.classes * room_of(self.shape)
-        return (SumQuery("count", cells, 1), SumQuery("sum", cells * self.shape.subspace_dim, VIEW_UNIT))
+        return (SumQuery("count", cells, 1), SumQuery("sum", cells * self.shape.subspace_dim, SKETCH_BOUND))
 
     def adder(self, before: FitState) -> Callable[[Rows, Sums], None]:
         assert before.components is not None
@@ -126,7 +162,7 @@ class Sketch(Stage):
         free = room - of_cells.shape[1]
 
         def add(rows: Rows, sums: Sums) -> None:
-            values = rows.values.astype(np.float64)
+            values = lattice.clip_rows(rows.values.astype(np.float64), SKETCH_BOUND)
             cells = kmeans.nearest_of_class(values, rows.classes, of_cells)
             cells += rows.classes.astype(np.int64) * free
             sums["count"] += np.bincount(cells, minlength=count)
@@ -143,38 +179,46 @@ class Sketch(Stage):
         counts = noisy["count"].reshape(shape.classes, room)[:, :used]
         totals = noisy["sum"].reshape(shape.classes, room, shape.subspace_dim)[:, :used]
         generator = np.random.default_rng(np.random.SeedSequence([2, self.position]))
-        centres = np.empty((shape.classes, shape.components, shape.subspace_dim))
+        components = before.components.centres.shape[1]
+        if components == 1:
+            return Advanced(before)
+        centres = np.empty((shape.classes, components, shape.subspace_dim))
         for label in range(shape.classes):
-            points, weights = self._cell_means(counts[label], totals[label], variances, multipliers)
-            centres[label] = kmeans.weighted_k_means(points, weights, shape.components, generator)
+            points, weights = self._cell_means(
+                counts[label], totals[label], variances, multipliers, 2 * components
+            )
+            centres[label] = kmeans.weighted_k_means(points, weights, components, generator)
         within = np.maximum(variances - (centres**2).mean(axis=(0, 1)), variances / 20)
-        each = used // shape.components
+        each = used // components
         draws = generator.standard_normal((*centres.shape[:2], each, shape.subspace_dim))
         draws *= np.sqrt(SPREAD * within)
         cells = (centres[:, :, None] + draws).reshape(shape.classes, -1, shape.subspace_dim)
-        after = _components(before.class_means, before.subspace, cells, centres)
+        after = _components(before.class_means, before.subspace, _round(cells), centres)
         return Advanced(dataclasses.replace(before, components=after))
 
     def _cell_means(
-        self, counts: np.ndarray, totals: np.ndarray, variances: np.ndarray, multipliers: Multipliers
+        self,
+        counts: np.ndarray,
+        totals: np.ndarray,
+        variances: np.ndarray,
+        multipliers: Multipliers,
+        least: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Means and counts of a class's cells that hold more than noise.
 
         A mean of noise variance v is multiplied by l / (l + v), l being the
         variance of the rows in that direction.
+
+        Args:
+          least: how many of the heaviest are taken whatever they hold.
         """
         heaviest = np.argsort(-counts, kind="stable")
         enough = int((counts > COUNT_THRESHOLD * multipliers["count"]).sum())
-        chosen = heaviest[: max(enough, 2 * self.shape.components)]
+        chosen = heaviest[: max(enough, least)]
         weights = np.maximum(counts[chosen], 1).astype(np.float64)
-        noise = (multipliers["sum"] * VIEW_UNIT / weights) ** 2
+        noise = (multipliers["sum"] * SKETCH_BOUND / weights) ** 2
         means = totals[chosen] / weights[:, None] * (variances / (variances + noise[:, None]))
         return _round(means), weights
-
-
-def directions(of_classes: ClassMeans, subspace: Subspace) -> np.ndarray:
-    """The directions of the view `within`, (r, d), orthonormal up to the lattice."""
-    return subspace.matrix * (of_classes.residual_radius * 2.0**-PROJECTION_BITS)
 
 
 def _components(
@@ -183,20 +227,16 @@ def _components(
     """What rounds start from.
 
     Args:
-      cells: (C, M, r) in view steps.
-      centres: (C, K, r) in view steps.
+      cells: (C, M, r) integers in view steps.
+      centres: (C, K, r) integers in view steps.
     """
-    offsets = centres * (of_classes.residual_radius / VIEW_UNIT)
-    with one_thread():
-        moved = offsets @ directions(of_classes, subspace)
-    means = of_classes.means[:, None, :] + moved * lattice.UNIT
-    explained = (offsets**2).sum(axis=2).mean()
-    on_lattice = lattice.clip_rows(np.rint(means.reshape(-1, means.shape[2])), lattice.UNIT)
+    left = subspace.variances.sum() - (centres**2).sum(axis=2).mean()
+    each = of_classes.counts[:, None] / centres.shape[1]
     return Components(
-        cells=_round(cells).astype(np.int16),
-        means=on_lattice.reshape(means.shape),
-        counts=np.ones(centres.shape[:2]),
-        residual_square=float(np.float32(max(subspace.total_variance - explained, 0.0))),
+        cells=cells.astype(np.int16),
+        centres=centres.astype(np.int16),
+        counts=np.broadcast_to(each, centres.shape[:2]).copy(),
+        residual_square=float(np.rint(max(left, subspace.variances.sum() / 20))),
     )
 
 

@@ -37,18 +37,24 @@ class Shape:
     Attributes:
       classes: C.
       dimension: d, of an embedding.
-      components: K, Gaussians of a class.
-      subspace_dim: r, directions in which components are found.
+      components: K, room for Gaussians of a class; how many are used is found on the way.
+      subspace_dim: r, room for directions in which components are found.
+      shaped_dim: room for those of them, the first, in which classes and components have shapes of their own.
+      exact_components: whether all of the room is used, for the user has named the number.
+      unit_norm: whether every row has norm 1, and so the mean squared norm is known.
     """
 
     classes: int
     dimension: int
     components: int
     subspace_dim: int
+    shaped_dim: int
+    exact_components: bool = True
+    unit_norm: bool = True
 
     @property
     def cells(self) -> int:
-        """All components of all classes."""
+        """Room for all components of all classes."""
         return self.classes * self.components
 
 

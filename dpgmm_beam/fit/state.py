@@ -19,29 +19,32 @@ class ClassMeans:
       noisy_counts: (C,) int64, as the mechanism gave them: without bias, and maybe below 0.
       means: (C, d) int32 in lattice steps.
       centre: (d,) float64 integers in lattice steps, the mean over all classes.
-      residual_radius: clipping radius of a residual, as a share of the norm bound.
+      residual_square: mean squared residual of a row from its class's mean, in real units.
+      variances: (d,) of the residuals' coordinates, in real units, single precision; they
+        sum to `residual_square`.
     """
 
     counts: np.ndarray
     noisy_counts: np.ndarray
     means: np.ndarray
     centre: np.ndarray
-    residual_radius: float
+    residual_square: float
+    variances: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subspace:
-    """After `fit.covariance`: the directions in which components are found.
+    """After `fit.covariance`: the directions in which classes and components differ in shape.
 
     Attributes:
-      matrix: (r, d) int32 in steps of 2**-20: principal directions over the clipping radius.
-      variances: (r,) of rows in the view `within`, in its steps squared, rounded.
-      total_variance: of rows round their class's mean, in real units, single precision.
+      matrix: (r, d) int32 in steps of 2**-20: principal directions over the view's steps.
+      steps: (r,) length of a step of the view `within` in each direction, in real units.
+      variances: (r,) of rows in that view, in its steps squared, rounded.
     """
 
     matrix: np.ndarray
+    steps: np.ndarray
     variances: np.ndarray
-    total_variance: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,20 +68,41 @@ class Teacher:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Components:
-    """From `fit.covariance` on, where there are several components; after `fit.sketch` and `fit.lloyd`.
+    """From `fit.covariance` on; after `fit.sketch` and `fit.lloyd`.
 
     Attributes:
-      cells: (C, M, r) int16 in view steps: centres of the next sketch's cells.
-      means: (C, K, d) integers in lattice steps.
-      counts: (C, K) noisy rows of each component; ones before the first round.
-      residual_square: mean squared distance of a row from its component's mean, in real
-        units, single precision.
+      cells: (C, M, r) int16 in steps of the view `within`: centres of the next sketch's cells.
+      centres: (C, K, r) int16 in those steps.
+      counts: (C, K) noisy rows of each component; those of the class over K before the first round.
+      residual_square: mean squared distance of a row from its component's centre, in view
+        steps squared, rounded.
     """
 
     cells: np.ndarray
-    means: np.ndarray
+    centres: np.ndarray
     counts: np.ndarray
     residual_square: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shapes:
+    """After `fit.scatter`, and with components' own after `fit.scales`.
+
+    Attributes:
+      left: (r,) float32 share of the pooled variance that the centres leave, in each direction.
+      roots: (C, u, u) float32 symmetric square root of a class's covariance round its centres, in
+        the u directions that are used, divided by what the pooled covariance leaves there.
+      own_directions: h, in how many directions components may have shapes of their own.
+      scales: (C, K) float32 variance of a component over its class's; None before `fit.scales`.
+      factors: (C, K, h, h) float32 symmetric square root of a component's covariance over its
+        class's and its scale, in the first h directions; None before, or without any.
+    """
+
+    left: np.ndarray
+    roots: np.ndarray
+    own_directions: int
+    scales: np.ndarray | None = None
+    factors: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,3 +125,4 @@ class FitState:
     subspace: Subspace | None = None
     teacher: Teacher | None = None
     components: Components | None = None
+    shapes: Shapes | None = None

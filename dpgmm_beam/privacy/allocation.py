@@ -13,18 +13,28 @@ from dpgmm_beam.privacy.accounting import Mechanism
 SHARES = (
     ("means/count", 0.01),
     ("means/sum", 0.07),
-    ("moment/moment", 0.12),
-    ("teacher/gradient", 0.70),
-    ("rounds/count", 0.02),
-    ("rounds/sum", 0.08),
+    ("means/square", 0.01),
+    ("moment/moment", 0.15),
+    ("teacher/gradient", 0.555),
+    ("rounds/count", 0.015),
+    ("rounds/sum", 0.06),
+    ("scatter/moment", 0.08),
+    ("scatter/square", 0.01),
+    ("scales/square", 0.01),
+    ("scales/moment", 0.03),
 )
 """Shares of 1/z^2, by mechanism; what a release does not use is spread over the others."""
 
 MIN_SHARE, MAX_SHARE = 1e-6, 1e6
 
-CLUSTERING_HEIRS = (("moment/moment", 0.1), ("rounds/count", 0.06), ("rounds/sum", 0.84))
-"""What becomes of the teacher's share in a release of several components without a teacher:
-with the default shares the moment has .19 then, the clustering's counts .062 and its sums .668."""
+CLUSTERING_HEIRS = (
+    ("moment/moment", 0.15),
+    ("rounds/count", 0.05),
+    ("rounds/sum", 0.45),
+    ("scatter/moment", 0.25),
+    ("scales/moment", 0.1),
+)
+"""What becomes of the teacher's share in a release of several components without a teacher."""
 
 SKETCH_SHARE = 0.25
 """Of the shares of the rounds, for all sketches together."""
@@ -34,17 +44,17 @@ LATE_WEIGHT = 3
 
 
 def allocate(
-    repetitions: Mapping[str, int], shares: Mapping[str, float], components: int
+    repetitions: Mapping[str, int], shares: Mapping[str, float], single: bool
 ) -> tuple[Mechanism, ...]:
     """The mechanisms of a release with their shares, which sum to 1.
 
     Args:
       repetitions: how often each mechanism runs, in the order of the stages.
       shares: what the user wants, for the mechanisms that one may choose.
-      components: of a class.
+      single: whether classes are of one component.
     """
     given = dict(shares)
-    if "teacher/gradient" not in repetitions and components > 1:
+    if "teacher/gradient" not in repetitions and not single:
         # Clustering is all that is wanted.
         for name, part in CLUSTERING_HEIRS:
             given[name] += part * given["teacher/gradient"]
@@ -58,7 +68,7 @@ def allocate(
             whole = given[f"rounds/{what}"]
             given[f"rounds/{what}"] = whole * early / (early + late)
             given[f"late/{what}"] = whole * late / (early + late)
-    if "teacher/gradient" in repetitions and components == 1:
+    if "teacher/gradient" in repetitions and single:
         given["teacher/gradient"] += given["rounds/count"] + given["rounds/sum"]
     total = sum(given[name] for name in repetitions)
     return tuple(Mechanism(name, given[name] / total, count) for name, count in repetitions.items())

@@ -19,7 +19,7 @@ import numpy as np
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.fit import lloyd, shrinkage, sketch, teacher
+from dpgmm_beam.fit import lloyd, means, scales, scatter, shrinkage, sketch, teacher
 from dpgmm_beam.fit.covariance import BASIS_BITS, DAMPING_FLOOR
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.fit.state import Covariance, FitState
@@ -124,14 +124,20 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
     """
     shape, method, found = plan.shape, plan.config.method, []
     classes, d, components = shape.classes, shape.dimension, shape.components
-    of_class, of_component = rows / classes, rows / shape.cells
+    of_class = rows / classes
     spread = math.sqrt(geometry.within[-1])
-    radius = residual_radius(plan, geometry)
     z = {each.name: plan.budget.multiplier(each.name) for each in plan.budget.mechanisms}
-    moment = z["moment/moment"] * radius**2 / rows
-    sketched = float(np.clip(of_class / (sketch.ROWS_PER_NOISE * z["moment/moment"]), 2 * components, None))
+    moment = moment_noise(plan, geometry, rows)
+    of_noise = of_class / z["moment/moment"]
+    if not shape.exact_components:
+        components = int(np.clip(round(of_noise / sketch.ROWS_PER_COMPONENT), 1, components))
+    of_component = of_class / components
+    used = min((sketch.DIRECTIONS_PER_ROW * of_noise) ** (2 / 3), shape.subspace_dim)
+    r = max(min(used, shape.shaped_dim), 1.0)
+    sketched = float(np.clip(of_noise / sketch.ROWS_PER_NOISE, 2 * components, None))
     of_cell = of_class / min(sketched, sketch.room_of(shape))
-    move = float(np.clip(lloyd.ROUND_RADIUS * spread, lloyd.MIN_RESIDUAL * radius, radius))
+    move = lloyd.ROUND_RADIUS * spread
+    squares = means.Means(shape, method).square_bound * 2.0**-means.Means.SQUARE_BITS
     # A row adds its count and a square to one vector.
     both = math.sqrt(2.0)
     for mechanism in plan.budget.mechanisms:
@@ -154,11 +160,46 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
             ),
             "sketch/count": (z[name], of_cell, "rows", "of a cell's count", "rows of a cell"),
             "sketch/sum": (
-                math.sqrt(shape.subspace_dim) * z[name] * radius / of_cell,
+                math.sqrt(used) * z[name] * sketch.SKETCH_REACH * spread / of_cell,
                 spread,
                 "norm",
                 "of a cell's mean",
                 "the spread of a class",
+            ),
+            "means/square": (
+                z[name] * squares / rows,
+                geometry.within[-1] / d,
+                "variance",
+                "of a coordinate's variance",
+                "the mean variance of a coordinate",
+            ),
+            "scatter/moment": (
+                shrinkage.noise_radius(int(r), z[name] * r / of_class),
+                1.0,
+                "variance",
+                "of a class's shape, over the pooled one",
+                "the pooled shape",
+            ),
+            "scatter/square": (
+                z[name] * scatter.ClassScatter.REACH / of_class,
+                1.0,
+                "variance",
+                "of a class's size, over the pooled one",
+                "the pooled size",
+            ),
+            "scales/square": (
+                z[name] * scales.ComponentScales.REACH / of_component,
+                1.0,
+                "variance",
+                "of a component's size, over its class's",
+                "its class's size",
+            ),
+            "scales/moment": (
+                shrinkage.noise_radius(2, z[name] * 2 / of_component),
+                1.0,
+                "variance",
+                "of a component's shape in two directions",
+                "its class's shape",
             ),
         }.get(name)
         if name == "teacher/gradient":
@@ -173,7 +214,7 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
             step = both * z[name], of_component, "rows", "of a component's count", "rows of a component"
         elif step is None:
             step = (
-                math.sqrt(d) * z[name] * move / of_component,
+                math.sqrt(used) * z[name] * move / of_component,
                 spread,
                 "norm",
                 "of a component's move",
@@ -184,10 +225,16 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
     return tuple(found)
 
 
-def residual_radius(plan: Plan, geometry: Geometry) -> float:
-    """The clipping radius of a row round its class's mean, as `fit.means` will find it."""
+def moment_noise(plan: Plan, geometry: Geometry, rows: int) -> float:
+    """Noise of a diagonal entry of the covariance, as `fit.covariance` will find it.
+
+    Residuals that are longer than the clipping radius are scaled to it, and their moment is scaled
+    back to the trace of all: rows of like length lose by the one what the other gives.
+    """
     explained = geometry.between[-1] + geometry.centre[-1]
-    return plan.config.method.residual_radius * math.sqrt(min(max(1.0 - explained, 0.01), 1.0))
+    square = min(max(1.0 - explained, 0.01), 1.0)
+    multiplier = plan.budget.multiplier("moment/moment")
+    return multiplier * square * max(plan.config.method.residual_radius, 1.0) ** 2 / rows
 
 
 def _feature_norm(plan: Plan, geometry: Geometry, stddev: float) -> float:
@@ -206,7 +253,7 @@ def directions_seen(plan: Plan, rows: int, geometry: Geometry) -> int:
     Peche 2005; for this noise Benaych-Georges and Nadakuditi 2011).
     """
     d = plan.shape.dimension
-    stddev = plan.budget.multiplier("moment/moment") * residual_radius(plan, geometry) ** 2 / rows
+    stddev = moment_noise(plan, geometry, rows)
     return int((geometry.along(d)[0] > shrinkage.noise_radius(d, stddev) / 2).sum())
 
 
@@ -306,6 +353,9 @@ def _fit(
     """State and covariance after the stages of `small`, with the noise of `plan` scaled to it."""
     state, covariance, view, viewed = FitState(), None, None, rows
     for stage in small.stages:
+        if stage.KIND == "scatter":
+            # Shapes of classes come after all that is looked at here.
+            break
         scale = more ** {"means": 0.5, "moment": 1.5, "teacher": 1.0}[stage.KIND]
         multipliers = {
             query.name: plan.budget.multiplier(f"{stage.mechanism}/{query.name}")

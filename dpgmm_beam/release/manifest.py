@@ -95,11 +95,11 @@ def parts_of(config: ReleaseConfig) -> Parts:
     return Parts(len(config.classes), len(config.classes) * config.samples_per_class)
 
 
-def files_of(config: ReleaseConfig) -> dict[str, int]:
-    """Path and number of rows of every file of a release but its manifest."""
+def files_of(config: ReleaseConfig) -> dict[str, int | None]:
+    """Path and number of rows of every file of a release but its manifest; None where the fit finds it."""
     parts, classes = parts_of(config), len(config.classes)
     fitted = {
-        COMPONENTS_FILE: classes * config.components,
+        COMPONENTS_FILE: None if config.components is None else classes * config.components,
         BASIS_FILE: config.dimension,
         CLASSES_FILE: classes,
         TEACHER_FILE: classes,
@@ -202,7 +202,9 @@ def _states_card(files: list[dict], text: bytes) -> bool:
     return stated["sha256"] == hashlib.sha256(text).hexdigest()
 
 
-def _check_files(files: Any, due: Mapping[str, int], present: Collection[str], measure: Measure) -> list[str]:
+def _check_files(
+    files: Any, due: Mapping[str, int | None], present: Collection[str], measure: Measure
+) -> list[str]:
     try:
         stated = {file["path"]: (file["size"], file["sha256"], file["rows"]) for file in files}
     except (KeyError, TypeError):
@@ -214,7 +216,7 @@ def _check_files(files: Any, due: Mapping[str, int], present: Collection[str], m
         problems.append("the manifest names a file twice")
     for path in sorted(due.keys() & stated):
         size, sha256, rows = stated[path]
-        if rows != due[path]:
+        if due[path] not in (None, rows):
             problems.append(f"{path} has another number of rows than the configuration")
         if not (type(size) is int and 0 <= size <= MAX_FILE_BYTES):
             problems.append(f"{path} has no size that a file of such a release can have")

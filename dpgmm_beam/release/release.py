@@ -63,7 +63,7 @@ class Release:
     >>> X = generator.normal(size=(2000, 8)) + 3 * (y == "cat")[:, None]
     >>> release = Release.fit(X, y, classes=("cat", "dog"), epsilon=1.0, delta=1e-6, samples_per_class=10)
     >>> release
-    Release(classes=2, dimension=8, n_components=1, epsilon=1, delta=1e-06)
+    Release(classes=2, dimension=8, n_components=auto, epsilon=1, delta=1e-06)
     >>> rows = release.sample(100, seed=1)
     >>> rows.embeddings.shape, rows.labels.shape, rows.label_probabilities.shape
     ((100, 8), (100,), (100, 2))
@@ -85,7 +85,7 @@ class Release:
         classes: Sequence[str] | None = None,
         key: bytes | NoiseKey | None = None,
         release_id: str | None = None,
-        n_components: int = ReleaseConfig.components,
+        n_components: int | None = ReleaseConfig.components,
         samples_per_class: int = ReleaseConfig.samples_per_class,
         encoder: str = "precomputed",
         dimension: int | None = None,
@@ -113,7 +113,7 @@ class Release:
             register of ids, as the private folder of `dpgmm release` does).  None: a key and an id are
             drawn and the key is dropped, so that nobody can derive the release again.
           release_id: the public name of the release.
-          n_components: Gaussians a class.
+          n_components: Gaussians a class; None: as many as its noisy size allows.
           samples_per_class: synthetic rows of each class that `save` writes, kept in memory until then;
             `sample` draws as many as one likes.
           encoder: public name of what made the embeddings.
@@ -149,7 +149,7 @@ class Release:
             clip_norm=None if clip_norm is None else _number("clip_norm", clip_norm),
             labelled=labels is not None,
             samples_per_class=_whole("samples_per_class", samples_per_class),
-            components=_whole("n_components", n_components),
+            components=None if n_components is None else _whole("n_components", n_components),
             rounds=None if rounds is None else _whole("rounds", rounds),
             shares=with_shares([f"{name}={share}" for name, share in (shares or {}).items()]),
             method=method or Method(),
@@ -200,9 +200,10 @@ class Release:
 
     def __repr__(self) -> str:
         config = self.config
+        count = "auto" if config.components is None else config.components
         return (
             f"Release(classes={len(config.classes)}, dimension={config.dimension},"
-            f" n_components={config.components}, epsilon={config.epsilon:g}, delta={config.delta:g})"
+            f" n_components={count}, epsilon={config.epsilon:g}, delta={config.delta:g})"
         )
 
     @functools.cached_property
@@ -228,7 +229,7 @@ class Release:
     @property
     def n_components(self) -> int:
         """Gaussians of each class."""
-        return self.config.components
+        return self.mixture.weights.shape[1]
 
     @functools.cached_property
     def mixture(self) -> Mixture:

@@ -1,6 +1,6 @@
 """The options of `dpgmm plan`."""
 
-from dpgmm_beam.defaults import COMPONENTS, ROUNDS
+from dpgmm_beam.defaults import ROUNDS
 from pipelines import budget as budgets
 from pipelines.arguments import Parser
 
@@ -28,7 +28,7 @@ def parser() -> Parser:
         "--share", action="append", default=[], metavar="NAME=NUMBER", help="of the budget, for one mechanism"
     )
     method = result.add_argument_group("method")
-    method.add_argument("--components", type=int, default=COMPONENTS, help="Gaussians a class")
+    method.add_argument("--components", type=int, help="Gaussians a class (default: by its noisy size)")
     method.add_argument("--rounds", type=int, help=f"clustering rounds (default: {ROUNDS})")
     more = result.add_argument_group("what is supposed and shown")
     more.add_argument(

@@ -1,6 +1,6 @@
 """The options of `dpgmm release`."""
 
-from dpgmm_beam.defaults import BLOCK_ROWS, COMPONENTS, ROUNDS, SAMPLES_PER_CLASS
+from dpgmm_beam.defaults import BLOCK_ROWS, ROUNDS, SAMPLES_PER_CLASS
 from pipelines import budget as budgets
 from pipelines.arguments import Parser
 from pipelines.columns import add_columns
@@ -46,7 +46,7 @@ def parser() -> Parser:
         "--share", action="append", default=[], metavar="NAME=NUMBER", help="of the budget, for one mechanism"
     )
     method = result.add_argument_group("method")
-    method.add_argument("--components", type=int, default=COMPONENTS, help="Gaussians a class")
+    method.add_argument("--components", type=int, help="Gaussians a class (default: by its noisy size)")
     method.add_argument("--rounds", type=int, help=f"clustering rounds (default: {ROUNDS})")
     method.add_argument(
         "--clip-norm", type=float, help="clip embeddings to it instead of normalising them to 1"

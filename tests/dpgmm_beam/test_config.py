@@ -117,10 +117,13 @@ def test_configurations_survive_json(config):
     assert again.digest == config.digest
 
 
-def test_the_default_rounds_are_a_number_and_one_component_keeps_the_number_it_had():
-    # Releases of one component would get other noise if theirs changed.
-    assert GOOD.to_dict()["rounds"] == 4
-    assert GOOD.clustering_stages == 0
+def test_the_default_rounds_are_a_number():
+    one = dataclasses.replace(GOOD, components=1, rounds=None)
+    assert one.to_dict()["rounds"] == 4
+    assert one.clustering_stages == 0
+    assert GOOD.to_dict()["rounds"] == GOOD.clustering_stages == 8
+    assert GOOD.to_dict()["components"] is None
+    assert ReleaseConfig.from_dict(GOOD.to_dict()) == GOOD
     several = ReleaseConfig("precomputed", ("a",), 8, 1.0, 1e-5, components=2)
     assert several.to_dict()["rounds"] == several.clustering_stages == 8
     assert ReleaseConfig.from_dict(several.to_dict()) == several

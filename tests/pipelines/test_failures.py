@@ -38,7 +38,7 @@ from transforms.files import listing
 
 SAMPLES = 9000
 SHARDS = 4
-STAGES = 6
+STAGES = 8
 ENCODER = "blocks"
 
 

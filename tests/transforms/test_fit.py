@@ -22,7 +22,7 @@ from transforms.files.run_files import Workspace
 from transforms.fit import StorePart, SumParts, SumPieces, final_checkpoint, load_part
 from transforms.passes import fingerprint
 
-STAGES = 6
+STAGES = 8
 
 
 @pytest.fixture(scope="module")
@@ -368,7 +368,7 @@ def test_there_is_no_final_state_before_the_last(finished, tmp_path):
     mine = copied(workspace, tmp_path)
     base = mine.base(os.path.basename(base))
     os.unlink(run_files.state_file(base, STAGES))
-    with pytest.raises(OSError, match="state-006"):
+    with pytest.raises(OSError, match=f"state-{STAGES:03d}"):
         final_checkpoint(base)
 
 

@@ -21,7 +21,7 @@ from transforms.files import run_files
 from transforms.files.run_files import Workspace
 from transforms.passes import Pass, fingerprint
 
-STAGES = range(6)
+STAGES = range(8)
 VIEWED = 4
 """The position of a stage that reads its rows in a view."""
 

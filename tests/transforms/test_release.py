@@ -69,7 +69,7 @@ def test_a_run_goes_on_at_its_last_state(made, tmp_path, monkeypatch):
     release(source, workspace, tmp_path / "out")
     (base,) = (str(path) for path in Path(workspace.folder).iterdir())
     before = small.contents(base)
-    for stages in (5, 6):
+    for stages in (7, 8):
         os.unlink(run_files.state_file(base, stages))
     shutil.rmtree(tmp_path / "out")
     drawn = []
@@ -79,7 +79,7 @@ def test_a_run_goes_on_at_its_last_state(made, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(parquet, "open_rows", lambda path: pytest.fail("the input was read again"))
     release(source, workspace, tmp_path / "out")
-    assert drawn == [4, 5]
+    assert drawn == [6, 7]
     assert small.contents(base) == before
     assert small.contents(tmp_path / "out") == expected
 

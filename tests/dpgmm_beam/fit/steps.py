@@ -18,7 +18,7 @@ NOTHING = FitState()
 
 
 def shape(dimension, components=1):
-    return Shape(CLASSES, dimension, components, dimension)
+    return Shape(CLASSES, dimension, components, dimension, dimension)
 
 
 def means_stage(dimension):
@@ -41,10 +41,13 @@ def moment_state(dimension, seed, radius):
     return means_state(np.trunc(means * lengths), radius)
 
 
-def means_state(means, radius=1.2):
+def means_state(means, radius=0.7):
+    """Class means, and residuals whose clipping radius is as given by the default method."""
     means = np.asarray(means, np.int32)
     counts, centre = np.full(len(means), 100.0), np.zeros(means.shape[1])
-    return FitState(class_means=ClassMeans(counts, counts.astype(np.int64), means, centre, radius))
+    square = (radius / Method().residual_radius) ** 2
+    variances = np.full(means.shape[1], square / means.shape[1], np.float32)
+    return FitState(class_means=ClassMeans(counts, counts.astype(np.int64), means, centre, square, variances))
 
 
 def teacher_state(dimension, seed, scale, norm=2.0):

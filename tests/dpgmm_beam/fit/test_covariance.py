@@ -1,7 +1,9 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
+from dpgmm_beam.config import Method
 from dpgmm_beam.fit.covariance import BASIS_BITS
 from dpgmm_beam.fit.projection import VIEW_UNIT
 from dpgmm_beam.fit.teacher import FEATURES
@@ -26,33 +28,58 @@ def test_the_sensitivity_is_reached():
 
 def test_the_moment_without_noise_is_the_covariance_within_classes():
     rows = blobs(3000, 5, CLASSES, spread=0.2)
-    first, second = means_stage(5), moment_stage(5)
-    none = {"count": 0.0, "sum": 0.0, "moment": 1e-6}
-    found = first.advance(NOTHING, sums_of(first, rows, NOTHING), none).state.class_means
     # Nothing is clipped.
-    before = dataclasses.replace(NOTHING, class_means=dataclasses.replace(found, residual_radius=1.2))
+    method = Method(residual_radius=10.0)
+    first, second = means_stage(5), dataclasses.replace(moment_stage(5), method=method)
+    none = {"count": 0.0, "sum": 0.0, "square": 0.0, "moment": 1e-6}
+    before = first.advance(NOTHING, sums_of(first, rows, NOTHING), none).state
     advanced = second.advance(before, sums_of(second, rows, before), none)
     basis = advanced.covariance.basis / 2.0**BASIS_BITS
-    residuals = (rows.values - found.means[rows.classes]) / UNIT
-    covariance = residuals.T @ residuals / len(rows)
-    # Its trace is not under a tenth of the public bound, which is where it would be raised to.
-    scale = max(np.trace(covariance), 0.1) / np.trace(covariance)
-    np.testing.assert_allclose(basis @ basis.T, covariance * scale, atol=0.002)
-    np.testing.assert_array_equal(basis, basis.T)
-    several = moment_stage(5, components=2).advance(before, sums_of(second, rows, before), none)
-    axes = several.covariance.basis / 2.0**BASIS_BITS
-    np.testing.assert_allclose(axes @ axes.T, basis @ basis.T, atol=1e-5)
-    assert (np.diff((axes**2).sum(axis=0)) <= 0).all()
+    residuals = (rows.values - before.class_means.means[rows.classes]) / UNIT
+    np.testing.assert_allclose(basis @ basis.T, residuals.T @ residuals / len(rows), atol=0.001)
+    # Axes by falling size.
+    np.testing.assert_allclose(basis.T @ basis, np.diag((basis**2).sum(axis=0)), atol=1e-5)
+    assert (np.diff((basis**2).sum(axis=0)) <= 0).all()
     # Features are white: their mean squared norm is one in units of the effective dimension.
     features = FEATURES.of(advanced.state).apply(rows).values / VIEW_UNIT
     assert 0.5 < (features.astype(float) ** 2).sum(axis=1).mean() < 1.5
 
 
-def test_only_a_fit_of_several_components_has_a_subspace():
-    rows = blobs(300, 5, CLASSES)
-    state, multipliers = means_state(np.zeros((CLASSES, 5))), {"moment": 1.0}
-    for components in (1, 2):
-        stage = moment_stage(5, components)
-        after = stage.advance(state, sums_of(stage, rows, state), multipliers).state
-        assert (after.subspace is None) == (after.components is None) == (components == 1)
-        assert after.teacher is not None
+def test_what_the_clip_takes_from_the_trace_is_put_back():
+    rows = blobs(3000, 5, CLASSES, spread=0.2)
+    first, second = means_stage(5), moment_stage(5)
+    none = {"count": 0.0, "sum": 0.0, "square": 0.0, "moment": 1e-6}
+    before = first.advance(NOTHING, sums_of(first, rows, NOTHING), none).state
+    advanced = second.advance(before, sums_of(second, rows, before), none)
+    basis = advanced.covariance.basis / 2.0**BASIS_BITS
+    assert (basis**2).sum() == pytest.approx(before.class_means.residual_square, rel=1e-3)
+
+
+def test_under_overwhelming_noise_the_coordinates_keep_their_variances():
+    dimension, generator = 60, np.random.default_rng(0)
+    stage, variances = moment_stage(dimension), np.geomspace(1, 0.01, dimension)
+    state = means_state(np.zeros((CLASSES, dimension)))
+    variances *= state.class_means.residual_square / variances.sum()
+    state = dataclasses.replace(
+        state, class_means=dataclasses.replace(state.class_means, variances=variances)
+    )
+    (query,) = stage.queries
+    noisy = {"moment": query.noise_stddevs(1e5) * generator.standard_normal(query.size)}
+    basis = stage.advance(state, noisy, {"moment": 1e5}).covariance.basis / 2.0**BASIS_BITS
+    found = np.diag(basis @ basis.T)
+    assert np.corrcoef(np.log(found), np.log(variances))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_components_and_directions_follow_from_the_noisy_number_of_rows(exact):
+    stage = moment_stage(30, components=6)
+    stage = dataclasses.replace(stage, shape=dataclasses.replace(stage.shape, exact_components=exact))
+    found = []
+    for count in (10, 400, 100_000):
+        state = means_state(np.zeros((CLASSES, 30)))
+        state = dataclasses.replace(
+            state, class_means=dataclasses.replace(state.class_means, counts=np.full(CLASSES, float(count)))
+        )
+        after = stage.advance(state, sums_of(stage, blobs(30, 30, CLASSES), state), {"moment": 2.0}).state
+        found.append((after.components.centres.shape[1], int((after.subspace.variances > 0).sum())))
+    assert found == [(6, 8), (6, 30), (6, 30)] if exact else [(1, 8), (3, 30), (6, 30)]

@@ -29,12 +29,17 @@ def test_the_budget_charges_every_channel_of_every_stage(plan):
     assert {m.name: m.repetitions for m in plan.budget.mechanisms} == {
         "means/count": 1,
         "means/sum": 1,
+        "means/square": 1,
         "moment/moment": 1,
         "teacher/gradient": 20,
         "sketch/count": 1,
         "sketch/sum": 1,
         "rounds/count": 1,
         "rounds/sum": 1,
+        "scatter/moment": 1,
+        "scatter/square": 1,
+        "scales/square": 1,
+        "scales/moment": 1,
     }
 
 
@@ -45,10 +50,10 @@ def test_stages_have_distinct_names(plan):
 
 def test_what_is_not_used_is_spread_over_the_others():
     alone = Plan(dataclasses.replace(CONFIG, classes=("a",), components=1), "one")
-    assert [stage.KIND for stage in alone.stages] == ["means", "moment"]
+    assert [stage.KIND for stage in alone.stages] == ["means", "moment", "scatter"]
     assert math.isclose(sum(m.share for m in alone.budget.mechanisms), 1.0)
     shares = {m.name: m.share for m in alone.budget.mechanisms}
-    assert math.isclose(shares["moment/moment"] / shares["means/sum"], 0.12 / 0.07)
+    assert math.isclose(shares["moment/moment"] / shares["means/sum"], 0.15 / 0.07)
 
 
 def test_noise_too_large_to_draw_is_refused_at_once():

@@ -3,7 +3,7 @@ import pytest
 
 from dpgmm_beam.config import Method, ReleaseConfig
 from dpgmm_beam.fit.plan import Plan
-from dpgmm_beam.privacy.allocation import allocate
+from dpgmm_beam.privacy.allocation import CLUSTERING_HEIRS, SHARES, allocate
 from tests.dpgmm_beam.fit.clusters import plan_of
 
 
@@ -21,17 +21,21 @@ def test_without_a_teacher_its_share_goes_to_the_clustering():
     budget = plan_of().budget
     shares = {mechanism.name: mechanism.share for mechanism in budget.mechanisms}
     assert sum(shares.values()) == pytest.approx(1)
-    assert shares["moment/moment"] == pytest.approx(0.12 + 0.1 * 0.7)
+    given, teacher = dict(SHARES), dict(SHARES)["teacher/gradient"]
+    heirs = {name: given[name] + part * teacher for name, part in CLUSTERING_HEIRS}
+    assert sum(part for _, part in CLUSTERING_HEIRS) == pytest.approx(1)
+    for name in ("moment/moment", "scatter/moment", "scales/moment"):
+        assert shares[name] == pytest.approx(heirs[name])
     sums = shares["rounds/sum"] + shares["late/sum"] + shares["sketch/sum"]
-    assert sums == pytest.approx(0.08 + 0.84 * 0.7)
+    assert sums == pytest.approx(heirs["rounds/sum"])
     with_teacher = Plan(
         ReleaseConfig("test", ("a", "b"), 12, 1.0, 1e-5, components=4, method=Method(teacher_steps=2)), "test"
     )
     shares = {mechanism.name: mechanism.share for mechanism in with_teacher.budget.mechanisms}
-    assert shares["teacher/gradient"] == pytest.approx(0.70)
+    assert shares["teacher/gradient"] == pytest.approx(teacher)
 
 
 def test_what_is_not_used_is_spread_over_the_others():
-    mechanisms = allocate({"a": 1, "b": 3}, {"a": 0.1, "b": 0.3, "c": 0.6, "teacher/gradient": 0.0}, 0)
+    mechanisms = allocate({"a": 1, "b": 3}, {"a": 0.1, "b": 0.3, "c": 0.6, "teacher/gradient": 0.0}, True)
     assert [(each.name, each.repetitions) for each in mechanisms] == [("a", 1), ("b", 3)]
     assert [each.share for each in mechanisms] == pytest.approx([0.25, 0.75])

@@ -9,7 +9,9 @@ from dpgmm_beam.data.rows import rows_of
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import chain, teacher
 from dpgmm_beam.fit.covariance import BASIS_BITS
+from dpgmm_beam.fit.means import Means
 from dpgmm_beam.fit.plan import Plan
+from dpgmm_beam.fit.sketch import DIRECTIONS_PER_ROW, SKETCH_BOUND, SKETCH_REACH
 from dpgmm_beam.privacy import lattice
 from dpgmm_beam.privacy.accounting import calibrated
 from dpgmm_beam.privacy.noise import NoiseKey
@@ -109,13 +111,15 @@ def test_odd_sizes_are_simulated(classes, dimension, rows):
 
 def units(plan, geometry):
     """Real units of a lattice step of each query."""
-    radius = forecast.residual_radius(plan, geometry)
+    rms, moment = math.sqrt(geometry.within[-1]), forecast.moment_noise(plan, geometry, 1)
     return {
         "means/count": 1,
         "means/sum": 1 / lattice.UNIT,
-        "moment/moment": radius**2 / 2**24,
+        "means/square": 2.0**-Means.SQUARE_BITS,
+        # Clipped at a share of the root mean square, and scaled back to the trace of all.
+        "moment/moment": moment / plan.budget.multiplier("moment/moment") / 2**24,
         "sketch/count": 1,
-        "sketch/sum": radius / 2**14,
+        "sketch/sum": SKETCH_REACH * rms / SKETCH_BOUND,
     }
 
 
@@ -126,13 +130,15 @@ def test_noise_is_that_of_the_stages_queries(components):
     assert list(found) == [mechanism.name for mechanism in plan.budget.mechanisms]
     of_class = rows / 10
     cells = of_class / found["sketch/count"].signal if components > 1 else None
+    used = (DIRECTIONS_PER_ROW * of_class / plan.budget.multiplier("moment/moment")) ** (2 / 3)
     sizes = {
         "means/count": 1,
         "means/sum": math.sqrt(64) / of_class,
         # The largest eigenvalue of the symmetric noise, twice the root of d stddev^2 / 2.
         "moment/moment": math.sqrt(2 * 64) / rows,
         "sketch/count": 1,
-        "sketch/sum": cells and math.sqrt(plan.shape.subspace_dim) * cells / of_class,
+        "means/square": 1 / rows,
+        "sketch/sum": cells and math.sqrt(min(used, plan.shape.subspace_dim)) * cells / of_class,
     }
     known = units(plan, LIKE)
     for stage in plan.stages:
@@ -201,7 +207,7 @@ def test_directions_that_are_seen():
     # One direction among many: it comes out of the noise's semicircle, or does not.
     plan, rows, d = plan_of(dimension=300), 50_000, 300
     alike = dataclasses.replace(LIKE, ranks=(0, 1 / d, 1), between=(0, 0.1, 0.1), centre=(0, 0.1, 0.1))
-    stddev = plan.budget.multiplier("moment/moment") * forecast.residual_radius(plan, alike) ** 2 / rows
+    stddev = forecast.moment_noise(plan, alike, rows)
     noise = np.random.default_rng(1).normal(size=(d, d)) * stddev / math.sqrt(2)
     noise = np.triu(noise, 1) + np.triu(noise, 1).T + np.diag(np.diag(noise)) * math.sqrt(2)
     edge = math.sqrt(2 * d) * stddev

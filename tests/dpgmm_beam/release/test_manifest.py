@@ -50,7 +50,7 @@ def test_a_whole_release_has_no_problem(data):
 
 def test_what_a_release_is_made_of():
     assert manifest.files_of(CONFIG) == {
-        "mixture/components.parquet": 2,
+        "mixture/components.parquet": None,
         "README.md": 0,
         "mixture/basis.parquet": 4,
         "mixture/classes.parquet": 2,
@@ -210,8 +210,11 @@ def test_it_holds_what_the_release_promises_and_no_time(data):
     assert {m["name"] for m in content["privacy"]["mechanisms"]} == {
         "means/count",
         "means/sum",
+        "means/square",
         "moment/moment",
         "teacher/gradient",
+        *(f"{stage}/{query}" for stage in ("sketch", "rounds", "late") for query in ("count", "sum")),
+        *(f"{stage}/{query}" for stage in ("scatter", "scales") for query in ("moment", "square")),
     }
     operational = content["privacy"]["operational"]
     assert operational["mu"] == pytest.approx(1 / content["privacy"]["noise_multiplier"], rel=1e-5)
