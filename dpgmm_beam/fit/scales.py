@@ -79,7 +79,7 @@ class ComponentScales(Stage):
             whitened = np.empty_like(offsets)
             for label in np.unique(rows.classes):
                 own_rows = rows.classes == label
-                # Exact: offsets are under 2**15 in steps of 2**-12, an inverse's rows under 2**8.
+                # Exact: norms of offsets are under 2**10, of inverse rows 2**8, in steps of 2**-12.
                 whitened[own_rows] = offsets[own_rows] @ inverses[label]
             steps = np.rint(whitened * 2.0**8)
             squares = np.minimum(np.floor(lattice.square_norms(steps) * square_scale), self.bound)

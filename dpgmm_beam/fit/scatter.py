@@ -27,6 +27,9 @@ for each unit of the noise multiplier, to the power of two thirds."""
 LEAST_LEFT = 0.05
 """Least share of the pooled variance that the centres are taken to leave."""
 
+MAX_OFFSET = 64.0
+"""Coordinates of an offset are held within so many deviations: what is made of them stays under 2**53."""
+
 KEPT_BITS = 16
 """Square roots of covariances are kept in steps of 2**-16."""
 
@@ -182,6 +185,7 @@ def offsets(state: FitState, used: int) -> Callable[[Rows], tuple[np.ndarray, np
         values = rows.values.astype(np.float64)
         cells = kmeans.nearest_of_class(values, rows.classes, centres)
         values -= flat[cells]
-        return np.rint(values[:, :used] * (inverse * 2.0**12)) * 2.0**-12, cells
+        scaled = np.clip(values[:, :used] * inverse, -MAX_OFFSET, MAX_OFFSET)
+        return np.rint(scaled * 2.0**12) * 2.0**-12, cells
 
     return of
