@@ -19,7 +19,9 @@ from pipelines import cli
 from pipelines import release as pipelines_release
 from tests import small
 from tests.strategies import quick
+from tests.transforms import crate  # noqa: F401  (the scheme crate://)
 from transforms.files import inputs
+from transforms.files import small as small_files
 from transforms.files.publish import Publication
 
 
@@ -349,9 +351,21 @@ def test_what_looks_like_a_file_and_is_none(tmp_path, monkeypatch, text):
         assert pipelines_release.read_classes(text) == ("x",)
 
 
-def test_a_file_elsewhere_that_is_none(tmp_path):
-    with pytest.raises(ConfigError, match="--classes=gs://bucket/classes is refused"):
-        pipelines_release.read_classes("gs://bucket/classes")
+def test_a_file_elsewhere_that_is_none(tmp_path, monkeypatch):
+    """Also where the store's client raises what is its own, after retries say."""
+    place = f"crate://{tmp_path}/classes"
+    with pytest.raises(ConfigError, match=r"--classes=crate://.* is refused: it must be a readable file"):
+        pipelines_release.read_classes(place)
+
+    class RetryError(Exception):
+        pass
+
+    def give_up(*_, **__):
+        raise RetryError("timed out")
+
+    monkeypatch.setattr(small_files.FileSystems, "open", give_up)
+    with pytest.raises(ConfigError, match=r"--classes=crate://.* is refused: .*\(RetryError\)"):
+        pipelines_release.read_classes(place)
 
 
 def test_a_label_by_the_name_of_a_folder(tmp_path, monkeypatch):

@@ -30,7 +30,10 @@ def read_small(argument: str, path: str, most: int) -> bytes:
     check_scheme(argument, path)
     try:
         return read_bounded(path, most)
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        # Clients of stores raise what is theirs.
+        if is_local(path) and not isinstance(error, OSError | ValueError):
+            raise
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise ConfigError(
             argument, path or "''", f"be a readable file of at most {most:,} bytes ({reason})"
