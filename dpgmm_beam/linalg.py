@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-import numpy as np  # noqa: F401
+import numpy as np
 import threadpoolctl
 
 
@@ -65,3 +65,8 @@ def one_thread() -> Iterator[None]:
     """
     with _ONE_THREAD:
         yield
+
+
+def rounded(values: np.ndarray, bits: int) -> np.ndarray:
+    """In steps of 2**-bits: without the last bits, which are the processor's, and the sign of a zero."""
+    return np.rint(values * 2.0**bits) * 2.0**-bits + 0.0

@@ -30,6 +30,7 @@ from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import chain
 from dpgmm_beam.privacy.noise import KEY_BYTES
+from dpgmm_beam.release.manifest import digest_of_text
 from pipelines import cli
 from transforms.files import finding, keys, register
 from transforms.files.private import is_local, make_private_folder
@@ -61,16 +62,12 @@ class Run:
 
 def run_name(config: ReleaseConfig, release_id: str) -> str:
     """A name that is a function of the draw."""
-    return f"{config.fit_digest[:16]}-{_digest_of_text(release_id)[:16]}"
+    return f"{config.fit_digest[:16]}-{digest_of_text(release_id)[:16]}"
 
 
 def register_entry(private_dir: str, release_id: str) -> str:
     """Path of a release id's entry in the register."""
-    return join(private_dir, REGISTER, f"{_digest_of_text(release_id)[:32]}.json")
-
-
-def _digest_of_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return join(private_dir, REGISTER, f"{digest_of_text(release_id)[:32]}.json")
 
 
 @contextlib.contextmanager

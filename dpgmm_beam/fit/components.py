@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dpgmm_beam import linalg
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.fit.covariance import BASIS_BITS
 from dpgmm_beam.fit.state import Covariance, FitState
@@ -54,7 +55,7 @@ def mixture_of(config: ReleaseConfig, state: FitState, pooled: Covariance) -> Mi
         class_weights=state.class_means.counts / state.class_means.counts.sum(),
         weights=counts / counts.sum(axis=1, keepdims=True),
         means=means * clip_norm,
-        covariances=_rounded(covariances),
+        covariances=linalg.rounded(covariances, RELEASED_BITS),
         basis=basis * lengths * clip_norm,
         normalized=config.clip_norm is None,
         clip_norm=clip_norm,
@@ -65,8 +66,3 @@ def _exact_product(offsets: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """(C, K, r) times (d, r), rounded to a lattice on either side so that the order of sums can't matter."""
     steps = lattice.to_lattice(offsets, 26) @ lattice.to_lattice(directions, 20).T
     return steps * 2.0**-46
-
-
-def _rounded(values: np.ndarray) -> np.ndarray:
-    """Without the last bits, which are the processor's, and the sign of what is zero without them."""
-    return np.rint(values * 2.0**RELEASED_BITS) * 2.0**-RELEASED_BITS + 0.0

@@ -17,8 +17,8 @@ import numpy as np
 from dpgmm_beam.config import Method
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import kmeans, sketch
-from dpgmm_beam.fit.projection import VIEW_UNIT, View
-from dpgmm_beam.fit.stage import Advanced, Multipliers, Shape, Stage, sums_by_group
+from dpgmm_beam.fit.projection import VIEW_UNIT
+from dpgmm_beam.fit.stage import Advanced, Multipliers, Shape, sums_by_group
 from dpgmm_beam.fit.state import Components, FitState
 from dpgmm_beam.privacy import lattice
 from dpgmm_beam.privacy.queries import SumQuery, Sums
@@ -44,7 +44,7 @@ def rounds(shape: Shape, method: Method, first: int, end: int) -> list["CentreRo
 
 
 @dataclasses.dataclass(frozen=True)
-class CentreRound(Stage):
+class CentreRound(sketch.WithinStage):
     """One round of private Lloyd steps, K centres for each class -> `FitState.components`.
 
     A class's centres lie first in its room of K sums.
@@ -77,14 +77,6 @@ class CentreRound(Stage):
         return "late" if self.late else self.KIND
 
     @property
-    def view(self) -> View:
-        return sketch.WITHIN
-
-    @property
-    def view_dimension(self) -> int:
-        return self.shape.subspace_dim
-
-    @property
     def bound(self) -> int:
         """Norm bound of a residual in its own steps, 2**-14 of the clipping radius."""
         return 2**self.BITS
@@ -114,9 +106,9 @@ class CentreRound(Stage):
             cells += rows.classes.astype(np.int64) * free
             residuals = np.rint(residuals * scale)
             squares = lattice.square_norms(residuals) * square_scale
-            squares = np.minimum(np.floor(squares), self.SQUARE_UNIT).astype(np.int64)
+            squares = np.minimum(np.floor(squares), self.SQUARE_UNIT)
             sums["count"][:count] += np.bincount(cells, minlength=count) * self.SQUARE_UNIT
-            np.add.at(sums["count"][count:], cells, squares)
+            sums["count"][count:] += np.bincount(cells, squares, minlength=count).astype(np.int64)
             sums["sum"] += sums_by_group(lattice.clip_rows(residuals, self.bound), cells, count).ravel()
 
         return add

@@ -12,9 +12,8 @@ import numpy as np
 
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import scatter, shrinkage, sketch
-from dpgmm_beam.fit.projection import View
 from dpgmm_beam.fit.scatter import MAX_OWN_DIRECTIONS, MEAN_SQUARE_PRIOR
-from dpgmm_beam.fit.stage import Advanced, Multipliers, Stage
+from dpgmm_beam.fit.stage import Advanced, Multipliers, add_moments_by_group
 from dpgmm_beam.fit.state import FitState, Shapes
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.privacy import lattice
@@ -27,21 +26,13 @@ LEAST_OWN = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
-class ComponentScales(Stage):
+class ComponentScales(sketch.WithinStage):
     """Mean square, and second moment in a few directions, of each component's rows -> `FitState.shapes`."""
 
     KIND = "scales"
     BITS = 12
     REACH = 4
     """Squared offsets are clipped at so many times the number of directions."""
-
-    @property
-    def view(self) -> View:
-        return sketch.WITHIN
-
-    @property
-    def view_dimension(self) -> int:
-        return self.shape.subspace_dim
 
     @property
     def room(self) -> int:
@@ -86,16 +77,12 @@ class ComponentScales(Stage):
             sums["square"] += np.bincount(cells, squares, minlength=count).astype(np.int64)
             if own:
                 first = np.rint(steps[:, :own] * (self.bound / (2.0**8 * np.sqrt(own))))
-                first = lattice.clip_rows(first, self.bound)
-                for cell in np.unique(cells):
-                    of_cell = first[cells == cell]
-                    sums["moment"][cell, :own, :own] += (of_cell.T @ of_cell).astype(np.int64)
+                add_moments_by_group(lattice.clip_rows(first, self.bound), cells, sums["moment"])
 
         return add
 
     def finish(self, sums: Sums) -> Sums:
-        packed = [lattice.pack_triangle(moment) for moment in sums["moment"]]
-        return {"square": sums["square"], "moment": np.concatenate(packed)}
+        return {"square": sums["square"], "moment": lattice.pack_triangles(sums["moment"])}
 
     def advance(self, before: FitState, noisy: Sums, multipliers: Multipliers) -> Advanced:
         assert before.components is not None

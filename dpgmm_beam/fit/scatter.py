@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from dpgmm_beam import linalg
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import kmeans, lloyd, shrinkage, sketch
-from dpgmm_beam.fit.projection import View
-from dpgmm_beam.fit.stage import Advanced, Multipliers, Shape, Stage
+from dpgmm_beam.fit.stage import Advanced, Multipliers, Shape, add_moments_by_group
 from dpgmm_beam.fit.state import FitState, Shapes
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.privacy import lattice
@@ -35,7 +35,7 @@ KEPT_BITS = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassScatter(Stage):
+class ClassScatter(sketch.WithinStage):
     """Second moment of each class's rows round their centres -> `FitState.shapes`.
 
     Offsets are clipped at their root mean square, sqrt(r); the mean square, of which the
@@ -46,14 +46,6 @@ class ClassScatter(Stage):
     BITS = 12
     REACH = 4
     """Squared offsets are clipped at so many times r."""
-
-    @property
-    def view(self) -> View:
-        return sketch.WITHIN
-
-    @property
-    def view_dimension(self) -> int:
-        return self.shape.subspace_dim
 
     @property
     def bound(self) -> int:
@@ -82,17 +74,12 @@ class ClassScatter(Stage):
             steps = np.rint(offsets_of(rows)[0] * scale)
             squares = np.minimum(np.floor(lattice.square_norms(steps) * square_scale), self.bound)
             sums["square"] += np.bincount(rows.classes, squares, minlength=classes).astype(np.int64)
-            clipped = lattice.clip_rows(steps, self.bound)
-            for label in np.unique(rows.classes):
-                own = clipped[rows.classes == label]
-                # Exact: a block's entries are under its rows x 2**24, far under 2**53.
-                sums["moment"][label, :used, :used] += (own.T @ own).astype(np.int64)
+            add_moments_by_group(lattice.clip_rows(steps, self.bound), rows.classes, sums["moment"])
 
         return add
 
     def finish(self, sums: Sums) -> Sums:
-        packed = [lattice.pack_triangle(moment) for moment in sums["moment"]]
-        return {"moment": np.concatenate(packed), "square": sums["square"]}
+        return {"moment": lattice.pack_triangles(sums["moment"]), "square": sums["square"]}
 
     def advance(self, before: FitState, noisy: Sums, multipliers: Multipliers) -> Advanced:
         assert before.class_means is not None
@@ -142,8 +129,8 @@ def symmetric_root(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """Without the last bits, which are the processor's, and the sign of what is zero without them."""
-    return (np.rint(values * 2.0**KEPT_BITS) * 2.0**-KEPT_BITS + 0.0).astype(np.float32)
+    """As states keep them: single precision, in steps of 2**-16."""
+    return linalg.rounded(values, KEPT_BITS).astype(np.float32)
 
 
 def shaped_directions(state: FitState, shape: Shape) -> int:

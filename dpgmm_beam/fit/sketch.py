@@ -127,7 +127,20 @@ def start(
 
 
 @dataclasses.dataclass(frozen=True)
-class Sketch(Stage):
+class WithinStage(Stage):
+    """A stage that sums rows in the view `within`."""
+
+    @property
+    def view(self) -> View:
+        return WITHIN
+
+    @property
+    def view_dimension(self) -> int:
+        return self.shape.subspace_dim
+
+
+@dataclasses.dataclass(frozen=True)
+class Sketch(WithinStage):
     """Noisy counts and sums of many cells, and the centres that they show.
 
     Makes `FitState.components`: the cells of the next sketch and what the rounds start from.
@@ -140,14 +153,6 @@ class Sketch(Stage):
     @property
     def repetition(self) -> int:
         return self.position
-
-    @property
-    def view(self) -> View:
-        return WITHIN
-
-    @property
-    def view_dimension(self) -> int:
-        return self.shape.subspace_dim
 
     @property
     def queries(self) -> tuple[SumQuery, ...]:

@@ -30,6 +30,23 @@ def sums_by_group(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndar
     return totals
 
 
+def add_moments_by_group(values: np.ndarray, groups: np.ndarray, totals: np.ndarray) -> None:
+    """Adds the second moments of integer-valued rows to those of their groups, exactly and in place.
+
+    Args:
+      values: (n, r) of norms at most 2**12: products over a block are then far under 2**53.
+      groups: (n,) indices.
+      totals: (m, R, R) int64, R >= r; the first r coordinates are added to.
+    """
+    if not len(groups):
+        return
+    order = np.argsort(groups, kind="stable")
+    present, starts = np.unique(groups[order], return_index=True)
+    r = values.shape[1]
+    for group, own in zip(present, np.split(values[order], starts[1:]), strict=True):
+        totals[group, :r, :r] += (own.T @ own).astype(np.int64)
+
+
 @dataclasses.dataclass(frozen=True)
 class Shape:
     """Sizes that all steps of a fit share.

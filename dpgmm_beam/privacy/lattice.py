@@ -173,6 +173,11 @@ def pack_triangle(matrix: np.ndarray) -> np.ndarray:
     return matrix[np.triu_indices(matrix.shape[0])]
 
 
+def pack_triangles(matrices: np.ndarray) -> np.ndarray:
+    """The upper triangles of (n, d, d), one behind the other."""
+    return np.concatenate([pack_triangle(matrix) for matrix in matrices])
+
+
 def unpack_triangle(packed: np.ndarray) -> np.ndarray:
     """The symmetric (d, d) matrix of `pack_triangle`'s vector."""
     dimension = int((np.sqrt(8 * len(packed) + 1) - 1) // 2)

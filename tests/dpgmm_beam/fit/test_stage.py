@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpgmm_beam.data.rows import Rows
-from dpgmm_beam.fit.stage import sums_by_group
+from dpgmm_beam.fit.stage import add_moments_by_group, sums_by_group
 from dpgmm_beam.privacy import queries
 from tests.dpgmm_beam.fit.steps import (
     CLASSES,
@@ -72,6 +72,21 @@ def test_sums_by_group():
     totals = sums_by_group(values, np.array([3, 0, 3, 1]), 5)
     np.testing.assert_array_equal(totals, [[3, 4, 5], [9, 10, 11], [0, 0, 0], [6, 8, 10], [0, 0, 0]])
     assert not sums_by_group(values[:0], np.zeros(0, int), 5).any()
+
+
+def test_moments_by_group():
+    generator = np.random.default_rng(0)
+    values, groups = generator.integers(-4096, 4096, (40, 3)).astype(float), generator.integers(0, 5, 40)
+    groups[groups == 2] = 4
+    totals = np.ones((5, 4, 4), np.int64)
+    add_moments_by_group(values, groups, totals)
+    for group in range(5):
+        own = values[groups == group].astype(np.int64)
+        np.testing.assert_array_equal(totals[group, :3, :3], 1 + own.T @ own)
+    assert (totals[:, 3] == 1).all()
+    before = totals.copy()
+    add_moments_by_group(values[:0], groups[:0], totals)
+    np.testing.assert_array_equal(totals, before)
 
 
 def test_every_stage_takes_blocks_without_rows():
