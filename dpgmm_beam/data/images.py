@@ -165,13 +165,10 @@ def use_image(
     Returns:
       What `use` returned, or why there is nothing.
     """
-    if reason := _reason_of_bytes(data):
-        return reason
-    assert data is not None
-    _silence()
-    kind = sniff(data[:_SNIFFED_BYTES])
+    kind = _kind_of(data)
     if isinstance(kind, Reason):
         return kind
+    assert data is not None
     try:
         return _use(data, kind, use, side, note)
     except _Refused as error:
@@ -210,13 +207,10 @@ def look(data: bytes | None, side: int = LEAST_SIDE) -> Header | Reason:
     Args:
       data, side: as in `use_image`.
     """
-    if reason := _reason_of_bytes(data):
-        return reason
-    assert data is not None
-    _silence()
-    kind = sniff(data[:_SNIFFED_BYTES])
+    kind = _kind_of(data)
     if isinstance(kind, Reason):
         return kind
+    assert data is not None
     reason = Reason.DAMAGED
     for again in (False, True):
         try:
@@ -258,6 +252,15 @@ def _formats() -> frozenset[str]:
     built = {"WEBP": "webp", "AVIF": "avif"}
     found = {kind for kind in FORMATS if kind not in built or features.check(built[kind])}
     return frozenset(found if _silence_libtiff() else found - {"TIFF"})
+
+
+def _kind_of(data: bytes | None) -> str | Reason:
+    """The format of an image, by its first bytes, or why it is none to decode."""
+    if reason := _reason_of_bytes(data):
+        return reason
+    assert data is not None
+    _silence()
+    return sniff(data[:_SNIFFED_BYTES])
 
 
 def _reason_of_bytes(data: bytes | None) -> Reason | None:

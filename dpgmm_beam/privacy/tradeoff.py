@@ -19,7 +19,7 @@ the true one, and the same on every machine, for they are bytes of a release.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -201,25 +201,27 @@ def in_words(figures: Operational) -> tuple[str, ...]:
     return (
         f"Told that one given image was in the data or was not, with even odds, nobody guesses right more"
         f" than {_times(right, 100)} times in 100; a coin does so 50 times.",
-        "; ".join(
-            f"with 1 in {of} wrongly, at most {most} in {of}"
-            if index
-            else f"Whoever accuses wrongly 1 in {of} of the images that were not in finds at most {most} in"
-            f" {of} of those that were"
-            for index, (of, most) in enumerate(found)
-        )
-        + ".",
-        "; ".join(
-            f"if 1 time in {of}, at most {most} times in {of}"
-            if index
-            else f"Whoever would reconstruct an image from other knowledge 1 time in {of} does so with the"
-            f" release at most {most} times in {of}"
-            for index, (of, most) in enumerate(made)
-        )
-        + ".",
+        _sentence(
+            found,
+            "Whoever accuses wrongly 1 in {of} of the images that were not in finds at most {most} in {of} of"
+            " those that were",
+            "with 1 in {of} wrongly, at most {most} in {of}",
+        ),
+        _sentence(
+            made,
+            "Whoever would reconstruct an image from other knowledge 1 time in {of} does so with the release"
+            " at most {most} times in {of}",
+            "if 1 time in {of}, at most {most} times in {of}",
+        ),
         "This holds against all who lack the noise key, even if they know every other image. For a person"
         " with m images, mu is m times as large.",
     )
+
+
+def _sentence(rates: Sequence[tuple[str, str]], first: str, others: str) -> str:
+    """The rates (of, most) one after the other: the first in whole words, the others in few."""
+    words = [(others if index else first).format(of=of, most=most) for index, (of, most) in enumerate(rates)]
+    return "; ".join(words) + "."
 
 
 def _times(value: float | Decimal, of: int) -> str:
