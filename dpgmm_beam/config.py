@@ -65,6 +65,7 @@ class Method:
       teacher_rate: step size, in units of the whitened rows' squared norm.
       teacher_noise_cap: the most by which one step's noise may move a logit.
       teacher_momentum: of the steps.
+      teacher_ridges: ridge functions that the teacher sees beside a row, in a release of several components.
     """
 
     residual_radius: float = 0.7
@@ -75,6 +76,7 @@ class Method:
     teacher_rate: float = 3.0
     teacher_noise_cap: float = 0.05
     teacher_momentum: float = 0.9
+    teacher_ridges: int = 256
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest and the digest."""
@@ -191,6 +193,11 @@ class ReleaseConfig:
         moments = math.isqrt(2 * MAX_SHAPES // len(self.classes))
         covariances = math.isqrt(8 * MAX_SHAPES // (len(self.classes) * self.component_room))
         return max(1, min(self.method.subspace_dim, self.dimension, moments, covariances))
+
+    @property
+    def ridges(self) -> int:
+        """How many ridge functions the teacher sees: none where there are no components to bend between."""
+        return self.method.teacher_ridges if self.clustering_stages and len(self.classes) > 1 else 0
 
     @property
     def row_format(self) -> RowFormat:

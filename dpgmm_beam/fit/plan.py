@@ -43,7 +43,7 @@ class Plan:
 
     >>> plan = Plan(ReleaseConfig("precomputed", ("cat", "dog"), 512, epsilon=1.0, delta=1e-6), "2026-05")
     >>> len(plan.stages), [stage.name for stage in plan.stages[:3]]
-    (32, ['means 0', 'moment 0', 'teacher 0'])
+    (32, ['means 0', 'moment 0', 'sketch 0'])
     >>> f"{plan.budget.noise_multiplier:.3f}"
     '4.225'
     """
@@ -76,14 +76,13 @@ class Plan:
             shaped_dim=config.shaped_room,
             exact_components=config.components is not None,
             unit_norm=config.clip_norm is None,
+            ridges=config.ridges,
         )
 
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:
         shape, method, clustering = self.shape, self.config.method, self.config.clustering_stages
         stages: list[Stage] = [Means(shape, method), PooledMoment(shape, method)]
-        if shape.classes > 1:
-            stages += [TeacherStep(shape, method, step) for step in range(method.teacher_steps)]
         if clustering:
             sketches = min(2, clustering // 2)
             stages += [Sketch(shape, method, position) for position in range(sketches)]
@@ -91,6 +90,8 @@ class Plan:
         stages.append(ClassScatter(shape, method))
         if clustering:
             stages.append(ComponentScales(shape, method))
+        if shape.classes > 1:
+            stages += [TeacherStep(shape, method, step) for step in range(method.teacher_steps)]
         return tuple(stages)
 
     @functools.cached_property

@@ -354,8 +354,8 @@ def _fit(
     state, covariance, view, viewed = FitState(), None, None, rows
     for stage in small.stages:
         if stage.KIND == "scatter":
-            # Shapes of classes come after all that is looked at here.
-            break
+            # Nothing that is looked at here depends on the shapes of classes.
+            continue
         scale = more ** {"means": 0.5, "moment": 1.5, "teacher": 1.0}[stage.KIND]
         multipliers = {
             query.name: plan.budget.multiplier(f"{stage.mechanism}/{query.name}")

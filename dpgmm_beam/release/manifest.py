@@ -20,7 +20,7 @@ from dpgmm_beam.privacy import accounting
 from dpgmm_beam.privacy.tradeoff import operational
 from dpgmm_beam.release.card import CARD_FILE, card
 from dpgmm_beam.release.class_rows import CLASSES_FILE
-from dpgmm_beam.release.labels import FEATURES_FILE, TEACHER_FILE
+from dpgmm_beam.release.labels import FEATURES_FILE, RIDGES_FILE, TEACHER_FILE
 from dpgmm_beam.release.synthesis import Parts
 
 FILE_NAME = "manifest.json"
@@ -38,7 +38,7 @@ Measure = Callable[[str, int], tuple[int, str]]
 MAX_BYTES = 2**26
 """Of a manifest that is read; that of the largest release takes some MB."""
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Rises with what a manifest states, with the files of a release and with the words of its card."""
 
 _PACKAGES = ("apache-beam", "dp-accounting", "numpy", "open_clip_torch", "pyarrow", "scipy", "timm", "torch")
@@ -105,6 +105,8 @@ def files_of(config: ReleaseConfig) -> dict[str, int | None]:
         TEACHER_FILE: classes,
         FEATURES_FILE: config.dimension,
     }
+    if config.ridges:
+        fitted[RIDGES_FILE] = config.ridges
     rows = {f"{MIXTURE}/{name}": count for name, count in fitted.items()}
     drawn = {f"{SYNTHETIC}/{parts.name(part)}": parts.rows_of(part) for part in range(len(parts))}
     return {CARD_FILE: 0, **rows, **drawn}
