@@ -17,6 +17,7 @@ from dpgmm_beam.defaults import ROUNDS, SAMPLES_PER_CLASS, UNUSED_ROUNDS
 from dpgmm_beam.errors import ConfigError, printable
 from dpgmm_beam.privacy import accounting, lattice
 from dpgmm_beam.privacy.allocation import SHARES, check_share
+from dpgmm_beam.privacy.neighbours import ADD_REMOVE, Neighbours
 
 # Beyond these a job takes many GiB in one place, or many minutes before it reads the first row.
 MAX_CLASSES = 2**13
@@ -104,6 +105,9 @@ class ReleaseConfig:
         replaced by the number.
       shares: of 1/z^2 for each mechanism, relative to their sum.
       method: constants of the fit.
+      max_rows_per_unit: rows of a privacy unit (a person, say) that count, over all classes;
+        None: a unit is a row.
+      adjacency: what neighbouring data sets differ by, "add_remove" or "replace_one".
 
     Raises:
       ConfigError: naming the field.
@@ -129,9 +133,12 @@ class ReleaseConfig:
     rounds: int | None = None
     shares: tuple[tuple[str, float], ...] = SHARES
     method: Method = Method()
+    max_rows_per_unit: int | None = None
+    adjacency: str = ADD_REMOVE
 
     def __post_init__(self):
         accounting.check_privacy_parameters(self.epsilon, self.delta)
+        Neighbours(self.adjacency, self.max_rows_per_unit)
         check_classes(self.classes)
         lattice.check_dimension(self.dimension)
         check_clip_norm(self.clip_norm)
@@ -193,13 +200,24 @@ class ReleaseConfig:
         return max(1, min(self.method.subspace_dim, self.dimension, moments, covariances))
 
     @property
+    def neighbours(self) -> Neighbours:
+        """What neighbouring data sets differ by."""
+        return Neighbours(self.adjacency, self.max_rows_per_unit)
+
+    @property
     def row_format(self) -> RowFormat:
         return RowFormat(self.classes, self.dimension, self.clip_norm, self.labelled)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for the manifest and the digest."""
+        """Plain data, for the manifest and the digest.
+
+        What is of single rows that come or go says nothing of units: its digest is what it was before
+        there were any.
+        """
+        usual = {"max_rows_per_unit": None, "adjacency": ADD_REMOVE}
+        fields = dataclasses.asdict(self)
         return {
-            **dataclasses.asdict(self),
+            **{name: value for name, value in fields.items() if usual.get(name, fields) != value},
             "classes": list(self.classes),
             "shares": dict(self.shares),
             "method": self.method.to_dict(),

@@ -86,7 +86,7 @@ class CentreRound(sketch.WithinStage):
         cells = self.shape.cells
         both = float(np.ceil(np.sqrt(2.0) * self.SQUARE_UNIT))
         return (
-            SumQuery("count", 2 * cells, both),
+            SumQuery("count", 2 * cells, both, one_sided=True),
             SumQuery("sum", cells * self.shape.subspace_dim, self.bound),
         )
 

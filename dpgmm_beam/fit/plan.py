@@ -137,9 +137,24 @@ class Plan:
         )
 
     def multipliers(self, stage: Stage) -> dict[str, float]:
-        """Noise multipliers of a stage's queries."""
+        """Noise over what one row may add, of each of a stage's queries.
+
+        The budget's multipliers are noise over what a privacy unit may change: here, and nowhere
+        else, the one becomes the other.  Steps learn the noise of their sums from it.
+        """
         return {
-            query.name: self.budget.multiplier(f"{stage.mechanism}/{query.name}") for query in stage.queries
+            query.name: self.budget.multiplier(f"{stage.mechanism}/{query.name}")
+            * self.config.neighbours.rows(query)
+            for query in stage.queries
+        }
+
+    @functools.cached_property
+    def row_multipliers(self) -> dict[str, float]:
+        """`multipliers` by mechanism, e.g. "means/sum"."""
+        return {
+            f"{stage.mechanism}/{name}": value
+            for stage in self.stages
+            for name, value in self.multipliers(stage).items()
         }
 
     @property

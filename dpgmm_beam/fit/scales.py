@@ -47,9 +47,10 @@ class ComponentScales(sketch.WithinStage):
     @property
     def queries(self) -> tuple[SumQuery, ...]:
         cells, h = self.shape.cells, self.room
+        size, bound = cells * (h * (h + 1) // 2), float(self.bound) ** 2
         return (
-            SumQuery("square", cells, self.bound),
-            SumQuery("moment", cells * (h * (h + 1) // 2), float(self.bound) ** 2, symmetric_order=h),
+            SumQuery("square", cells, self.bound, one_sided=True),
+            SumQuery("moment", size, bound, symmetric_order=h, one_sided=True),
         )
 
     def begin(self) -> Sums:
