@@ -6,5 +6,8 @@ SAMPLES_PER_CLASS = 6000
 ROUNDS, UNUSED_ROUNDS = 8, 4
 """Rounds of clustering, and of a release of one component, which does none."""
 
+ADJACENCIES = ("add_remove", "replace_one")
+"""What neighbouring data sets may differ by, the usual one first."""
+
 BLOCK_ROWS = 512
 """Rows of a numpy block."""

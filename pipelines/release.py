@@ -20,7 +20,7 @@ from dpgmm_beam.release import manifest
 from dpgmm_beam.release.class_rows import CLASSES_FILE, ClassRows
 from pipelines import budget as budgets
 from pipelines import cli, embed, job, paths, private, runner, runs, signals
-from pipelines.columns import columns_of
+from pipelines.columns import check_units, columns_of
 from pipelines.parsers.release import parser
 from pipelines.progress import StageWatch
 from transforms import survey
@@ -190,7 +190,11 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
         components=arguments.components,
         rounds=arguments.rounds,
         shares=with_shares(arguments.share),
+        max_rows_per_unit=arguments.max_rows_per_unit,
+        adjacency=arguments.adjacency,
     )
+    columns = columns_of(arguments)
+    check_units(columns, config.max_rows_per_unit)
     if arguments.noise_key_file is not None:
         private.check_key_file(arguments.noise_key_file)
     paths.check_writable_place("--output", arguments.output)
@@ -203,9 +207,7 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
             "--noise-key-file": arguments.noise_key_file,
         }
     )
-    source = inputs.describe_input(
-        arguments.input, arguments.encoder, arguments.dimension, columns_of(arguments)
-    )
+    source = inputs.describe_input(arguments.input, arguments.encoder, arguments.dimension, columns)
     config = dataclasses.replace(
         config,
         dimension=source.dimension or encoder_for_process(arguments.encoder).dimension,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.release import manifest
 from pipelines import cli, paths, private, release, runner, runs
-from pipelines.columns import columns_of
+from pipelines.columns import check_units, columns_of
 from pipelines.parsers.verify import parser
 from transforms.execution import Execution
 from transforms.files import finding, inputs
@@ -70,10 +70,11 @@ def derive_again(content: dict, arguments: argparse.Namespace, options) -> list[
         }
     )
     private_dir = private.open_folder(arguments.private_dir)
-    config = manifest.plan_of(content).config
+    config, columns = manifest.plan_of(content).config, columns_of(arguments)
+    check_units(columns, config.max_rows_per_unit)
     # Plain lists may need to be told their length; a model's is its own.
     dimension = config.dimension if config.encoder == "precomputed" else None
-    source = inputs.describe_input(arguments.input, config.encoder, dimension, columns_of(arguments))
+    source = inputs.describe_input(arguments.input, config.encoder, dimension, columns)
     execution = Execution(threads=runner.threads_for(options, 0))
     request = release.Request(config, source, execution, join(private_dir, "embeddings"))
     # States of the release itself would prove nothing: those of a folder of its own.

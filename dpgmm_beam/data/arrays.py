@@ -128,9 +128,7 @@ def dimension_of(column: pa.Array) -> int:
     return int(lengths[0])
 
 
-def batch_of(
-    embeddings: pa.Array, labels: pa.Array | None, units: pa.Array | None = None
-) -> pa.RecordBatch:
+def batch_of(embeddings: pa.Array, labels: pa.Array | None, units: pa.Array | None = None) -> pa.RecordBatch:
     """Columns as the rows of an input.
 
     Raises:

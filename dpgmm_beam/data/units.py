@@ -1,8 +1,8 @@
 """Privacy units: whose rows are whose, and which of them count.
 
 A unit is all rows of one id: text, bytes or whole numbers, these by their decimal form.  *Bytes
-decide*: nothing is normalised, so that "7" and 7 are one unit, and two ways in which Unicode writes one name are
-two.  A null or an empty text is no id, and its row is set aside.
+decide*: nothing is normalised, so that "7" and 7 are one unit, and two ways in which Unicode
+writes one name are two.  A null or an empty text is no id, and its row is set aside.
 
 Of a unit at most L rows count: those with the smallest keyed hashes.  A row's hash is a function of its
 class, its values and the key, and the choice one of the unit's own rows and the key: what other
@@ -124,9 +124,7 @@ def smallest(table: np.ndarray, most: int) -> np.ndarray:
 
     Of a part of all rows, as of all: the smallest of several parts' smallest are the smallest of all.
     """
-    order = np.lexsort(
-        (table["position"], table["piece"], *table["row"].T[::-1], *table["unit"].T[::-1])
-    )
+    order = np.lexsort((table["position"], table["piece"], *table["row"].T[::-1], *table["unit"].T[::-1]))
     table = table[order]
     if len(table) <= 1:
         return table

@@ -16,11 +16,11 @@ All of these are reached, by rows that are alike: no smaller factor would do.
 import dataclasses
 import math
 
+from dpgmm_beam.defaults import ADJACENCIES
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy.queries import SumQuery
 
-ADD_REMOVE, REPLACE_ONE = "add_remove", "replace_one"
-ADJACENCIES = (ADD_REMOVE, REPLACE_ONE)
+ADD_REMOVE, REPLACE_ONE = ADJACENCIES
 
 MAX_ROWS_PER_UNIT = 1024
 """Beyond it noise is a thousand times that of single rows, and nothing is left of any data."""
@@ -40,8 +40,8 @@ class Neighbours:
     Raises:
       ConfigError: naming the field.
 
-    >>> patients = Neighbours(REPLACE_ONE, 4)
-    >>> patients.rows(SumQuery("sum", 8, 3.0)), round(patients.rows(SumQuery("count", 2, 1, one_sided=True)), 4)
+    >>> patients, counts = Neighbours(REPLACE_ONE, 4), SumQuery("count", 2, 1, one_sided=True)
+    >>> patients.rows(SumQuery("sum", 8, 3.0)), round(patients.rows(counts), 4)
     (8.0, 5.6569)
     >>> patients.relation, patients.unit
     ('REPLACE_ONE', 'all rows of one id, of which at most 4 count')
@@ -57,9 +57,7 @@ class Neighbours:
         if most is not None and not (
             isinstance(most, int) and not isinstance(most, bool) and 1 <= most <= MAX_ROWS_PER_UNIT
         ):
-            raise ConfigError(
-                "max_rows_per_unit", most, f"be a whole number from 1 to {MAX_ROWS_PER_UNIT}"
-            )
+            raise ConfigError("max_rows_per_unit", most, f"be a whole number from 1 to {MAX_ROWS_PER_UNIT}")
 
     def rows(self, query: SumQuery) -> float:
         """By how many times what one row may add the query's vector may differ."""
@@ -94,6 +92,11 @@ class Neighbours:
     def noun(self) -> str:
         """What a unit is called in plain words."""
         return "image" if self.max_rows_per_unit is None else "person"
+
+    @property
+    def nouns(self) -> str:
+        """Several of them."""
+        return "images" if self.max_rows_per_unit is None else "people"
 
     @property
     def a_noun(self) -> str:

@@ -211,14 +211,14 @@ def in_words(figures: Operational, neighbours: Neighbours = IMAGES) -> tuple[str
         f" than {_times(right, 100)} times in 100; a coin does so 50 times.",
         _sentence(
             found,
-            f"Whoever accuses wrongly 1 in {{of}} of the {image}s that were not in finds at most {{most}} in"
+            f"Whoever accuses wrongly 1 in {{of}} of the {neighbours.nouns} that were not in finds at most {{most}} in"
             " {of} of those that were",
             "with 1 in {of} wrongly, at most {most} in {of}",
         ),
         _sentence(
             made,
-            f"Whoever would reconstruct {neighbours.a_noun} from other knowledge 1 time in {{of}} does so with"
-            " the release at most {most} times in {of}",
+            f"Whoever would reconstruct {neighbours.a_noun} from other knowledge 1 time in {{of}} does so"
+            " with the release at most {most} times in {of}",
             "if 1 time in {of}, at most {most} times in {of}",
         ),
         f"This holds against all who lack the noise key, even if they know every other {image}."

@@ -131,12 +131,13 @@ def _relation(neighbours: Neighbours) -> str:
 def _unit(neighbours: Neighbours) -> str:
     if neighbours.max_rows_per_unit is None:
         return (
-            "- **The unit is one image.** Somebody who is in m of the images is protected less: as by a release\n"
-            "  whose noise is m times smaller."
+            "- **The unit is one image.** Somebody who is in m of the images is protected less: as by a"
+            " release\n  whose noise is m times smaller."
         )
     return (
         "- **The unit is a person**: all images of one id, whatever their number and classes. At most\n"
-        f"  {neighbours.max_rows_per_unit:,} of them were used, chosen at random; images without an id were not."
+        f"  {neighbours.max_rows_per_unit:,} of them were used, chosen at random; images without an id"
+        " were not."
     )
 
 
@@ -152,8 +153,8 @@ def _meaning(plan: Plan) -> str:
     other = " in the place of another" if neighbours.adjacency == REPLACE_ONE else ""
     return (
         "Whatever somebody does with this folder, and whatever else they know, each outcome is at most"
-        f" {_up(math.exp(config.epsilon), 100):.12g} times as likely as it would have been {'with' if other else 'without'} any one"
-        f" {neighbours.noun}{other}, or the other way round ({sure}). {guess}"
+        f" {_up(math.exp(config.epsilon), 100):.12g} times as likely as it would have been"
+        f" {'with' if other else 'without'} any one {neighbours.noun}{other}, or the other way round ({sure}). {guess}"
     )
 
 

@@ -231,8 +231,8 @@ def test_upstream_that_says_something_else_each_time(tmp_path, workspace, monkey
 
     def restless(element, names):
         """As where a step before the spill is fused with it, and is asked again with it."""
-        embedding, label = fields_of(element, names)
-        return np.array(embedding) + random.random(), label
+        embedding, label, unit = fields_of(element, names)
+        return np.array(embedding) + random.random(), label, unit
 
     monkeypatch.setattr(rows, "_fields_of", restless)
     pipeline = pipeline_of(ROWS, tmp_path / "out", workspace, whole=False)

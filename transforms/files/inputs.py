@@ -94,6 +94,34 @@ def describe_input(
     if not pattern.strip("/"):
         raise ConfigError("input", pattern, _WANTED)
     by_name = not is_folder(pattern)
+    found = _described(pattern, by_name, encoder, dimension, columns)
+    _check_units(found)
+    return found
+
+
+def _check_units(found: InputDescription) -> None:
+    """Raises ConfigError where privacy units are named in a way that this kind of input does not have."""
+    columns = found.columns
+    if found.kind != IMAGE_FOLDER:
+        if columns.unit_level:
+            raise ConfigError(
+                "privacy_unit_level",
+                columns.unit_level,
+                "be left out, for the input is no folder of images: a privacy_unit_column has the ids",
+            )
+    elif columns.unit:
+        raise ConfigError(
+            "privacy_unit_column",
+            columns.unit,
+            "be left out of folders of images, where a privacy_unit_level says whose folder it is",
+        )
+    elif columns.unit_level and not found.labelled:
+        raise ConfigError("privacy_unit_level", columns.unit_level, "be left out, for there are no folders")
+
+
+def _described(
+    pattern: str, by_name: bool, encoder: str, dimension: int | None, columns: Columns
+) -> InputDescription:
     if by_name and image_lists.is_list(pattern):
         _refuse_precomputed(pattern, encoder)
         _refuse_dimension(dimension)
