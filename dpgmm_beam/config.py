@@ -104,10 +104,10 @@ class ReleaseConfig:
       rounds: stages of clustering (not used for one component); None: 8, which is
         replaced by the number.
       shares: of 1/z^2 for each mechanism, relative to their sum.
-      method: constants of the fit.
       max_rows_per_unit: rows of a privacy unit (a person, say) that count, over all classes;
         None: a unit is a row.
       adjacency: what neighbouring data sets differ by, "add_remove" or "replace_one".
+      method: constants of the fit.
 
     Raises:
       ConfigError: naming the field.
@@ -132,9 +132,9 @@ class ReleaseConfig:
     components: int | None = None
     rounds: int | None = None
     shares: tuple[tuple[str, float], ...] = SHARES
-    method: Method = Method()
     max_rows_per_unit: int | None = None
     adjacency: str = ADD_REMOVE
+    method: Method = Method()
 
     def __post_init__(self):
         accounting.check_privacy_parameters(self.epsilon, self.delta)

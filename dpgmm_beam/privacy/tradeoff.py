@@ -211,8 +211,8 @@ def in_words(figures: Operational, neighbours: Neighbours = IMAGES) -> tuple[str
         f" than {_times(right, 100)} times in 100; a coin does so 50 times.",
         _sentence(
             found,
-            f"Whoever accuses wrongly 1 in {{of}} of the {neighbours.nouns} that were not in finds at most {{most}} in"
-            " {of} of those that were",
+            f"Whoever accuses wrongly 1 in {{of}} of the {neighbours.nouns} that were not in finds at most"
+            " {most} in {of} of those that were",
             "with 1 in {of} wrongly, at most {most} in {of}",
         ),
         _sentence(

@@ -154,7 +154,8 @@ def _meaning(plan: Plan) -> str:
     return (
         "Whatever somebody does with this folder, and whatever else they know, each outcome is at most"
         f" {_up(math.exp(config.epsilon), 100):.12g} times as likely as it would have been"
-        f" {'with' if other else 'without'} any one {neighbours.noun}{other}, or the other way round ({sure}). {guess}"
+        f" {'with' if other else 'without'} any one {neighbours.noun}{other}, or the other"
+        f" way round ({sure}). {guess}"
     )
 
 
