@@ -344,7 +344,11 @@ def set_aside(folder: str, classes: Sequence[str] = ()) -> dict:
         if classes and "classes" in report:
             accepted += report["classes"]
             labels.merge(LabelCounts.from_json(report["undeclared"]))
-    result = {"rows": rows, "set_aside": dataclasses.asdict(total)}
+    aside = dataclasses.asdict(total)
+    if not total.unit + total.bound:
+        # Where a unit is a row there is nothing to say of it.
+        del aside["unit"], aside["bound"]
+    result = {"rows": rows, "set_aside": aside}
     if classes:
         survey = compare(labels, classes)
         by_class = dict(zip(classes, accepted.tolist(), strict=True))

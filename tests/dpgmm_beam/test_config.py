@@ -142,6 +142,8 @@ def test_the_digest_changes_with_every_field():
         "rounds": 5,
         "shares": with_shares(["means/sum=.08"]),
         "method": Method(damping=0.2),
+        "max_rows_per_unit": 3,
+        "adjacency": "replace_one",
     }
     digests = {dataclasses.replace(GOOD, **{k: v}).digest for k, v in changes.items()}
     digests.add(GOOD.digest)

@@ -147,7 +147,8 @@ def test_arrays_that_are_compressed_and_integers(tmp_path):
     of_numbers = in_python(units=numbers)
     assert of_numbers == in_python(units=[str(each) for each in numbers])
     assert of_numbers == in_python(units=np.array(numbers, np.int8))
-    assert of_numbers != in_python()
+    # Which rows count depends on which are one's, and not on what one is called.
+    assert of_numbers == in_python()
 
 
 def test_order_of_rows_and_other_ids_change_nothing_of_it():
