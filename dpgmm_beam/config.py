@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpgmm_beam.data.rows import RowFormat, normal_form
+from dpgmm_beam.data.units import Slice
 from dpgmm_beam.defaults import ROUNDS, SAMPLES_PER_CLASS, UNUSED_ROUNDS
 from dpgmm_beam.errors import ConfigError, printable
 from dpgmm_beam.privacy import accounting, lattice
@@ -107,6 +108,7 @@ class ReleaseConfig:
       max_rows_per_unit: rows of a privacy unit (a person, say) that count, over all classes;
         None: a unit is a row.
       adjacency: what neighbouring data sets differ by, "add_remove" or "replace_one".
+      slice: K/N, which part of all units is released (`data.units.Slice`); None: all.
       method: constants of the fit.
 
     Raises:
@@ -134,11 +136,20 @@ class ReleaseConfig:
     shares: tuple[tuple[str, float], ...] = SHARES
     max_rows_per_unit: int | None = None
     adjacency: str = ADD_REMOVE
+    slice: str | None = None
     method: Method = Method()
 
     def __post_init__(self):
         accounting.check_privacy_parameters(self.epsilon, self.delta)
         Neighbours(self.adjacency, self.max_rows_per_unit)
+        if self.slice is not None:
+            Slice.parse(self.slice)
+            if self.max_rows_per_unit is None:
+                raise ConfigError(
+                    "slice",
+                    self.slice,
+                    "be of privacy units: say whose rows are whose, and max_rows_per_unit",
+                )
         check_classes(self.classes)
         lattice.check_dimension(self.dimension)
         check_clip_norm(self.clip_norm)
@@ -214,7 +225,7 @@ class ReleaseConfig:
         What is of single rows that come or go says nothing of units: its digest is what it was before
         there were any.
         """
-        usual = {"max_rows_per_unit": None, "adjacency": ADD_REMOVE}
+        usual = {"max_rows_per_unit": None, "adjacency": ADD_REMOVE, "slice": None}
         fields = dataclasses.asdict(self)
         return {
             **{name: value for name, value in fields.items() if usual.get(name, fields) != value},

@@ -5,7 +5,7 @@ import argparse
 
 from dpgmm_beam.defaults import ADJACENCIES
 from dpgmm_beam.errors import ConfigError
-from transforms.files.columns import Columns
+from transforms.files.columns import MAX_LEVEL, Columns
 
 IMAGE, LABEL, EMBEDDING, UNIT = "image", "label", "embedding", "unit"
 
@@ -35,7 +35,6 @@ def add_columns(parser: argparse.ArgumentParser, *which: str) -> None:
         group.add_argument(
             "--privacy-unit-level",
             type=int,
-            default=Columns.unit_level,
             metavar="N",
             help="the same for folders of images: the N-th folder below the label's is a person",
         )
@@ -51,8 +50,15 @@ def columns_of(arguments: argparse.Namespace) -> Columns:
     return Columns(
         **{name: value for name, value in named.items() if value is not None},
         unit=getattr(arguments, "privacy_unit_column", Columns.unit),
-        unit_level=getattr(arguments, "privacy_unit_level", Columns.unit_level),
+        unit_level=_level(getattr(arguments, "privacy_unit_level", None)),
     )
+
+
+def _level(given: int | None) -> int:
+    if given == 0:
+        # Which would mean that none was given.
+        raise ConfigError("privacy_unit_level", given, f"be a whole number from 1 to {MAX_LEVEL}")
+    return given or Columns.unit_level
 
 
 def check_units(columns: Columns, max_rows_per_unit: int | None) -> None:
@@ -69,6 +75,16 @@ def check_units(columns: Columns, max_rows_per_unit: int | None) -> None:
             max_rows_per_unit,
             "come with --privacy-unit-column or --privacy-unit-level, which say whose each row is",
         )
+
+
+def add_slice(group: argparse._ArgumentGroup) -> None:
+    """Adds `--slice`."""
+    group.add_argument(
+        "--slice",
+        metavar="K/N",
+        help="release the K-th of N parts of all people, into which ids fall by their hashes: releases of"
+        " different parts are of different people",
+    )
 
 
 def add_neighbours(group: argparse._ArgumentGroup) -> None:

@@ -192,6 +192,7 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
         shares=with_shares(arguments.share),
         max_rows_per_unit=arguments.max_rows_per_unit,
         adjacency=arguments.adjacency,
+        slice=arguments.slice,
     )
     columns = columns_of(arguments)
     check_units(columns, config.max_rows_per_unit)

@@ -20,7 +20,7 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam.data.rows import HashIds, RowFormat, Rows, SetAside, accept, without_long_lists
 from dpgmm_beam.data.schema import LABEL
 from dpgmm_beam.data.survey import LabelCounts, compare, undeclared
-from dpgmm_beam.data.units import TABLE, UnitKeys, hashes_of_ids
+from dpgmm_beam.data.units import TABLE, IdHasher, UnitKeys
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.plan import Plan
@@ -171,7 +171,7 @@ class PrepareUnits(beam.DoFn):
             if found.columns.unit:
                 secret = keys.load(self.workspace.key_file)
                 chain.check_key(run_files.load_state(base, 0), secret)
-                hash_ids = functools.partial(hashes_of_ids, keys=UnitKeys.of(secret))
+                hash_ids = IdHasher(UnitKeys.of(secret), plan.config.slice)
                 path_of = functools.partial(unit_files.rows_file, self.workspace)
             pieces = {path_of(base, number): found.pieces[number] for number in numbers}
             wanted = {path_of(base, number) for number in missing}
@@ -345,9 +345,9 @@ def set_aside(folder: str, classes: Sequence[str] = ()) -> dict:
             accepted += report["classes"]
             labels.merge(LabelCounts.from_json(report["undeclared"]))
     aside = dataclasses.asdict(total)
-    if not total.unit + total.bound:
+    if not total.unit + total.bound + total.slice:
         # Where a unit is a row there is nothing to say of it.
-        del aside["unit"], aside["bound"]
+        del aside["unit"], aside["bound"], aside["slice"]
     result = {"rows": rows, "set_aside": aside}
     if classes:
         survey = compare(labels, classes)

@@ -14,7 +14,6 @@ Spills stay until the run has ended (`pipelines.runs`): a runner may ask for the
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -33,7 +32,7 @@ from dpgmm_beam.data import arrays
 from dpgmm_beam.data.digest import digest_limbs, digest_of_limbs
 from dpgmm_beam.data.rows import HashIds, RowFormat, Rows, SetAside, concatenate, record_type
 from dpgmm_beam.data.schema import EMBEDDING, LABEL
-from dpgmm_beam.data.units import UnitKeys, hashes_of_ids
+from dpgmm_beam.data.units import IdHasher, UnitKeys
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.plan import Plan
@@ -157,7 +156,7 @@ class SpillRows(beam.DoFn):
     def __init__(self, plan: Plan, workspace: Workspace, embedding: str, label: str, unit: str = ""):
         # Plain data: what a plan computes lazily has no business in the graph.
         self.row_format, self.workspace = plan.row_format, workspace
-        self.fields, self.has_units = (embedding, label, unit), bool(unit)
+        self.fields, self.has_units, self.slice = (embedding, label, unit), bool(unit), plan.config.slice
 
     def setup(self):
         self.secret: NoiseKey | None = None
@@ -204,7 +203,7 @@ class SpillRows(beam.DoFn):
     def _hash_ids(self) -> HashIds | None:
         if not self.has_units:
             return None
-        return functools.partial(hashes_of_ids, keys=UnitKeys.of(self._key()))
+        return IdHasher(UnitKeys.of(self._key()), self.slice)
 
     def _take_single_rows(self) -> None:
         if not self.embeddings:

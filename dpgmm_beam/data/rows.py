@@ -236,6 +236,7 @@ class SetAside:
       value: the embedding is not finite, zero or huge.
       unit: the id of the privacy unit is null or empty.
       bound: the unit has more rows than count.
+      slice: the unit is in another slice.
     """
 
     length: int = 0
@@ -243,6 +244,7 @@ class SetAside:
     value: int = 0
     unit: int = 0
     bound: int = 0
+    slice: int = 0
 
     def __add__(self, other: "SetAside") -> "SetAside":
         return SetAside(
@@ -250,8 +252,8 @@ class SetAside:
         )
 
 
-HashIds = Callable[[pa.Array], tuple[np.ndarray, np.ndarray]]
-"""Keyed hashes (n, 2) of ids, and which rows have one: `units.hashes_of_ids` with its keys."""
+HashIds = Callable[[pa.Array], tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""Keyed hashes (n, 2) of ids, which rows have one, and whose is in the slice: `units.IdHasher`."""
 
 
 def rows_of_batch(batch: pa.RecordBatch | pa.Table, row_format: RowFormat) -> Rows:
@@ -298,10 +300,9 @@ def accept(
     left_out = SetAside(int((~keep).sum()), int((~declared).sum()))
     units = None
     if hash_ids is not None:
-        hashes, known = hash_ids(batch.column(UNIT))
-        hashes, known = hashes[keep][declared], known[keep][declared]
-        left_out += SetAside(unit=int((~known).sum()))
-        matrix, classes, units = matrix[known], classes[known], hashes[known]
+        hashes, known, within = (each[keep][declared] for each in hash_ids(batch.column(UNIT)))
+        left_out += SetAside(unit=int((~known).sum()), slice=int((known & ~within).sum()))
+        matrix, classes, units = matrix[within], classes[within], hashes[within]
     values = np.empty(matrix.shape, np.int16)
     squares, good = np.empty(len(matrix), np.int32), np.empty(len(matrix), bool)
     count = 0

@@ -23,7 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dpgmm_beam.data.rows import UNIT_HASH, Rows
+from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy.noise import NoiseKey
+
+MAX_SLICES = 4096
 
 _HASH_BYTES = 16
 
@@ -84,15 +87,70 @@ def id_bytes(ids: pa.Array | pa.ChunkedArray) -> pa.LargeBinaryArray:
     return pc.if_else(pc.equal(pc.binary_length(found), 0), pa.scalar(None, pa.large_binary()), found)
 
 
-def hashes_of_ids(ids: pa.Array | pa.ChunkedArray, keys: UnitKeys) -> tuple[np.ndarray, np.ndarray]:
-    """Keyed hashes of ids, (n, 2) uint64, and which rows have an id, (n,)."""
-    encoded = id_bytes(ids).dictionary_encode()
-    distinct = _hashes((each.as_buffer() for each in encoded.dictionary), keys.ids)
-    present = encoded.indices.is_valid().to_numpy(zero_copy_only=False)
-    indices = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)
-    found = np.zeros((len(encoded), 2), UNIT_HASH)
-    found[present] = distinct[indices[present]]
-    return found, present
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """One of several parts into which all ids fall, each into one; a function of the id alone.
+
+    An id's place is its SHA-256, without a key, so that it is the same in every release of whatever
+    key; slice K/N has the places from (K - 1) / N up to K / N of all.  So 1/2 is 1/4 and 2/4
+    together, and releases of slices that have no place in common are of different people.
+
+    Attributes:
+      number, count: K and N.
+
+    >>> Slice.parse("2/4")
+    Slice(number=2, count=4)
+    >>> [str(each) for each in (Slice(k, 3) for k in (1, 2, 3)) if each.of([b"anna"])[0]]
+    ['2/3']
+    """
+
+    number: int
+    count: int
+
+    @staticmethod
+    def parse(text: str) -> "Slice":
+        """Raises ConfigError unless the text is K/N, 1 <= K <= N <= 4096."""
+        number, _, count = text.partition("/")
+        if all(each.isascii() and each.isdecimal() and len(each) <= 4 for each in (number, count)):
+            found = Slice(int(number), int(count))
+            if 1 <= found.number <= found.count <= MAX_SLICES and str(found) == text:
+                return found
+        raise ConfigError("slice", text, f"be K/N with K from 1 to N, and N at most {MAX_SLICES}: 2/4")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def of(self, ids: Iterable[Any]) -> np.ndarray:
+        """Which of some ids, as bytes, are in it, (n,)."""
+        places = (int.from_bytes(hashlib.sha256(b"dpgmm slice " + each).digest()[:8]) for each in ids)
+        return np.array([place * self.count >> 64 == self.number - 1 for place in places], bool)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class IdHasher:
+    """What makes keyed hashes of ids: `rows.HashIds`.
+
+    Attributes:
+      keys: of a noise key.
+      slice: K/N, if only its ids count.
+    """
+
+    keys: UnitKeys
+    slice: str | None = None
+
+    def __call__(self, ids: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Hashes (n, 2) uint64; which rows have an id, (n,); and of which it is in the slice, (n,)."""
+        encoded = id_bytes(ids).dictionary_encode()
+        buffers = [each.as_buffer() for each in encoded.dictionary]
+        distinct = _hashes(buffers, self.keys.ids)
+        wanted = np.ones(len(buffers), bool)
+        if self.slice is not None:
+            wanted = Slice.parse(self.slice).of(each.to_pybytes() for each in buffers)
+        present = encoded.indices.is_valid().to_numpy(zero_copy_only=False)
+        indices = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)[present]
+        found, within = np.zeros((len(encoded), 2), UNIT_HASH), np.zeros(len(encoded), bool)
+        found[present], within[present] = distinct[indices], wanted[indices]
+        return found, present, within
 
 
 def hashes_of_rows(rows: Rows, keys: UnitKeys) -> np.ndarray:

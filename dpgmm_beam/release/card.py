@@ -110,7 +110,7 @@ def card(plan: Plan) -> bytes:
         epsilon=config.epsilon,
         delta=config.delta,
         relation=_relation(config.neighbours),
-        unit=_unit(config.neighbours),
+        unit=_unit(config),
         meaning=_meaning(plan),
         stddev=stddev,
         classes_file=CLASSES_FILE,
@@ -128,16 +128,23 @@ def _relation(neighbours: Neighbours) -> str:
     return f"replacing {what} by another" if replaced else f"adding or removing {what}"
 
 
-def _unit(neighbours: Neighbours) -> str:
-    if neighbours.max_rows_per_unit is None:
+def _unit(config: ReleaseConfig) -> str:
+    if config.max_rows_per_unit is None:
         return (
             "- **The unit is one image.** Somebody who is in m of the images is protected less: as by a"
             " release\n  whose noise is m times smaller."
         )
+    sliced = ""
+    if config.slice is not None:
+        number, _, count = config.slice.partition("/")
+        sliced = (
+            f" Only people of slice\n  {config.slice} were: part {number} of {count}, into which ids fall by"
+            " their hashes."
+        )
     return (
         "- **The unit is a person**: all images of one id, whatever their number and classes. At most\n"
-        f"  {neighbours.max_rows_per_unit:,} of them were used, chosen at random; images without an id"
-        " were not."
+        f"  {config.max_rows_per_unit:,} of them were used, chosen at random; images without an id"
+        f" were not.{sliced}"
     )
 
 

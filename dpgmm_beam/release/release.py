@@ -28,7 +28,7 @@ from dpgmm_beam.config import Method, ReleaseConfig
 from dpgmm_beam.data import arrays
 from dpgmm_beam.data.rows import Rows, SetAside
 from dpgmm_beam.data.schema import COMPONENT, COMPONENT_CLASS, EMBEDDING, LABEL, PROBABILITIES
-from dpgmm_beam.data.units import UnitKeys, bounded, hashes_of_ids
+from dpgmm_beam.data.units import IdHasher, UnitKeys, bounded
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.linalg import one_thread
@@ -97,6 +97,7 @@ class Release:
         units: Any = None,
         max_rows_per_unit: int | None = None,
         adjacency: str = ReleaseConfig.adjacency,
+        slice: str | None = None,
         report: Callable[[SetAside], object] | None = None,
         threads: int = 0,
     ) -> "Release":
@@ -130,6 +131,7 @@ class Release:
             one id; rows without one are set aside.  None: it is a row.
           max_rows_per_unit: how many rows of a unit count, over all classes; noise is so many times as large.
           adjacency: what epsilon is for, "add_remove" or "replace_one" unit.
+          slice: "K/N": only the units of the K-th of N parts, into which ids fall by their hashes.
           report: called with how many rows were set aside and why: exact, and as private as the rows.
           threads: that fit side by side; 0: as many as cores, and 8 at most.  They change only the speed.
 
@@ -165,6 +167,7 @@ class Release:
             if max_rows_per_unit is None
             else _whole("max_rows_per_unit", max_rows_per_unit),
             adjacency=adjacency,
+            slice=slice,
         )
         if (units is None) != (max_rows_per_unit is None):
             raise ConfigError(
@@ -467,7 +470,7 @@ def _number(argument: str, value: Any) -> float:
 def _accepted(batch: pa.RecordBatch, config: ReleaseConfig, secret: NoiseKey) -> tuple[list[Rows], SetAside]:
     """The rows that count, in blocks, and how many were set aside."""
     most, unit_keys = config.max_rows_per_unit, UnitKeys.of(secret)
-    hash_ids = None if most is None else functools.partial(hashes_of_ids, keys=unit_keys)
+    hash_ids = None if most is None else IdHasher(unit_keys, config.slice)
     rows, left_out = [], SetAside()
     for block, aside in arrays.accepted(batch, config.row_format, hash_ids):
         rows.append(block)

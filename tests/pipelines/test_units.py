@@ -259,7 +259,14 @@ def test_ids_go_through_an_embed_cache(of_folders, tmp_path):
     assert made == expected
     report = json.loads(next((tmp_path / "job" / "private" / "reports").glob("*.json")).read_text())
     # "many" has 18, four others three each, one image is nobody's.
-    assert report["input"][0]["set_aside"] == {"length": 0, "label": 0, "value": 0, "unit": 1, "bound": 15}
+    assert report["input"][0]["set_aside"] == {
+        "length": 0,
+        "label": 0,
+        "value": 0,
+        "unit": 1,
+        "bound": 15,
+        "slice": 0,
+    }
     assert sum(report["input"][0]["classes"].values()) == 15
 
 
@@ -398,6 +405,23 @@ def test_plan_and_inspect_say_it(tmp_path, capsys):
     assert "id-" not in shown
 
 
+def test_slices_are_of_different_people(tmp_path):
+    source, name = parquet(tmp_path)
+    rows = set()
+    for part in ("1/2", "2/2"):
+        folder = tmp_path / part.replace("/", "-")
+        options = ["--privacy-unit-column", name, "--max-rows-per-unit", "64", "--slice", part]
+        made = release(folder, source, *options)
+        content = json.loads(made["manifest.json"])
+        assert content["privacy"]["slice"] == content["config"]["slice"] == part
+        assert f"Only people of slice\n  {part} were" in made["README.md"].decode()
+        assert made == in_python(max_rows_per_unit=64, slice=part)
+        report = json.loads(next((folder / "private" / "reports").glob("*.json")).read_text())
+        rows.add(report["input"][0]["set_aside"]["slice"])
+    assert sum(rows) == len(TABLE)
+    assert min(rows) > 0
+
+
 # Refusals --------------------------------------------------------------------------------------
 
 
@@ -430,6 +454,11 @@ def refused(source, folder, capsys, *options, encoder="precomputed"):
         ),
         (["--privacy-unit-column", "embedding", "--max-rows-per-unit", "2"], "hold text, bytes or integers"),
         (["--privacy-unit-level", "1", "--max-rows-per-unit", "2"], "--privacy-unit-level=1 is refused"),
+        (["--slice", "1/2"], "--slice=1/2 is refused: it must be of privacy units"),
+        (
+            ["--privacy-unit-column", "patient", "--max-rows-per-unit", "2", "--slice", "3/2"],
+            "--slice=3/2 is refused: it must be K/N",
+        ),
         (["--privacy-unit-level", "-1", "--max-rows-per-unit", "2"], "from 1 to 64"),
         (
             ["--privacy-unit-level", "1", "--privacy-unit-column", "patient", "--max-rows-per-unit", "2"],

@@ -15,7 +15,7 @@ from hypothesis import given
 from dpgmm_beam.config import Method
 from dpgmm_beam.data import units
 from dpgmm_beam.data.rows import accept
-from dpgmm_beam.data.units import UnitKeys, bounded, hashes_of_ids
+from dpgmm_beam.data.units import IdHasher, UnitKeys, bounded
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.noise import NoiseKey
@@ -70,7 +70,7 @@ TABLE = table()
 def counting():
     """The rows that count, and what was set aside of the others."""
     batch = TABLE.rename_columns(["label", "embedding", "unit"]).combine_chunks().to_batches()[0]
-    rows, aside = accept(batch, CONFIG.row_format, lambda ids: hashes_of_ids(ids, KEYS))
+    rows, aside = accept(batch, CONFIG.row_format, IdHasher(KEYS))
     kept = bounded([rows], MOST, KEYS)
     return kept, dataclasses.replace(aside, bound=len(rows) - len(kept[0]))
 

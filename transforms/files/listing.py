@@ -104,7 +104,7 @@ def digest(
     row_format = dataclasses.asdict(plan.row_format)
     limits = (PIECES, LEAST_PIECE_ROWS, piece_bytes)
     names = dataclasses.astuple(columns)
-    of_units = plan.config.max_rows_per_unit, key.hex()
+    of_units = plan.config.max_rows_per_unit, plan.config.slice, key.hex()
     text = json.dumps(
         [_SCHEME, limits, row_format, plan.config.encoder, names, of_units, sorted(pins.items())]
     )

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from dpgmm_beam.data import units
 from dpgmm_beam.data.rows import UNIT_HASH, RowFormat, Rows, SetAside, accept
-from dpgmm_beam.data.units import TABLE, UnitKeys, bounded, hashes_of_ids, id_bytes, is_id, smallest
+from dpgmm_beam.data.units import TABLE, IdHasher, Slice, UnitKeys, bounded, id_bytes, is_id, smallest
+from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy.noise import NoiseKey
 from tests.strategies import quick
 
@@ -48,8 +49,8 @@ def values_of(blocks):
 def test_bytes_decide(ids, expected):
     assert is_id(ids.type)
     assert id_bytes(ids).to_pylist() == expected
-    hashes, present = hashes_of_ids(ids, KEYS)
-    assert present.tolist() == [each is not None for each in expected]
+    hashes, present, within = IdHasher(KEYS)(ids)
+    assert present.tolist() == within.tolist() == [each is not None for each in expected]
     distinct = {each for each in expected if each is not None}
     assert len({bytes(each) for each in hashes[present]}) == len(distinct)
 
@@ -63,7 +64,7 @@ def test_what_is_no_id(kind):
 
 def test_hashes_need_the_key_and_say_nothing_else():
     ids = pa.array(["anna", "anna", "bert"])
-    one, other = (hashes_of_ids(ids, keys)[0] for keys in (KEYS, OTHER_KEYS))
+    one, other = (IdHasher(keys)(ids)[0] for keys in (KEYS, OTHER_KEYS))
     assert (one[0] == one[1]).all()
     assert (one[0] != one[2]).any()
     assert not (one == other).any()
@@ -136,7 +137,30 @@ def test_rows_without_an_id_are_set_aside():
             "unit": ["x", None, "x", "", "x"],
         }
     )
-    rows, aside = accept(batch, RowFormat(("a",), 2, None), lambda ids: hashes_of_ids(ids, KEYS))
+    rows, aside = accept(batch, RowFormat(("a",), 2, None), IdHasher(KEYS))
     assert aside == SetAside(length=1, label=1, value=0, unit=2)
-    np.testing.assert_array_equal(rows.units, hashes_of_ids(pa.array(["x"]), KEYS)[0])
+    np.testing.assert_array_equal(rows.units, IdHasher(KEYS)(pa.array(["x"]))[0])
     assert (aside + SetAside(1, 2, 3, 4, 5)) == SetAside(2, 3, 3, 6, 5)
+
+
+def test_every_id_is_in_one_slice_whatever_the_key():
+    ids = pa.array([*(f"patient {number}" for number in range(400)), None])
+    masks = [IdHasher(KEYS, f"{number}/7")(ids)[2] for number in range(1, 8)]
+    np.testing.assert_array_equal(sum(mask.astype(int) for mask in masks), [1] * 400 + [0])
+    # Of 400 ids that do not change, so this never fails by chance.
+    assert all(22 <= mask.sum() <= 95 for mask in masks)
+    np.testing.assert_array_equal(IdHasher(OTHER_KEYS, "3/7")(ids)[2], masks[2])
+    # One half is two quarters.
+    half, first, second = (IdHasher(KEYS, text)(ids)[2] for text in ("1/2", "1/4", "2/4"))
+    np.testing.assert_array_equal(half, first | second)
+    # In these places for ever: a release that was made before must not share people with one of tomorrow.
+    placed = [number for number in range(12) if Slice(1, 3).of([f"patient {number}".encode()])[0]]
+    assert placed == [0, 5, 7]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "0/2", "3/2", "1/4097", "01/2", "1/2/3", "-1/2", "1 /2", "a/b", "\u0661/2"]
+)
+def test_slices_that_are_none_are_refused(text):
+    with pytest.raises(ConfigError, match="be K/N with K from 1 to N"):
+        Slice.parse(text)
