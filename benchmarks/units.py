@@ -14,7 +14,6 @@ rows of a person would have to lie side by side in every pass.
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -118,12 +117,13 @@ def million(rows: int, dimension: int) -> None:
         for name, options in (("rows", []), ("people", of_people)):
             start = time.perf_counter()
             output = ["--output", f"{folder}/{name}", "--private-dir", f"{folder}/private-{name}"]
-            subprocess.run(
+            job = subprocess.Popen(
                 [sys.executable, "-m", "dpgmm_beam", "release", *plain, *options, *output],
-                check=True,
                 env={**os.environ, "PYTHONPATH": os.getcwd()},
             )
-            most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
+            _, status, used = os.wait4(job.pid, 0)
+            assert status == 0
+            most = used.ru_maxrss / 2**10
             print(
                 f"{2 * rows:,} rows, the unit are {name}: {time.perf_counter() - start:.0f} s, {most:.0f} MiB"
             )

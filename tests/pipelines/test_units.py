@@ -12,10 +12,17 @@ from PIL import Image
 
 from dpgmm_beam import Release
 from dpgmm_beam.config import Method, ReleaseConfig
+from dpgmm_beam.data.rows import accept
+from dpgmm_beam.data.units import IdHasher, UnitKeys, bounded
+from dpgmm_beam.fit.plan import Plan
+from dpgmm_beam.privacy.noise import NoiseKey
 from dpgmm_beam.release import manifest
+from dpgmm_beam.release.in_memory import release_in_memory
 from pipelines import cli
 from tests import small
+from tests.pipelines.processes import needs_prism, pool, portable, server
 from tests.transforms.files.test_tars import tar as write_tar
+from transforms.files.columns import Columns
 
 MOST = 2
 FEW_STEPS = Method(teacher_steps=1, subspace_dim=4)
@@ -302,6 +309,27 @@ def test_links_to_one_folder_of_two_people_are_followed_for_each(tmp_path):
     assert sorted(pq.read_table(cache)["unit"].to_pylist()) == [b"x", b"y"]
 
 
+@needs_prism
+def test_people_on_a_cluster(tmp_path):
+    """Prism as a server with a pool: tables, ranges and pieces as a portable runner spreads them."""
+    content = TABLE.take(pa.array(np.arange(9000) % len(TABLE)))
+    values = np.array(content["embedding"].to_pylist()) + np.random.default_rng(0).normal(size=(9000, 16))
+    content = content.set_column(1, "embedding", small.embeddings_table(["a"] * 9000, values)["embedding"])
+    source = small.write_rows(tmp_path / "in", content, row_group=1000)
+    key, config = small.write_key(tmp_path / "key"), small.small_config(max_rows_per_unit=20)
+    batch = content.rename_columns(["label", "embedding", "unit"]).combine_chunks().to_batches()[0]
+    keys = UnitKeys.of(NoiseKey(small.KEY))
+    rows = bounded([accept(batch, config.row_format, IdHasher(keys))[0]], 20, keys)
+    expected = release_in_memory(Plan(config, small.RELEASE_ID), lambda: rows, NoiseKey(small.KEY))
+    (job, prism), (worker, workers) = server(), pool(tmp_path)
+    with prism, workers:
+        columns = Columns(unit="patient")
+        made = small.run(
+            source, tmp_path / "out", key, *portable(job, worker), config=config, columns=columns
+        )
+    assert made == expected
+
+
 # Statements ------------------------------------------------------------------------------------
 
 
@@ -510,3 +538,16 @@ def test_ids_that_are_all_null_or_one_are_released_like_any(ids, tmp_path):
     report = json.loads(next((tmp_path / "job" / "private" / "reports").glob("*.json")).read_text())
     aside = report["input"][0]["set_aside"]
     assert (aside["unit"], aside["bound"]) == ((0, len(TABLE) - 2) if ids == "one" else (len(TABLE), 0))
+
+
+def test_a_file_in_the_folders_of_two_people_is_a_file_of_each(tmp_path):
+    """And one of two names in one's folder is read once."""
+    for person in ("x", "y"):
+        (tmp_path / "in" / f"patient={person}").mkdir(parents=True)
+    pq.write_table(without(TABLE, "patient").slice(0, 10), tmp_path / "in" / "patient=x" / "1.parquet")
+    for name in ("patient=x/2.parquet", "patient=y/1.parquet"):
+        os.link(tmp_path / "in" / "patient=x" / "1.parquet", tmp_path / "in" / name)
+    release(tmp_path / "job", tmp_path / "in", "--privacy-unit-column", "patient", "--max-rows-per-unit", "4")
+    report = json.loads(next((tmp_path / "job" / "private" / "reports").glob("*.json")).read_text())
+    assert report["input"][0]["rows"] == 20
+    assert sum(report["input"][0]["classes"].values()) == 8

@@ -267,7 +267,7 @@ def test_bad_rows_are_set_aside_and_told_to_the_owner(tmp_path, workspace, expec
     (folder,) = Path(workspace.rows).iterdir()
     found = set_aside(str(folder))
     assert found["rows"] == sum(found["set_aside"].values()) + len(ROWS)
-    assert found["set_aside"] == dataclasses.asdict(
+    assert SetAside(**found["set_aside"]) == (
         SetAside(length=13 + 3 + 2 + 2 + 1 + 3, label=6 + 4 + 2, value=4)
     )
 

@@ -85,7 +85,11 @@ def read_footers(
       ConfigError: the files' schemas do not agree, or a row group or all of
         them are beyond what is stated in this module and in `lattice.MAX_ROWS`.
     """
-    named = {pin if is_local(path) else path: path for path, pin in reversed(list(pins.items()))}
+    # Folders that are named by ids: a file of two people is a file of each of them.
+    named = {
+        (pin if is_local(path) else path, parquet_schema.id_in_path(path, columns)): path
+        for path, pin in reversed(list(pins.items()))
+    }
     groups = []
     for footer, agreed in agreeing(pattern, sorted(named.values()), encoder, columns):
         check_sizes(pattern, footer, agreed.kind, dimension)

@@ -391,6 +391,11 @@ def _folders(path: str) -> list[tuple[str, str]]:
     return [(urllib.parse.unquote(key), value) for key, equals, value in parts if equals]
 
 
+def id_in_path(path: str, columns: Columns) -> str:
+    """What folders on the way to a file say of its privacy unit; empty where they say nothing."""
+    return "/".join(value for key, value in _folders(path) if columns.unit and key == columns.unit)
+
+
 def _partition(pattern: str, path: str, name: str) -> tuple[bool, str | None]:
     """Whether a folder in a file's path is named `NAME=VALUE`, and the value, as Hive writes it."""
     values = [value for key, value in _folders(path) if key == name]
