@@ -18,7 +18,7 @@ from dpgmm_beam.defaults import ROUNDS, SAMPLES_PER_CLASS, UNUSED_ROUNDS
 from dpgmm_beam.errors import ConfigError, printable
 from dpgmm_beam.privacy import accounting, lattice
 from dpgmm_beam.privacy.allocation import SHARES, check_share
-from dpgmm_beam.privacy.neighbours import ADD_REMOVE, Neighbours
+from dpgmm_beam.privacy.neighbours import ADD_REMOVE, MAX_FOUND, Neighbours
 
 # Beyond these a job takes many GiB in one place, or many minutes before it reads the first row.
 MAX_CLASSES = 2**13
@@ -108,6 +108,8 @@ class ReleaseConfig:
       max_rows_per_unit: rows of a privacy unit (a person, say) that count, over all classes;
         None: a unit is a row.
       adjacency: what neighbouring data sets differ by, "add_remove" or "replace_one".
+      bound_found: whether the rows of a unit that count were found from noisy counts (`fit.unit_bound`), for
+        which the budget has paid; until they are, `max_rows_per_unit` is the most that they may be.
       slice: K/N, which part of all units is released (`data.units.Slice`); None: all.
       method: constants of the fit.
 
@@ -137,11 +139,14 @@ class ReleaseConfig:
     max_rows_per_unit: int | None = None
     adjacency: str = ADD_REMOVE
     slice: str | None = None
+    bound_found: bool = False
     method: Method = Method()
 
     def __post_init__(self):
         accounting.check_privacy_parameters(self.epsilon, self.delta)
         Neighbours(self.adjacency, self.max_rows_per_unit)
+        if self.bound_found and self.max_rows_per_unit is None:
+            raise ConfigError("bound_found", True, "come with max_rows_per_unit, which it is about")
         if self.slice is not None:
             Slice.parse(self.slice)
             if self.max_rows_per_unit is None:
@@ -225,7 +230,7 @@ class ReleaseConfig:
         What is of single rows that come or go says nothing of units: its digest is what it was before
         there were any.
         """
-        usual = {"max_rows_per_unit": None, "adjacency": ADD_REMOVE, "slice": None}
+        usual = {"max_rows_per_unit": None, "adjacency": ADD_REMOVE, "slice": None, "bound_found": False}
         fields = dataclasses.asdict(self)
         return {
             **{name: value for name, value in fields.items() if usual.get(name, fields) != value},
@@ -244,11 +249,17 @@ class ReleaseConfig:
         """SHA-256 of all of the configuration on which a sum or its noise depends.
 
         How many rows are drawn from what was fitted is not in it: rows cost nothing,
-        and more of them must not be another draw of the noise.
+        and more of them must not be another draw of the noise.  Neither is a bound that was found: it
+        follows from data and key, and a release has its name before.
         """
-        return digest_of(
-            {name: value for name, value in self.to_dict().items() if name != "samples_per_class"}
-        )
+        left_out = {"samples_per_class", *(("max_rows_per_unit",) if self.bound_found else ())}
+        return digest_of({name: value for name, value in self.to_dict().items() if name not in left_out})
+
+    @property
+    def unbounded(self) -> "ReleaseConfig":
+        """The configuration as it was before a bound was found."""
+        most = MAX_FOUND if self.bound_found else self.max_rows_per_unit
+        return dataclasses.replace(self, max_rows_per_unit=most)
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> "ReleaseConfig":

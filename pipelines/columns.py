@@ -3,7 +3,7 @@
 # What is imported here delays every `dpgmm VERB --help`: neither Beam nor numpy.
 import argparse
 
-from dpgmm_beam.defaults import ADJACENCIES
+from dpgmm_beam.defaults import ADJACENCIES, AUTO
 from dpgmm_beam.errors import ConfigError
 from transforms.files.columns import MAX_LEVEL, Columns
 
@@ -61,7 +61,7 @@ def _level(given: int | None) -> int:
     return given or Columns.unit_level
 
 
-def check_units(columns: Columns, max_rows_per_unit: int | None) -> None:
+def check_units(columns: Columns, max_rows_per_unit: int | str | None) -> None:
     """Raises ConfigError unless units are named and their rows bounded, or neither."""
     if columns.has_units and max_rows_per_unit is None:
         raise ConfigError(
@@ -87,13 +87,22 @@ def add_slice(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_neighbours(group: argparse._ArgumentGroup) -> None:
-    """Adds `--max-rows-per-unit` and `--adjacency`, which say what is protected."""
+def _number_or_auto(text: str) -> int | str:
+    return text if text == AUTO else int(text)
+
+
+def add_neighbours(group: argparse._ArgumentGroup, auto: bool = False) -> None:
+    """Adds `--max-rows-per-unit` and `--adjacency`, which say what is protected.
+
+    Args:
+      auto: whether the bound may be found.
+    """
     group.add_argument(
         "--max-rows-per-unit",
-        type=int,
+        type=_number_or_auto if auto else int,
         metavar="L",
-        help="rows of a privacy unit that count, over all classes; noise is L times that of single rows",
+        help="rows of a privacy unit that count, over all classes; noise is L times that of single rows"
+        + ("; auto: as a noisy histogram says, which the budget pays" if auto else ""),
     )
     group.add_argument(
         "--adjacency",

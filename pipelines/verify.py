@@ -1,6 +1,7 @@
 """dpgmm verify: re-check a release, or derive it again and compare."""
 
 import argparse
+import dataclasses
 import os
 import sys
 import tempfile
@@ -84,6 +85,8 @@ def derive_again(content: dict, arguments: argparse.Namespace, options) -> list[
         key_file, rows = finding.absolute(arguments.noise_key_file), join(private_dir, runs.ROWS)
         workspace = Workspace(os.path.join(scratch, "run"), rows, key_file)
         current = runs.Run("verify", workspace, content["release_id"], drawn=False)
+        before = dataclasses.replace(request, config=config.unbounded)
+        request = release.with_bound(before, current, options)
         release.run(request, output, False, current, options)
         again = manifest.parse(read_bytes(join(output, manifest.FILE_NAME)), output)
     stated, derived = ({file["path"]: file for file in each["files"]} for each in (content, again))

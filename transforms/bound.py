@@ -15,15 +15,19 @@ from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.data import units
+from dpgmm_beam.data.digest import DIGEST_LIMBS, digest_of_limbs
 from dpgmm_beam.data.rows import Rows
-from dpgmm_beam.fit import chain
+from dpgmm_beam.fit import chain, unit_bound
 from dpgmm_beam.fit.checkpoint import Checkpoint
 from transforms.execution import Execution
 from transforms.files import keys, opening, prepared, run_files, unit_files
 from transforms.files.run_files import Base, Workspace
 from transforms.files.write import write_whole
+from transforms.passes import fingerprint
+from transforms.sums import SumParts
 
 RANGE_ROWS = 2**20
 """Rows of a range of hashes, about: 40 MB in memory, a few times."""
@@ -61,6 +65,84 @@ class BoundRows(beam.PTransform):
         if self.execution.spread:
             kept = kept | "Spread" >> beam.Reshuffle()
         return kept | "Keep" >> beam.ParDo(KeepRows(self.workspace))
+
+
+@dataclasses.dataclass
+class CountUnits(beam.PTransform):
+    """(base, number) of pieces with hashes of units -> base, when their bound is in its file.
+
+    The histogram of `fit.unit_bound`, with noise, by the same tables and ranges.
+
+    Attributes:
+      workspace: private files of the run.
+      execution: speed only.
+    """
+
+    workspace: Workspace
+    execution: Execution
+
+    def expand(self, pieces):
+        ranges = (
+            pieces
+            | "Table" >> beam.ParDo(WriteTable(self.workspace))
+            | "All tables" >> beam.GroupByKey()
+            | "Ranges" >> beam.ParDo(CutRanges(self.workspace))
+        )
+        if self.execution.spread:
+            ranges = ranges | "Spread ranges" >> beam.Reshuffle()
+        return (
+            ranges
+            | "Count" >> beam.ParDo(CountRange(self.workspace))
+            | "Combine" >> beam.CombinePerKey(SumParts())
+            | "Bound" >> beam.ParDo(WriteBound(self.workspace))
+        )
+
+
+@beam.typehints.with_output_types(tuple[tuple[Base, int], np.ndarray])
+class CountRange(beam.DoFn):
+    """(base, (range, ranges)) -> ((base, ranges), counts behind a fingerprint and a part of the digest)."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+
+    def process(self, element):
+        base, (number, count) = element
+        before, secret = run_files.load_state(base, 0), keys.load(self.workspace.key_file)
+        chain.check_key(before, secret)
+        table = merged(_tables(self.workspace, base, before.pieces, number, count), _most(before))
+        limbs = units.digest_limbs_of(table, chain.row_hash_key(secret))
+        yield (
+            (base, count),
+            np.concatenate([fingerprint([number]), limbs, unit_bound.histogram(table["unit"])]),
+        )
+
+
+@beam.typehints.with_output_types(Base)
+class WriteBound(beam.DoFn):
+    """((base, ranges), all counts) -> base, when the bound is in its file."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+
+    def process(self, element) -> Iterator[Base]:
+        (base, count), vector = element
+        path = unit_files.bound_file(base)
+        if not FileSystems.exists(path):
+            whole = fingerprint(range(count))
+            if not np.array_equal(vector[: len(whole)], whole):
+                raise RuntimeError("some ranges of units are missing or twice: run the same command again")
+            limbs, counts = np.split(vector[len(whole) :], [DIGEST_LIMBS])
+            before, secret = run_files.load_state(base, 0), keys.load(self.workspace.key_file)
+            chain.check_key(before, secret)
+            bound = unit_bound.find(before.plan, counts, digest_of_limbs(limbs), secret)
+            write_whole(path, str(bound).encode(), private=True, once=True)
+        yield base
+
+
+def _tables(workspace: Workspace, base: Base, pieces: int, number: int, count: int) -> Iterator[np.ndarray]:
+    """A range of hashes of each piece's table."""
+    for piece in range(pieces):
+        yield unit_files.read_table(unit_files.table_file(workspace, base, piece), number, count)
 
 
 def is_done(workspace: Workspace, base: Base, number: int, dimension: int) -> bool:
@@ -133,12 +215,8 @@ class ChooseRows(beam.DoFn):
         path = unit_files.choice_file(self.workspace, base, number, count)
         if not unit_files.is_whole(path):
             before = run_files.load_state(base, 0)
-            most = _most(before)
-            tables = (
-                unit_files.read_table(unit_files.table_file(self.workspace, base, piece), number, count)
-                for piece in range(before.pieces)
-            )
-            unit_files.write_choice(path, merged(tables, most), before.pieces)
+            tables = _tables(self.workspace, base, before.pieces, number, count)
+            unit_files.write_choice(path, merged(tables, _most(before)), before.pieces)
         yield base, (number, count)
 
 

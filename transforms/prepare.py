@@ -24,7 +24,7 @@ from dpgmm_beam.data.units import TABLE, IdHasher, UnitKeys
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.plan import Plan
-from transforms.bound import BoundRows, is_done, report_file
+from transforms.bound import BoundRows, CountUnits, is_done, report_file
 from transforms.execution import Execution
 from transforms.files import finding, keys, listing, opening, prepared, run_files, tables, unit_files
 from transforms.files.columns import DEFAULT_COLUMNS, Columns
@@ -76,13 +76,37 @@ class PrepareRows(beam.PTransform):
     execution: Execution
 
     def expand(self, source):
-        units = source | "List" >> beam.ParDo(ListUnits(self.plan, self.workspace, self.execution))
-        if self.execution.spread:
-            units = units | "Spread" >> beam.Reshuffle()
-        pieces = units | "Prepare" >> beam.ParDo(PrepareUnits(self.workspace, self.execution))
+        pieces = _pieces(source, self.plan, self.workspace, self.execution)
         if self.plan.config.max_rows_per_unit is None:
             return pieces
         return pieces | "Privacy units" >> BoundRows(self.workspace, self.execution)
+
+
+@dataclasses.dataclass
+class FindBound(beam.PTransform):
+    """PCollection[Source] with one element -> base, when it is in a file how many rows of a unit count.
+
+    Attributes:
+      plan: with the most that they may be.
+      workspace: of this alone.
+      execution: speed only.
+    """
+
+    plan: Plan
+    workspace: Workspace
+    execution: Execution
+
+    def expand(self, source):
+        pieces = _pieces(source, self.plan, self.workspace, self.execution)
+        return pieces | "Units" >> CountUnits(self.workspace, self.execution)
+
+
+def _pieces(source, plan: Plan, workspace: Workspace, execution: Execution):
+    """PCollection[Source] -> (base, number) of pieces, with hashes of privacy units where there are any."""
+    units = source | "List" >> beam.ParDo(ListUnits(plan, workspace, execution))
+    if execution.spread:
+        units = units | "Spread" >> beam.Reshuffle()
+    return units | "Prepare" >> beam.ParDo(PrepareUnits(workspace, execution))
 
 
 @beam.typehints.with_output_types(tuple[Base, int])

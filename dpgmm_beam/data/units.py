@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dpgmm_beam.data.digest import limbs_of
 from dpgmm_beam.data.rows import UNIT_HASH, Rows
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy.noise import NoiseKey
@@ -101,7 +102,7 @@ class Slice:
     >>> Slice.parse("2/4")
     Slice(number=2, count=4)
     >>> [str(each) for each in (Slice(k, 3) for k in (1, 2, 3)) if each.of([b"anna"])[0]]
-    ['2/3']
+    ['1/3']
     """
 
     number: int
@@ -192,6 +193,18 @@ def smallest(table: np.ndarray, most: int) -> np.ndarray:
     return table[rank < most]
 
 
+def digest_limbs_of(table: np.ndarray, key: bytes) -> np.ndarray:
+    """Limbs, as `digest.digest_limbs` has them, of a table's rows and whose they are, wherever they lie."""
+    hashes = np.ascontiguousarray(np.hstack([table["unit"], table["row"]]))
+    return limbs_of((bytes(each) for each in hashes), key)
+
+
+def joined(blocks: list[Rows], keys: UnitKeys) -> np.ndarray:
+    """One table of all blocks' rows, whose numbers are those of pieces."""
+    tables = (table_of(block, keys, number) for number, block in enumerate(blocks))
+    return np.concatenate([np.zeros(0, TABLE), *tables])
+
+
 def bounded(blocks: list[Rows], most: int, keys: UnitKeys) -> list[Rows]:
     """Blocks of rows with hashes of their units, with those rows only that count, and no hashes.
 
@@ -199,10 +212,7 @@ def bounded(blocks: list[Rows], most: int, keys: UnitKeys) -> list[Rows]:
     >>> sum(map(len, bounded([rows], 2, UnitKeys(b"ids", b"rows"))))
     2
     """  # noqa: E501
-    if not blocks:
-        return []
-    tables = [table_of(block, keys, number) for number, block in enumerate(blocks)]
-    chosen = smallest(np.concatenate(tables), most)
+    chosen = smallest(joined(blocks, keys), most)
     return [
         block.kept(np.sort(chosen["position"][chosen["piece"] == number]))
         for number, block in enumerate(blocks)

@@ -25,6 +25,9 @@ ADD_REMOVE, REPLACE_ONE = ADJACENCIES
 MAX_ROWS_PER_UNIT = 1024
 """Beyond it noise is a thousand times that of single rows, and nothing is left of any data."""
 
+MAX_FOUND = 64
+"""The largest bound that is found from data: noise of more could not be drawn at a usual epsilon."""
+
 _RELATIONS = {ADD_REMOVE: "ADD_OR_REMOVE_ONE", REPLACE_ONE: "REPLACE_ONE"}
 _VERBS = {ADD_REMOVE: "add or remove one", REPLACE_ONE: "replace one"}
 
@@ -70,6 +73,11 @@ class Neighbours:
     def of_vectors(self) -> float:
         """`rows` of vectors that may point anywhere."""
         return (self.max_rows_per_unit or 1) * (1.0 if self.adjacency == ADD_REMOVE else 2.0)
+
+    @property
+    def of_units(self) -> float:
+        """By how much a count of units may differ: one that comes or goes, or one in another's place."""
+        return 1.0 if self.adjacency == ADD_REMOVE else math.sqrt(2.0)
 
     @property
     def relation(self) -> str:

@@ -135,9 +135,14 @@ def _unit(config: ReleaseConfig) -> str:
             " release\n  whose noise is m times smaller."
         )
     sliced = ""
+    if config.bound_found:
+        sliced = (
+            " (How many was found from\n  noisy numbers of people by their images, for which epsilon has"
+            " paid, too.)"
+        )
     if config.slice is not None:
         number, _, count = config.slice.partition("/")
-        sliced = (
+        sliced += (
             f" Only people of slice\n  {config.slice} were: part {number} of {count}, into which ids fall by"
             " their hashes."
         )

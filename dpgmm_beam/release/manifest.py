@@ -83,6 +83,7 @@ def statement(plan: Plan) -> dict[str, Any]:
             "neighboring_relation": neighbours.relation,
             "privacy_unit": neighbours.unit,
             "max_rows_per_unit": neighbours.max_rows_per_unit,
+            "bound_found": plan.config.bound_found,
             "slice": plan.config.slice,
             "noise_multiplier": spent.noise_multiplier,
             "operational": operational(spent.noise_multiplier).to_dict(),

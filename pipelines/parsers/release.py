@@ -39,7 +39,7 @@ def parser() -> Parser:
     add_columns(result)
     budget = result.add_argument_group("privacy")
     budgets.add_options(budget)
-    add_neighbours(budget)
+    add_neighbours(budget, auto=True)
     add_slice(budget)
     budget.add_argument("--noise-key-file", help="32 secret bytes, with --release-id; else drawn and dropped")
     budget.add_argument("--release-id", help="public name of this one publication, never used twice")

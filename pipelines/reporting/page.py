@@ -29,6 +29,7 @@ WIDE_ADVANTAGE = 0.5
 """From here on an attacker may be right in three cases of four, and the page says so."""
 
 STEPS = {
+    "units/rows": ("Images of people", "one is added to the people with about so many images"),
     "means/count": ("Class sizes", "one is added to the size of its class"),
     "means/sum": ("Class means", "its embedding is added to the sum of its class"),
     "moment/moment": ("Spread of the rows", "the products of its offset from the mean of its class"),

@@ -145,9 +145,10 @@ def test_the_digest_changes_with_every_field():
         "max_rows_per_unit": 3,
         "adjacency": "replace_one",
         "slice": "1/2",
+        "bound_found": True,
     }
     # A slice is of units.
-    needed = {"slice": {"max_rows_per_unit": 4}}
+    needed = {"slice": {"max_rows_per_unit": 4}, "bound_found": {"max_rows_per_unit": 5}}
     digests = {dataclasses.replace(GOOD, **{k: v}, **needed.get(k, {})).digest for k, v in changes.items()}
     digests.add(GOOD.digest)
     digests.add(dataclasses.replace(GOOD, classes=("a",)).digest)

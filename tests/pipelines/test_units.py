@@ -14,11 +14,13 @@ from dpgmm_beam import Release
 from dpgmm_beam.config import Method, ReleaseConfig
 from dpgmm_beam.data.rows import accept
 from dpgmm_beam.data.units import IdHasher, UnitKeys, bounded
+from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.noise import NoiseKey
 from dpgmm_beam.release import manifest
 from dpgmm_beam.release.in_memory import release_in_memory
 from pipelines import cli
+from pipelines.own import private_run
 from tests import small
 from tests.pipelines.processes import needs_prism, pool, portable, server
 from tests.transforms.files.test_tars import tar as write_tar
@@ -551,3 +553,75 @@ def test_a_file_in_the_folders_of_two_people_is_a_file_of_each(tmp_path):
     report = json.loads(next((tmp_path / "job" / "private" / "reports").glob("*.json")).read_text())
     assert report["input"][0]["rows"] == 20
     assert sum(report["input"][0]["classes"].values()) == 8
+
+
+# A bound that is found -------------------------------------------------------------------------
+
+
+def many_people(folder):
+    """2,000 of one row, 600 of two, 30 of nine."""
+    owners = np.concatenate(
+        [np.arange(2000), np.repeat(np.arange(2000, 2600), 2), np.repeat(np.arange(30), 9) + 3000]
+    )
+    content = small.table(len(owners)).append_column("patient", pa.array(owners.astype(str)))
+    return small.write_rows(folder / "in", content, row_group=500), content
+
+
+def test_a_bound_is_found_and_paid_for(tmp_path, capsys):
+    source, content = many_people(tmp_path)
+    options = ["--privacy-unit-column", "patient", "--max-rows-per-unit", "auto"]
+    made = release(tmp_path / "job", source, *options)
+    stated = json.loads(made["manifest.json"])
+    # Of 2,630 people 630 have more than one row, 30 more than two; noise has a deviation of 20.
+    assert stated["config"]["max_rows_per_unit"] == stated["privacy"]["max_rows_per_unit"] == 2
+    assert stated["config"]["bound_found"] is True
+    first = stated["privacy"]["mechanisms"][0]
+    assert first["name"] == "units/rows"
+    assert first["noise_over_row"] == first["noise_multiplier"]
+    assert 0.005 < first["share"] < 0.02
+    assert "noisy numbers of people" in made["README.md"].decode()
+    values, labels = np.array(content["embedding"].to_pylist()), content["label"].to_pylist()
+    assert made == in_python_of(values, labels, content["patient"], max_rows_per_unit="auto")
+    assert not list((tmp_path / "job" / "private").rglob("bound/*/*"))
+    verify = ["verify", "--release", str(tmp_path / "job" / "out"), "--input", str(source)]
+    verify += ["--noise-key-file", str(tmp_path / "job" / "key"), "--private-dir", str(tmp_path / "verify")]
+    assert cli.main([*verify, "--privacy-unit-column", "patient"]) == 0
+    # The same command makes the same release; what it names is there already.
+    before = small.contents(tmp_path / "job" / "out")
+    assert release(tmp_path / "job", source, *options) == before
+    capsys.readouterr()
+    path = tmp_path / "job" / "out" / "manifest.json"
+    stated["config"]["bound_found"] = False
+    path.write_text(json.dumps(stated))
+    assert cli.main(verify[:3]) == 1
+
+
+def test_auto_is_refused_where_two_jobs_cannot_be(tmp_path, capsys):
+    source, name = parquet(tmp_path)
+    options = ["--privacy-unit-column", name, "--max-rows-per-unit", "auto", *keyed(tmp_path)]
+    with pytest.MonkeyPatch.context() as patch:
+        # As with --no_wait_until_finish, for which a job server must answer.
+        patch.setattr("pipelines.job.waits", lambda options: False)
+        said = refused(source, tmp_path, capsys, *options)
+    assert "--max-rows-per-unit=auto is refused: it must be a number" in said
+    assert "--max-rows-per-unit" in refused(source, tmp_path, capsys, "--max-rows-per-unit", "auto")
+    argv = [
+        "plan",
+        "--rows",
+        "300",
+        "--classes",
+        "3",
+        "--dimension",
+        "4",
+        "--epsilon",
+        "4",
+        "--delta",
+        "1e-6",
+    ]
+    assert cli.main([*argv, "--max-rows-per-unit", "auto"]) == 2
+    config = ReleaseConfig("precomputed", ("a",), 4, 1.0, 1e-5, max_rows_per_unit=64, bound_found=True)
+    with (
+        pytest.raises(ConfigError, match="config=bound_found"),
+        private_run(config, tmp_path / "out", private_dir=tmp_path / "private"),
+    ):
+        pass

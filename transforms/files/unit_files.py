@@ -2,6 +2,7 @@
 
     ROWS/DATA/units/rows-00012.npy       a piece's rows with hashes of their units, until it is decided
     ROWS/DATA/units/table-00012          hashes of them and of their units, in the order of units
+    FOLDER/DATA/bound                    how many rows of a unit count, where data is to say so
     ROWS/DATA/units/chosen-0003-of-0008  of all units whose hashes lie in a range, which rows count
 
 A table is `units.TABLE` behind FENCES + 1 numbers, that say where each range of hashes begins; a choice is
@@ -43,6 +44,11 @@ def table_file(workspace: Workspace, base: Base, number: int) -> str:
 
 def choice_file(workspace: Workspace, base: Base, number: int, count: int) -> str:
     return FileSystems.join(folder(workspace, base), f"chosen-{number:04d}-of-{count:04d}")
+
+
+def bound_file(base: Base) -> str:
+    """Path of how many rows of a unit count, where that was found."""
+    return FileSystems.join(base, "bound")
 
 
 def _write(path: str, edges: np.ndarray, values: np.ndarray) -> None:
