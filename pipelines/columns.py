@@ -88,7 +88,10 @@ def add_slice(group: argparse._ArgumentGroup) -> None:
 
 
 def _number_or_auto(text: str) -> int | str:
-    return text if text == AUTO else int(text)
+    try:
+        return text if text == AUTO else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"it must be a whole number or {AUTO}, not {text!r}") from None
 
 
 def add_neighbours(group: argparse._ArgumentGroup, auto: bool = False) -> None:

@@ -353,7 +353,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 delta=config.delta,
                 samples_per_class=config.samples_per_class,
                 classes=list(config.classes),
+                **({"max_rows_per_unit": config.max_rows_per_unit} if config.max_rows_per_unit else {}),
             )
+            if config.bound_found:
+                cli.say(
+                    f"at most {config.max_rows_per_unit} rows of a person count, by noisy numbers of people"
+                )
             say_class_rows(output)
     return 0
 

@@ -618,7 +618,10 @@ def test_auto_is_refused_where_two_jobs_cannot_be(tmp_path, capsys):
         "--delta",
         "1e-6",
     ]
-    assert cli.main([*argv, "--max-rows-per-unit", "auto"]) == 2
+    for each in ([*argv, "--max-rows-per-unit", "auto"], ["release", "--max-rows-per-unit", "two"]):
+        with pytest.raises(SystemExit):
+            cli.main(each)
+    assert "it must be a whole number or auto, not 'two'" in capsys.readouterr().err
     config = ReleaseConfig("precomputed", ("a",), 4, 1.0, 1e-5, max_rows_per_unit=64, bound_found=True)
     with (
         pytest.raises(ConfigError, match="config=bound_found"),
