@@ -83,10 +83,11 @@ class Forecast:
             f" {budget.noise_multiplier:.4g}, mu {self.figures.mu:g}"
         )
         if config.max_rows_per_unit is not None or config.adjacency != ADD_REMOVE:
-            factor = config.neighbours.of_vectors
+            neighbours, most = config.neighbours, config.max_rows_per_unit
+            count = "" if most is None else f", of which at most {most} count"
             yield (
-                f"private: {config.neighbours.stated}, that is {config.neighbours.unit}: noise is {factor:g}"
-                " times that of single rows that are added or removed"
+                f"private: {neighbours.stated}, that is {neighbours.unit}{count}: noise is"
+                f" {neighbours.of_vectors:g} times that of single rows that are added or removed"
             )
         yield f"supposed: embeddings that lie like those of {self.like}; no data was read"
         yield ""

@@ -14,6 +14,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from dpgmm_beam.config import ReleaseConfig, check_classes
+from dpgmm_beam.data.schema import UNIT
 from dpgmm_beam.defaults import AUTO
 from dpgmm_beam.encoders.registry import check_encoder, encoder_for_process
 from dpgmm_beam.errors import ConfigError, printable
@@ -317,6 +318,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = finding.absolute(arguments.output)
     key_file = arguments.noise_key_file and finding.absolute(arguments.noise_key_file)
     say_of_blanks(request.config.classes)
+    if request.source.unused_units:
+        cli.warn(
+            f"the input says whose each row is, and that is not used: each row is a privacy unit of its own;"
+            f" --privacy-unit-column {UNIT} makes people the unit"
+        )
     say_what_is_left(output, private_dir)
     with runs.open_run(
         private_dir,

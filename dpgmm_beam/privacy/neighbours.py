@@ -47,7 +47,7 @@ class Neighbours:
     >>> patients.rows(SumQuery("sum", 8, 3.0)), round(patients.rows(counts), 4)
     (8.0, 5.6569)
     >>> patients.relation, patients.unit
-    ('REPLACE_ONE', 'all rows of one id, of which at most 4 count')
+    ('REPLACE_ONE', 'all rows of one id')
     """
 
     adjacency: str = ADD_REMOVE
@@ -91,10 +91,8 @@ class Neighbours:
 
     @property
     def unit(self) -> str:
-        """The privacy unit in words, for the manifest."""
-        if self.max_rows_per_unit is None:
-            return "one row (one labelled image)"
-        return f"all rows of one id, of which at most {self.max_rows_per_unit} count"
+        """The privacy unit in words, for the manifest: the same for every bound, so that releases compose."""
+        return "one row (one labelled image)" if self.max_rows_per_unit is None else "all rows of one id"
 
     @property
     def noun(self) -> str:

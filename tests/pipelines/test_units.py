@@ -257,7 +257,7 @@ def test_every_layout_of_images_gives_the_same_release(layout, of_folders, tmp_p
     )
 
 
-def test_ids_go_through_an_embed_cache(of_folders, tmp_path):
+def test_ids_go_through_an_embed_cache(of_folders, tmp_path, capsys):
     folder, expected = of_folders
     cache = tmp_path / "cache"
     argv = ["embed", "--input", str(folder / "in"), "--encoder", "blocks", "--output", str(cache)]
@@ -266,6 +266,9 @@ def test_ids_go_through_an_embed_cache(of_folders, tmp_path):
         tmp_path / "job", cache, "--privacy-unit-column", "unit", "--max-rows-per-unit", "3", encoder="blocks"
     )
     assert made == expected
+    assert "is not used" not in capsys.readouterr().err
+    release(tmp_path / "forgotten", cache, encoder="blocks")
+    assert "that is not used: each row is a privacy unit of its own" in capsys.readouterr().err
     report = json.loads(next((tmp_path / "job" / "private" / "reports").glob("*.json")).read_text())
     # "many" has 18, four others three each, one image is nobody's.
     assert report["input"][0]["set_aside"] == {
@@ -343,7 +346,7 @@ def test_what_is_stated_and_verified(adjacency, tmp_path, capsys):
     privacy = json.loads(made["manifest.json"])["privacy"]
     relation = {"add_remove": "ADD_OR_REMOVE_ONE", "replace_one": "REPLACE_ONE"}[adjacency]
     assert privacy["neighboring_relation"] == relation
-    assert privacy["privacy_unit"] == "all rows of one id, of which at most 4 count"
+    assert privacy["privacy_unit"] == "all rows of one id"
     assert privacy["max_rows_per_unit"] == 4
     factors = {
         each["name"]: each["noise_over_row"] / each["noise_multiplier"] for each in privacy["mechanisms"]
@@ -391,7 +394,7 @@ def test_a_manifest_that_promises_more_people_is_found(tmp_path, capsys):
     path = tmp_path / "job" / "out" / "manifest.json"
     content = json.loads(path.read_text())
     for change in (
-        lambda c: c["privacy"].update(privacy_unit="all rows of one id, of which at most 400 count"),
+        lambda c: c["privacy"].update(privacy_unit="all rows of one household"),
         lambda c: c["privacy"].update(max_rows_per_unit=None),
         lambda c: c["config"].update(max_rows_per_unit=8),
         lambda c: c["config"].update(adjacency="replace_one"),

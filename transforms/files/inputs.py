@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from dpgmm_beam.data.schema import UNIT
 from dpgmm_beam.errors import ConfigError
 from transforms.files import arrays, image_folders, image_lists, image_names, tables, tars
 from transforms.files.arrays import EMBEDDING_ARRAYS
@@ -50,6 +51,7 @@ class InputDescription:
       encoder: the encoder named inside the files, where they name one.
       rows: how many there are, bad ones included, where the driver knows.  Never shown.
       columns: names of its columns: of a table, a list or what a tar has of them.
+      unused_units: whether embeddings were written with ids of privacy units, which nobody has named.
     """
 
     kind: str
@@ -59,6 +61,7 @@ class InputDescription:
     encoder: str | None = None
     rows: int | None = None
     columns: Columns = DEFAULT_COLUMNS
+    unused_units: bool = False
 
     @property
     def holds_embeddings(self) -> bool:
@@ -253,7 +256,11 @@ def _describe_parquet(
     if agreed.kind == IMAGE_PARQUET:
         return InputDescription(IMAGE_PARQUET, pattern, None, labelled, columns=columns)
     known = rows if len(found) == len(paths) else None
-    return InputDescription(EMBEDDING_PARQUET, pattern, length, labelled, agreed.encoder, known, columns)
+    names = footers[0].metadata.schema.to_arrow_schema().names
+    unused = bool(agreed.encoder) and UNIT in names and not columns.unit
+    return InputDescription(
+        EMBEDDING_PARQUET, pattern, length, labelled, agreed.encoder, known, columns, unused
+    )
 
 
 def _describe_arrays(
