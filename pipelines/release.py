@@ -34,7 +34,6 @@ from transforms.execution import MAX_THREADS, Execution
 from transforms.files import finding, inputs, opening, run_files, unit_files
 from transforms.files.private import is_local
 from transforms.files.publish import Publication, exists, is_release, join, left_overs, occupied
-from transforms.files.run_files import Workspace
 from transforms.files.small import read_bounded, read_small
 from transforms.prepare import FindBound, Source
 from transforms.release import Release
@@ -245,7 +244,7 @@ def with_bound(request: Request, current: runs.Run, options: PipelineOptions) ->
         return request
     # Of this attempt alone: what another one has left is of who knows which data.
     folder = join(current.workspace.folder, "bound", uuid.uuid4().hex)
-    workspace = Workspace(folder, join(folder, "rows"), current.workspace.key_file)
+    workspace = dataclasses.replace(current.workspace, folder=folder, rows=join(folder, "rows"), register="")
     pipeline = beam.Pipeline(options=options)
     source = start(pipeline, request, options)[0]
     plan = Plan(config, current.release_id)

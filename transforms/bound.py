@@ -26,8 +26,8 @@ from transforms.execution import Execution
 from transforms.files import keys, opening, prepared, run_files, unit_files
 from transforms.files.run_files import Base, Workspace
 from transforms.files.write import write_whole
+from transforms.fit import SumParts
 from transforms.passes import fingerprint
-from transforms.sums import SumParts
 
 RANGE_ROWS = 2**20
 """Rows of a range of hashes, about: 40 MB in memory, a few times."""

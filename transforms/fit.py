@@ -28,7 +28,6 @@ from transforms.files import keys, opening, register, run_files
 from transforms.files.run_files import Base, Workspace
 from transforms.files.write import write_whole
 from transforms.passes import Pass, fingerprint
-from transforms.sums import SumParts
 
 _LOG = logging.getLogger("dpgmm.fit")
 
@@ -83,6 +82,28 @@ class SumPieces(beam.DoFn):
 def _head(pieces: np.ndarray, limbs: np.ndarray | None) -> np.ndarray:
     """What goes before each part and adds up like it: which pieces, and their part in the data digest."""
     return pieces if limbs is None else np.concatenate([pieces, limbs])
+
+
+class SumParts(beam.CombineFn):
+    """Exact int64 sums of vectors; a shorter one is a longer one's beginning."""
+
+    def create_accumulator(self):
+        return np.zeros(0, np.int64)
+
+    def add_input(self, total, part):
+        shorter, longer = sorted((total, part), key=len)
+        result = longer.copy()
+        result[: len(shorter)] += shorter
+        return result
+
+    def merge_accumulators(self, totals):
+        result = self.create_accumulator()
+        for total in totals:
+            result = self.add_input(result, total)
+        return result
+
+    def extract_output(self, total):
+        return total
 
 
 @beam.typehints.with_output_types(tuple[Base, str])
