@@ -324,8 +324,8 @@ def test_which_rows_of_a_unit_count_and_the_bound_that_is_found():
     kept = bounded([dataclasses.replace(found, units=hashes)], 3, keys)
     units = config(classes=2, max_rows_per_unit=64, bound_found=True, slice="1/2", adjacency="replace_one")
     assert json.dumps(units.to_dict(), sort_keys=True).startswith(
-        '{"adjacency": "replace_one", "bound_found": true, "classes": ["class 0", "class 1"], "clip_norm": null'
+        '{"adjacency": "replace_one", "bound_found": true, "classes": ["class 0", "class 1"], '
     )
     noisy = unit_bound.noisy(Plan(units, "id"), np.arange(unit_bound.BINS), bytes(64), KEY)
     digests = digest_of(kept[0].records().tobytes()), digest_of(noisy.tolist())
-    assert digests == ("E", "AssertionError:")
+    assert digests == ("ece316e8a9fbeb70201ab49e", "52416bafe4027bcbc80d6189")
