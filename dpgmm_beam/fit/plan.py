@@ -23,7 +23,7 @@ from dpgmm_beam.fit.sketch import Sketch
 from dpgmm_beam.fit.stage import Shape, Stage
 from dpgmm_beam.fit.teacher import TeacherStep
 from dpgmm_beam.privacy.accounting import Budget
-from dpgmm_beam.privacy.allocation import allocate
+from dpgmm_beam.privacy.allocation import UNITS_ROWS, allocate
 from dpgmm_beam.privacy.noise import MAX_STANDARD_DEVIATION, SCHEME
 
 
@@ -54,6 +54,8 @@ class Plan:
 
     def __post_init__(self):
         # Here and not in the first stage that draws: the data has been read then.
+        many = (self.config.max_rows_per_unit or 1) > 1
+        smaller = ", or max_rows_per_unit smaller" if many else ""
         for stage in self.stages:
             multipliers = self.multipliers(stage)
             for query in stage.queries:
@@ -62,7 +64,7 @@ class Plan:
                     raise ConfigError(
                         "epsilon",
                         self.config.epsilon,
-                        f"be larger, for the noise of {name} would be too large to draw",
+                        f"be larger{smaller}, for the noise of {name} would be too large to draw",
                     )
 
     @property
@@ -96,7 +98,7 @@ class Plan:
 
     @functools.cached_property
     def budget(self) -> Budget:
-        repetitions: dict[str, int] = {}
+        repetitions: dict[str, int] = {UNITS_ROWS: 1} if self.config.bound_found else {}
         for stage in self.stages:
             for query in stage.queries:
                 name = f"{stage.mechanism}/{query.name}"
@@ -138,9 +140,27 @@ class Plan:
         )
 
     def multipliers(self, stage: Stage) -> dict[str, float]:
-        """Noise multipliers of a stage's queries."""
+        """Noise over what one row may add, of each of a stage's queries.
+
+        The budget's multipliers are noise over what a privacy unit may change: here, and nowhere
+        else, the one becomes the other.  Steps learn the noise of their sums from it.
+        """
         return {
-            query.name: self.budget.multiplier(f"{stage.mechanism}/{query.name}") for query in stage.queries
+            query.name: self.budget.multiplier(f"{stage.mechanism}/{query.name}")
+            * self.config.neighbours.rows(query)
+            for query in stage.queries
+        }
+
+    @functools.cached_property
+    def row_multipliers(self) -> dict[str, float]:
+        """`multipliers` by mechanism, e.g. "means/sum"; of "units/rows" it is noise over one unit."""
+        found = {}
+        if self.config.bound_found:
+            found[UNITS_ROWS] = self.budget.multiplier(UNITS_ROWS) * self.config.neighbours.of_units
+        return found | {
+            f"{stage.mechanism}/{name}": value
+            for stage in self.stages
+            for name, value in self.multipliers(stage).items()
         }
 
     @property

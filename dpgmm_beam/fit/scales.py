@@ -1,4 +1,4 @@
-"""Step 7: the size of each component, and its own shape where it has rows enough.
+"""Step 6: the size of each component, and its own shape where it has rows enough.
 
 A row's offset from its nearest centre is divided by the root of its class's
 covariance (`fit.scatter`); what is left would be the unit matrix in every component, did they
@@ -50,9 +50,10 @@ class ComponentScales(sketch.WithinStage):
     @property
     def queries(self) -> tuple[SumQuery, ...]:
         cells, h = self.shape.cells, self.room
+        size, bound = cells * (h * (h + 1) // 2), float(self.bound) ** 2
         return (
-            SumQuery("square", cells, self.bound),
-            SumQuery("moment", cells * (h * (h + 1) // 2), float(self.bound) ** 2, symmetric_order=h),
+            SumQuery("square", cells, self.bound, one_sided=True),
+            SumQuery("moment", size, bound, symmetric_order=h, one_sided=True),
         )
 
     def begin(self) -> Sums:

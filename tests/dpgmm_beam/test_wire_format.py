@@ -5,17 +5,20 @@ a second draw for whoever makes one again.  Whoever must change a value here rai
 `noise.SCHEME`, too, and says so in the changelog.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from dpgmm_beam.config import Method, ReleaseConfig
 from dpgmm_beam.data.rows import Rows
-from dpgmm_beam.fit import chain
+from dpgmm_beam.data.units import IdHasher, UnitKeys, bounded
+from dpgmm_beam.fit import chain, unit_bound
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.mixture import Sampler
 from dpgmm_beam.privacy import lattice, noise
@@ -313,3 +316,18 @@ def test_releases_to_the_last_bit(shape, monkeypatch):
     statement = RowStatement.of(plan.config, "id", mixture)
     keep("part", draw_part(parts, 0, Sampler(mixture), labeller, generator_of_key(key, 0), statement))
     assert {"contexts": digest_of(seen), **files} == RELEASES[shape]
+
+
+def test_which_rows_of_a_unit_count_and_the_bound_that_is_found():
+    """Other hashes, and other rows would count: a second draw of the same id."""
+    keys = UnitKeys.of(KEY)
+    found = rows(2)
+    hashes = IdHasher(keys)(pa.array([f"patient {number % 7}" for number in range(len(found))]))[0]
+    kept = bounded([dataclasses.replace(found, units=hashes)], 3, keys)
+    units = config(classes=2, max_rows_per_unit=64, bound_found=True, slice="1/2", adjacency="replace_one")
+    assert json.dumps(units.to_dict(), sort_keys=True).startswith(
+        '{"adjacency": "replace_one", "bound_found": true, "classes": ["class 0", "class 1"], '
+    )
+    noisy = unit_bound.noisy(Plan(units, "id"), np.arange(unit_bound.BINS), bytes(64), KEY)
+    digests = digest_of(kept[0].records().tobytes()), digest_of(noisy.tolist())
+    assert digests == ("05e50c6eefd2bc0d22978906", "d4d5e68baae07992398dd0c9")
