@@ -6,7 +6,8 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -19,7 +20,7 @@ from dpgmm_beam.privacy.allocation import with_shares
 from dpgmm_beam.release import manifest
 from dpgmm_beam.release.class_rows import CLASSES_FILE, ClassRows
 from pipelines import budget as budgets
-from pipelines import cli, embed, job, paths, private, runner, runs, signals
+from pipelines import cli, embed, job, key_store, paths, private, runner, runs, signals
 from pipelines.columns import columns_of
 from pipelines.parsers.release import parser
 from pipelines.progress import StageWatch
@@ -32,6 +33,9 @@ from transforms.files.publish import Publication, exists, is_release, join, left
 from transforms.files.small import read_bounded, read_small
 from transforms.prepare import Source
 from transforms.release import Release
+
+if TYPE_CHECKING:
+    from pipelines.ledger import charging
 
 CLASSES_BYTES = 2**24
 """Of a file of classes, at most."""
@@ -154,12 +158,14 @@ class Request:
       source: the input.
       execution: speed only.
       embed_cache: private folder for the embeddings of images.
+      charged: where it is charged; None: nowhere.
     """
 
     config: ReleaseConfig
     source: inputs.InputDescription
     execution: Execution
     embed_cache: str
+    charged: "charging.Request | None" = None
 
 
 def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
@@ -167,7 +173,8 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
 
     Nothing is made.
     """
-    private.check_names(arguments.noise_key_file, arguments.release_id)
+    private.check_names(arguments.noise_key_file, arguments.release_id, arguments.release_key_store)
+    charged = charged_to(arguments)
     paths.check_path("--input", arguments.input)
     check_encoder(arguments.encoder)
     if not 0 <= arguments.threads <= MAX_THREADS:
@@ -201,8 +208,14 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
             "--output": arguments.output,
             "--private-dir": private_dir,
             "--noise-key-file": arguments.noise_key_file,
+            "--release-key-store": local(arguments.release_key_store),
+            "--ledger": local(arguments.ledger),
         }
     )
+    if arguments.release_key_store is not None:
+        key_store.store_of(arguments.release_key_store).check()
+    if charged is not None:
+        charged.check(config, arguments.release_id, private_dir)
     source = inputs.describe_input(
         arguments.input, arguments.encoder, arguments.dimension, columns_of(arguments)
     )
@@ -215,7 +228,37 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
         check_output(arguments.output, arguments.overwrite)
     # So that noise that would be too large to draw is refused here.
     Plan(config, arguments.release_id or "drawn")
-    return Request(config, source, execution, join(private_dir, "embeddings"))
+    return Request(config, source, execution, join(private_dir, "embeddings"), charged)
+
+
+def charged_to(arguments: argparse.Namespace) -> "charging.Request | None":
+    """The ledger of a command; None where it names none.
+
+    Raises:
+      ConfigError: it names a part of one.
+    """
+    if arguments.ledger is None:
+        for option in ("dataset", "ledger_key_file", "slice"):
+            if (value := getattr(arguments, option)) is not None:
+                raise ConfigError(f"--{option.replace('_', '-')}", value, "come together with --ledger")
+        return None
+    if arguments.dataset is None:
+        # Not its value: there may be a password in it.
+        raise ConfigError("--ledger", "(given)", "come together with --dataset")
+    try:
+        from pipelines.ledger import charging
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "--ledger", "(given)", f"have {error.name} installed: pip install 'dpgmm-beam[ledger]'"
+        ) from None
+    return charging.Request(arguments.ledger, arguments.dataset, arguments.ledger_key_file, arguments.slice)
+
+
+def local(text: str | None) -> str | None:
+    """The local path that an option names; None where it names something else."""
+    if text is not None and text.startswith("sqlite:///"):
+        return text.removeprefix("sqlite:///")
+    return text if text is not None and is_local(text) and not text.startswith("vault:") else None
 
 
 def run(
@@ -224,8 +267,13 @@ def run(
     overwrite: bool,
     current: runs.Run,
     options: PipelineOptions,
+    before_submission: Callable[[], None] = lambda: None,
 ) -> Plan:
-    """Runs the release's pipeline to its end."""
+    """Runs the release's pipeline to its end.
+
+    Args:
+      before_submission: called when nothing but the job itself can fail any more.
+    """
     config = request.config
     plan = Plan(config, current.release_id)
     publication = Publication(finding.absolute(output), overwrite)
@@ -254,6 +302,7 @@ def run(
             ready=lambda: embedded is None or embedded.ended,
         ),
     )
+    before_submission()
     title = f"release {current.release_id}"
     job.run(pipeline, job.job_name(title, plan.config.digest, publication.output), watch)
     return plan
@@ -263,8 +312,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, beam_arguments = parser().parse_known_args(argv)
     options = runner.job_options(beam_arguments, arguments.verbose)
     runner.check_ports(options)
-    if arguments.noise_key_file is None:
+    if arguments.noise_key_file is None and arguments.release_key_store is None:
         job.check_drawn_key(options)
+    elif arguments.release_key_store is not None:
+        job.check_drawn_key(options, "--noise-key-file in the place of --release-key-store")
     request = check(arguments, options)
     private_dir = private.open_folder(arguments.private_dir)
     # Workers run in folders of their own.
@@ -272,16 +323,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     key_file = arguments.noise_key_file and finding.absolute(arguments.noise_key_file)
     say_of_blanks(request.config.classes)
     say_what_is_left(output, private_dir)
-    with runs.open_run(
-        private_dir,
-        request.config,
-        request.source.pattern,
-        output,
-        key_file,
-        arguments.release_id,
-        arguments.restart,
-    ) as current:
-        plan = run(request, output, arguments.overwrite, current, options)
+    secret = None
+    if arguments.release_key_store is not None:
+        secret = key_store.store_of(arguments.release_key_store).key(arguments.release_id)
+    with contextlib.ExitStack() as stack:
+        # Left last: whether a charge is given back depends on what became of the run.
+        charge = request.charged and stack.enter_context(request.charged.charging(private_dir))
+        current = stack.enter_context(
+            runs.open_run(
+                private_dir,
+                request.config,
+                request.source.pattern,
+                output,
+                key_file,
+                arguments.release_id,
+                arguments.restart,
+                secret,
+            )
+        )
+        if charge:
+            current = charge.reserve(current, request.config)
+        plan = run(
+            request,
+            output,
+            arguments.overwrite,
+            current,
+            options,
+            charge.begin_drawing if charge else lambda: None,
+        )
         if not job.waits(options):
             what = "template written" if runner.outlives_driver(options) else "submitted"
             cli.report(
@@ -292,6 +361,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             return 0
         with signals.published(f"released to {output}"):
+            if charge:
+                charge.commit()
             images = None
             if not request.source.holds_embeddings:
                 images = survey.left_out_of_images(request.source, plan.config.encoder, request.embed_cache)
@@ -308,6 +379,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 classes=list(config.classes),
             )
             say_class_rows(output)
+            if charge:
+                charge.say()
     return 0
 
 

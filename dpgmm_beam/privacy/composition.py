@@ -1,0 +1,156 @@
+"""Several releases together, as exact as one: whole numbers of cost, composed over slices of the data.
+
+Each release is a composition of Gaussian mechanisms, and so is any number of them: with
+noise multipliers z_i, all together are one Gaussian mechanism of 1/z^2 = sum 1/z_i^2
+(Dong, Roth and Su, *Gaussian differential privacy*, 2022, corollary 3.3), also where a
+release was chosen by what earlier ones told.  Nothing is lost, as it is when
+epsilons are added.  The cost of a release is its 1/z^2 in steps of 2^-64, rounded up, so
+that sums of costs, in any order and on any machine, are the same.
+
+Releases of disjoint slices of the data compose in parallel: a unit is in one slice, and is
+charged for that one and for releases of the whole (McSherry, *Privacy integrated
+queries*, 2009, theorem 4, whose argument is the same for a trade-off curve).
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from fractions import Fraction
+from typing import Any
+
+from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.privacy import accounting
+
+STEPS = 2**64
+"""Of cost, in a 1/z^2 of 1.  The least budget has some 10^12 of them."""
+
+_MOST_DEEP = 64
+
+
+def cost_of(event: Mapping[str, Any]) -> int:
+    """The cost of a privacy event in plain data, as `Budget.event` has it, in steps.
+
+    Raises:
+      ConfigError: the event is not a composition of Gaussian events with noise.
+
+    >>> cost_of({"GaussianDpEvent": {"noise_multiplier": 2.0}}) == STEPS // 4
+    True
+    """
+    return math.ceil(_precision(event, 0) * STEPS)
+
+
+def _precision(event: Any, depth: int) -> Fraction:
+    """1/z^2, exactly."""
+    try:
+        ((kind, fields),) = event.items()
+        if kind == "ComposedDpEvent" and depth < _MOST_DEEP:
+            return sum((_precision(inner, depth + 1) for inner in fields["events"]), Fraction(0))
+        if kind == "SelfComposedDpEvent" and depth < _MOST_DEEP:
+            count = fields["count"]
+            if type(count) is int and count >= 0:
+                return count * _precision(fields["event"], depth + 1)
+        if kind == "GaussianDpEvent":
+            multiplier = fields["noise_multiplier"]
+            if type(multiplier) in (int, float) and 0 < multiplier < math.inf:
+                return 1 / Fraction(multiplier) ** 2
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        pass
+    raise ConfigError("dp_event", event, "be a composition of Gaussian events with noise")
+
+
+def allowance(epsilon: float, delta: float) -> int:
+    """The most that releases may cost together to be (epsilon, delta)-private, in steps.
+
+    By the exact curve of the Gaussian mechanism, rounded down: whatever is calibrated for this
+    epsilon and delta fits.
+
+    Raises:
+      ConfigError: epsilon or delta is out of range.
+
+    >>> budget = accounting.Budget(1.0, 1e-5, (accounting.Mechanism("all", 1.0, 3),))
+    >>> cost_of(budget.event()) <= allowance(1.0, 1e-5) < 1.00001 * cost_of(budget.event())
+    True
+    """
+    accounting.check_privacy_parameters(epsilon, delta)
+    multiplier = Fraction(accounting.gaussian_multiplier(epsilon, delta))
+    return math.floor(STEPS / multiplier**2)
+
+
+def epsilon_of(cost: int, delta: float) -> float:
+    """The epsilon at delta of what cost so much: exact, and rounded up in the eighth digit.
+
+    >>> epsilon_of(allowance(1.0, 1e-5), 1e-5)
+    1.0
+    >>> epsilon_of(4 * allowance(1.0, 1e-5), 1e-5)  # four such releases: less than 4
+    2.1546767
+    >>> epsilon_of(0, 1e-5)
+    0.0
+    """
+    return _epsilon(cost, delta, 8, ROUND_CEILING)
+
+
+def epsilon_within(cost: int, delta: float) -> float:
+    """The epsilon at delta that a release may have, to cost no more than that; 0 if none may.
+
+    Rounded down to six digits.
+
+    >>> epsilon_within(allowance(1.0, 1e-5), 1e-5)
+    1.0
+    """
+    found = _epsilon(cost, delta, 6, ROUND_FLOOR)
+    return min(found, accounting.MAX_EPSILON) if found >= accounting.MIN_EPSILON else 0.0
+
+
+def _epsilon(cost: int, delta: float, digits: int, rounding: str) -> float:
+    if cost <= 0:
+        return 0.0
+    mu, target = math.sqrt(Fraction(cost, STEPS)), math.log(delta)
+    if accounting._log_delta(mu, 0.0) <= target:
+        return 0.0
+    low, high = 0.0, 1.0
+    while accounting._log_delta(mu, high) > target:
+        low, high = high, 2 * high
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        if accounting._log_delta(mu, middle) <= target:
+            high = middle
+        else:
+            low = middle
+    # Twelve digits are right, and what is 1 is not to be 1.0000001.
+    exact = Decimal(f"{high:.11e}")
+    return float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), rounding))
+
+
+@dataclasses.dataclass(frozen=True)
+class Spending:
+    """What was charged to a data set, in steps of cost.
+
+    Attributes:
+      whole: for releases of the whole data set.
+      slices: for those of each disjoint slice of it.
+
+    >>> spent = Spending().plus(3).plus(5, "2026-Q1").plus(4, "2026-Q2")
+    >>> spent.most, spent.of("2026-Q2"), spent.of("2026-Q3")
+    (8, 7, 3)
+    >>> spent.plus(1).most
+    9
+    """
+
+    whole: int = 0
+    slices: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def most(self) -> int:
+        """What the units of the most expensive slice were charged."""
+        return self.whole + max(self.slices.values(), default=0)
+
+    def of(self, slice_name: str | None) -> int:
+        """What any unit that a release of this slice (None: of the whole) reaches may have been charged."""
+        return self.most if slice_name is None else self.whole + self.slices.get(slice_name, 0)
+
+    def plus(self, cost: int, slice_name: str | None = None) -> "Spending":
+        """With one more release."""
+        if slice_name is None:
+            return Spending(self.whole + cost, self.slices)
+        return Spending(self.whole, {**self.slices, slice_name: self.slices.get(slice_name, 0) + cost})
