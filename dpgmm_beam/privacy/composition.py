@@ -56,7 +56,8 @@ def _precision(event: Any, depth: int) -> Fraction:
                 return 1 / Fraction(multiplier) ** 2
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         pass
-    raise ConfigError("dp_event", event, "be a composition of Gaussian events with noise")
+    # Not shown: it may be of any size and depth.
+    raise ConfigError("dp_event", "(an event)", "be a composition of Gaussian events with noise")
 
 
 def allowance(epsilon: float, delta: float) -> int:

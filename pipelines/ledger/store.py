@@ -70,14 +70,25 @@ class Store:
     Args:
       url: `postgresql://HOST/DATABASE`, `sqlite:///PATH`, or the path of a SQLite file.
 
+    Attributes:
+      shown: the URL without its password.
+      identity: of the place, without who asks for it.
+      is_file, path: whether it is a file, and which.
+
     Raises:
       ConfigError: it is none of these.
     """
 
     def __init__(self, url: str):
-        text = url if "://" in url else f"sqlite:///{url}"
+        self.is_file, self.path = "://" not in url, ""
+        if self.is_file:
+            # As it stands: a path may have any characters.
+            self.path = self.shown = self.identity = os.path.abspath(url)
+            if not url or "\0" in url:
+                raise ConfigError("--ledger", url or "''", "be a path or a URL")
+            return
         try:
-            parsed = make_url(text)
+            parsed = make_url(url)
         except (ArgumentError, ValueError):
             # Not shown: it may hold a password.
             raise ConfigError(
@@ -90,12 +101,12 @@ class Store:
                 "--ledger", self.shown, "be postgresql://HOST/DATABASE, sqlite:///PATH or a path"
             )
         self.is_file = kind == "sqlite"
-        self.path = os.path.abspath(parsed.database or "") if self.is_file else ""
         if self.is_file:
-            self.shown = self.path
-        self._url = parsed.set(drivername="postgresql+psycopg") if not self.is_file else parsed
-        self.identity = self.path if self.is_file else f"{parsed.host}:{parsed.port}/{parsed.database}"
-        """Of the place, without who asks for it."""
+            self.path = self.shown = self.identity = os.path.abspath(parsed.database or "")
+            return
+        self._url = parsed.set(drivername="postgresql+psycopg")
+        host = parsed.host or parsed.query.get("host")
+        self.identity = f"{host}:{parsed.port}/{parsed.database}"
 
     # --- What is done -----------------------------------------------------------------------------
 
@@ -275,7 +286,10 @@ class Store:
         if lock and not self.is_file:
             wanted = wanted.with_for_update()
         if connection.execute(wanted).first() is None:
-            others = [each for (each,) in connection.execute(sql.select(_DATASETS.c.name).limit(5))]
+            others = [
+                each
+                for (each,) in connection.execute(sql.select(_DATASETS).order_by(_DATASETS.c.name).limit(5))
+            ]
             known = f" (it has {', '.join(others)})" if others else ""
             raise ConfigError("--dataset", name, f"be a data set of the ledger{known}")
 
