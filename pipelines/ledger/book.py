@@ -104,7 +104,7 @@ class Book:
         spent = account.spending.most
         if spent > account.total:
             found.append(
-                f"more is spent than the total: epsilon {account.spent_epsilon():g} at delta"
+                f"more is spent than the total: epsilon {account.spent_epsilon():.4g} at delta"
                 f" {account.delta:g}"
             )
         found += _confirmed(account)
@@ -157,7 +157,7 @@ class Book:
                 raise ConfigError(
                     "--epsilon",
                     epsilon,
-                    f"be at least {epsilon_of(spent, delta):g} at delta {delta:g}, which is spent already",
+                    f"be at least {epsilon_of(spent, delta):.8g} at delta {delta:g}, which is spent already",
                 )
             add(accounts.TOTAL, epsilon=epsilon, delta=delta)
 
@@ -358,7 +358,7 @@ def _check(account: Account, wanted: Wanted) -> Charge | None:
             "--epsilon",
             wanted.privacy["epsilon"],
             f"be {what}: of {account.dataset}'s total epsilon {account.epsilon:g} at delta {account.delta:g},"
-            f" {spent:g} is spent or reserved",
+            f" {spent:.4g} is spent or reserved",
         )
     return None
 

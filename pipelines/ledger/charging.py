@@ -154,7 +154,7 @@ class Charging:
         of = f", slice {charge.slice_name}" if charge.slice_name is not None else ""
         spent, more = account.spent_epsilon(charge.slice_name), account.more_like(charge)
         cli.report(
-            f"charged to {account.dataset}{of}: epsilon {spent:g} of {account.epsilon:g} at delta"
+            f"charged to {account.dataset}{of}: epsilon {spent:.4g} of {account.epsilon:g} at delta"
             f" {account.delta:g} is spent; {more} more like this one fit",
             ledger={
                 "dataset": account.dataset,

@@ -72,7 +72,7 @@ def _show(arguments: argparse.Namespace, book: Book) -> int:
     account = book.account()
     facts = _facts(account)
     cli.report(
-        f"{account.dataset}: epsilon {account.spent_epsilon():g} of {account.epsilon:g} at delta"
+        f"{account.dataset}: epsilon {account.spent_epsilon():.4g} of {account.epsilon:g} at delta"
         f" {account.delta:g} is spent or reserved" + (", and it is closed" if account.closed else ""),
         **facts,
     )
@@ -83,7 +83,7 @@ def _show(arguments: argparse.Namespace, book: Book) -> int:
     counts = ", ".join(f"{count} {state}" for state, count in states.items()) or "none"
     cli.say(f"  releases: {counts}")
     for each in facts["slices"]:
-        cli.say(f"  slice {each['slice']}: epsilon {each['spent_epsilon']:g} is spent or reserved")
+        cli.say(f"  slice {each['slice']}: epsilon {each['spent_epsilon']:.4g} is spent or reserved")
     if account.closed:
         return 0
     most = facts["left_epsilon"]
@@ -169,7 +169,7 @@ def _verify(arguments: argparse.Namespace, book: Book) -> int:
     rows = book.history()
     unchecked = account.signer and arguments.ledger_key_file is None
     cli.report(
-        f"verified: {len(rows)} rows follow each other, and compose to epsilon {account.spent_epsilon():g} at"
+        f"verified: {len(rows)} rows follow each other, and compose to epsilon {account.spent_epsilon():.4g} at"
         f" delta {account.delta:g}, of {account.epsilon:g}",
         verified=True,
         problems=[],
