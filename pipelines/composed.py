@@ -20,6 +20,8 @@ __all__ = ["main", "parser"]
 
 MAX_RELEASES = 10**6
 
+_WHAT = "release folder"
+
 
 @dataclasses.dataclass(frozen=True)
 class Released:
@@ -50,18 +52,19 @@ class Released:
 def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
     if not arguments.release and arguments.releases is None:
-        raise ConfigError("release", "(none)", "be folders of releases; or --releases N says how many")
+        raise ConfigError(_WHAT, "(none)", "be folders of releases; or --releases N says how many")
     if arguments.releases is not None and not 1 <= arguments.releases <= MAX_RELEASES:
         raise ConfigError("--releases", arguments.releases, f"be a whole number from 1 to {MAX_RELEASES}")
     if arguments.releases is not None and arguments.epsilon is None:
         raise ConfigError("--epsilon", "(not given)", "be given with --releases: the total")
-    if arguments.delta is not None:
-        accounting.check_privacy_parameters(1.0, arguments.delta)
+    for epsilon, delta in ((arguments.epsilon, 1e-6), (1.0, arguments.delta)):
+        if epsilon is not None and delta is not None:
+            accounting.check_privacy_parameters(epsilon, delta)
     found = [_read(folder) for folder in arguments.release]
     for each in found[1:]:
         if each.unit != found[0].unit:
             raise ConfigError(
-                "release",
+                _WHAT,
                 each.folder,
                 f"be of one privacy unit and adjacency with {found[0].folder}, which has {found[0].unit[0]}"
                 f" ({found[0].unit[1]}) where this one has {each.unit[0]} ({each.unit[1]})",
@@ -72,23 +75,24 @@ def main(argv: Sequence[str]) -> int:
     if delta is None:
         raise ConfigError("--delta", "(not given)", "be given where no release says one")
     once = _once(found)
-    _say(found, once, delta)
+    if once:
+        _say(found, once, delta)
     if arguments.epsilon is not None:
         _say_left(once, arguments.epsilon, delta, arguments.releases)
     return 0
 
 
 def _read(folder: str) -> Released:
-    paths.check_path("release", folder)
+    paths.check_path(_WHAT, folder)
     path = join(folder, manifest.FILE_NAME)
     if not exists(path):
-        raise ConfigError("release", folder, f"be a folder with a {manifest.FILE_NAME}")
-    content = manifest.parse(read_small("release", path, manifest.MAX_BYTES), folder)
+        raise ConfigError(_WHAT, folder, f"be a folder with a {manifest.FILE_NAME}")
+    content = manifest.parse(read_small(_WHAT, path, manifest.MAX_BYTES), folder)
     # What follows from the configuration, not what somebody may have written there.
     due = manifest.statement(manifest.plan_of(content))
     privacy = due["privacy"]
     if content.get("privacy") != privacy:
-        raise ConfigError("release", folder, "state the privacy that follows from it: see `dpgmm verify`")
+        raise ConfigError(_WHAT, folder, "state the privacy that follows from it: see `dpgmm verify`")
     # Files of the fit: a release with more rows of one draw has the same.
     fitted = sorted(
         f"{file['path']} {file['sha256']}"
@@ -122,18 +126,12 @@ def _say(found: Sequence[Released], once: Sequence[Released], delta: float) -> N
     if len(once) < len(found):
         cli.say(f"{len(found) - len(once)} of the {len(found)} are copies, and cost nothing more")
     cost = sum(each.cost for each in once)
-    epsilon, checked = epsilon_of(cost, delta), None
-    if once:
-        events = {"ComposedDpEvent": {"events": [each.event for each in once]}}
-        checked = accounting.epsilon_by_pld(accounting.event_from_json(events), delta)
-        summed = math.fsum(each.epsilon for each in once)
-        cli.say(
-            f"together: epsilon {epsilon:g} at delta {delta:g} for {once[0].unit[0]} ({once[0].unit[1]}) that"
-            f" may be in all of them; the sum of their epsilons would be {summed:g}"
-        )
-        cli.say(f"dp-accounting's PLD accountant says {checked:g}")
+    events = {"ComposedDpEvent": {"events": [each.event for each in once]}}
+    epsilon = epsilon_of(cost, delta)
+    checked = accounting.epsilon_by_pld(accounting.event_from_json(events), delta)
     cli.report(
-        f"mu {math.sqrt(cost / STEPS):.6g}",
+        f"together: epsilon {epsilon:.6g} at delta {delta:g}, and {checked:.6g} by dp-accounting's PLD"
+        f" accountant (of {once[0].unit[0]}; {once[0].unit[1]})",
         epsilon=epsilon,
         delta=delta,
         epsilon_by_pld=checked,
@@ -150,6 +148,7 @@ def _say(found: Sequence[Released], once: Sequence[Released], delta: float) -> N
         ],
         copies=len(found) - len(once),
     )
+    cli.say(f"the sum of their epsilons would be {math.fsum(each.epsilon for each in once):g}")
 
 
 def _say_left(once: Sequence[Released], total: float, delta: float, releases: int | None) -> None:

@@ -169,8 +169,8 @@ def _verify(arguments: argparse.Namespace, book: Book) -> int:
     rows = book.history()
     unchecked = account.signer and arguments.ledger_key_file is None
     cli.report(
-        f"verified: {len(rows)} rows follow each other, and compose to epsilon {account.spent_epsilon():.4g} at"
-        f" delta {account.delta:g}, of {account.epsilon:g}",
+        f"verified: {len(rows)} rows follow each other, and compose to epsilon"
+        f" {account.spent_epsilon():.4g} at delta {account.delta:g}, of {account.epsilon:g}",
         verified=True,
         problems=[],
         rows=len(rows),
