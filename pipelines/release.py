@@ -245,12 +245,8 @@ def charged_to(arguments: argparse.Namespace) -> "charging.Request | None":
     if arguments.dataset is None:
         # Not its value: there may be a password in it.
         raise ConfigError("--ledger", "(given)", "come together with --dataset")
-    try:
-        from pipelines.ledger import charging
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "--ledger", "(given)", f"have {error.name} installed: pip install 'dpgmm-beam[ledger]'"
-        ) from None
+    from pipelines.ledger import charging
+
     return charging.Request(arguments.ledger, arguments.dataset, arguments.ledger_key_file, arguments.slice)
 
 

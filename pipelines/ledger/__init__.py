@@ -9,3 +9,12 @@
 
 Nothing here is imported unless --ledger is given or the verb is `ledger`.
 """
+
+from dpgmm_beam.errors import ConfigError
+
+try:
+    import sqlalchemy as _  # noqa: F401
+except ModuleNotFoundError:
+    raise ConfigError(
+        "--ledger", "(given)", "have SQLAlchemy installed: pip install 'dpgmm-beam[ledger]'"
+    ) from None

@@ -218,7 +218,12 @@ class Book:
           ConfigError: the charge was given back.
           LedgerError: the ledger can't be reached.
         """
-        self._become(charge, accounts.DRAWING)
+        with self._adding() as (account, add):
+            now = account.charges[charge.token]
+            if now.state in (accounts.DRAWING, accounts.COMMITTED):
+                # Another driver of the same release, with the same noise, was faster.
+                return
+            self._move(now, accounts.DRAWING, add)
 
     def commit(self, charge: Charge, data: str, state: str) -> Account:
         """Notes that a release is published; see `Charge` for data and state."""
@@ -248,17 +253,22 @@ class Book:
 
     def _become(self, charge: Charge, kind: str, **more: str) -> Account:
         with self._adding() as (account, add):
-            now = account.charges.get(charge.token)
-            if now is None or not accounts.may_become(now, kind):
-                raise ConfigError(
-                    "--release-id",
-                    charge.release_id,
-                    f"have a charge that can be {kind}, and it was {now.state if now else 'never reserved'}:"
-                    " run the same command again",
-                )
-            if now.state == kind:
-                return account
-            return add(kind, token=charge.token, release_id=charge.release_id, **more)
+            now = account.charges[charge.token]
+            return account if now.state == kind else self._move(now, kind, add, **more)
+
+    def _move(self, now: Charge, kind: str, add: Callable[..., Account], **more: str) -> Account:
+        """Brings a charge into another state.
+
+        Raises:
+          ConfigError: it can't come into that one.
+        """
+        if not accounts.may_become(now, kind):
+            raise ConfigError(
+                "--release-id",
+                now.release_id,
+                f"have a charge that can be {kind}, and it was {now.state}: run the same command again",
+            )
+        return add(kind, token=now.token, release_id=now.release_id, **more)
 
     @contextlib.contextmanager
     def _adding(self) -> Iterator[tuple[Account, Callable[..., Account]]]:

@@ -46,6 +46,7 @@ class Request:
         """
         book = self._book(private_dir)
         account = book.account()
+        book.store.check_writable()
         if release_id is not None and account.named(release_id) is not None:
             # Costs nothing, if it is the same; what it is is known when the data was looked at.
             return

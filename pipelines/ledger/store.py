@@ -89,17 +89,12 @@ class Store:
             return
         try:
             parsed = make_url(url)
-        except (ArgumentError, ValueError):
-            # Not shown: it may hold a password.
-            raise ConfigError(
-                "--ledger", "(a URL)", "be postgresql://HOST/DATABASE, sqlite:///PATH or a path"
-            ) from None
-        self.shown = parsed.render_as_string(hide_password=True)
+        except (ArgumentError, ValueError, NoSuchModuleError):
+            raise _no_url() from None
         kind = parsed.get_backend_name()
         if kind not in ("sqlite", "postgresql") or (kind == "sqlite" and not parsed.database):
-            raise ConfigError(
-                "--ledger", self.shown, "be postgresql://HOST/DATABASE, sqlite:///PATH or a path"
-            )
+            raise _no_url()
+        self.shown = parsed.render_as_string(hide_password=True)
         self.is_file = kind == "sqlite"
         if self.is_file:
             self.path = self.shown = self.identity = os.path.abspath(parsed.database or "")
@@ -166,6 +161,13 @@ class Store:
                 connection.execute(_ROWS.insert().values(dataset=dataset, **row._asdict()))
 
             yield _rows(connection, dataset), add
+
+    def check_writable(self) -> None:
+        """Raises ConfigError where it shows already that a file can't be written; a server says so later."""
+        if self.is_file and not (
+            os.access(self.path, os.W_OK) and os.access(os.path.dirname(self.path), os.W_OK | os.X_OK)
+        ):
+            raise ConfigError("--ledger", self.shown, _TROUBLES[0][2])
 
     def datasets(self) -> list[str]:
         """Names of all data sets.
@@ -239,7 +241,7 @@ class Store:
                         for name, value in settings.items()
                     ),
                 },
-                execution_options={"postgresql_readonly": mode == "ro"},
+                execution_options={"postgresql_readonly": True} if mode == "ro" else {},
             )
         except (NoSuchModuleError, ModuleNotFoundError):
             raise ConfigError(
@@ -308,6 +310,11 @@ class Store:
                 f"the ledger {self.shown} failed ({code}: {said}); nothing was charged or drawn"
             )
         return LedgerError(f"the ledger {self.shown} can't be reached ({said}); nothing was charged or drawn")
+
+
+def _no_url() -> ConfigError:
+    # Not shown: it may hold a password.
+    return ConfigError("--ledger", "(a URL)", "be postgresql://HOST/DATABASE, sqlite:///PATH or a path")
 
 
 def _rows(connection: sql.Connection, dataset: str) -> list[Row]:
