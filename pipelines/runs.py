@@ -160,6 +160,7 @@ def _begun(private_dir: str, command: str, restart: bool) -> Iterator[tuple[str,
             elif about["command"] != command:
                 continue
             elif restart:
+                cli.note(f"dropping the run that was interrupted (release id {about['release_id']})")
                 _delete(folder)
             else:
                 cli.note(

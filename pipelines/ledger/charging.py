@@ -14,7 +14,7 @@ from pipelines.ledger import account as accounts
 from pipelines.ledger import places
 from pipelines.ledger.account import Account, Charge
 from pipelines.ledger.book import Book, Wanted
-from transforms.files import gate, keys, register
+from transforms.files import gate, keys, register, run_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +119,7 @@ class Charging:
         self._charge = charge
         if charge.data:
             gate.open_for(path, run.release_id, gate.Passed(charge.data, charge.state_digest))
+        _pass_what_was_drawn(path, run)
         self._run = dataclasses.replace(run, workspace=dataclasses.replace(run.workspace, gate=path))
         return self._run
 
@@ -186,3 +187,11 @@ class Charging:
             cli.warn(
                 f"the ledger could not be told what became of the charge, which counts: {cli.summary(error)}"
             )
+
+
+def _pass_what_was_drawn(path: str, run: runs.Run) -> None:
+    """Passes the gate for what the run has drawn already, as one that began without a ledger may have."""
+    for base in run_files.bases(run.workspace.folder):
+        if run_files.has_state(base, 1):
+            digest = run_files.load_state(base, 1).data_digest
+            gate.go_through(path, run.release_id, digest or b"")

@@ -150,7 +150,8 @@ def _history(arguments: argparse.Namespace, book: Book) -> int:
 def _line(row: dict[str, Any]) -> str:
     about = str(row.get("release_id", ""))
     if "epsilon" in row:
-        about += f" epsilon {row['epsilon']:g} at delta {row['delta']:g}"
+        # As it stands: a row that was tampered with may say anything.
+        about += f" epsilon {row['epsilon']} at delta {row.get('delta')}"
     if row.get("slice"):
         about += f" of slice {row['slice']}"
     return (

@@ -400,3 +400,23 @@ def test_what_is_no_ledger_is_refused_without_its_password(wrong, tmp_path, monk
         Book(wrong, "photos").account()
     assert "secret" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_role_needs_no_more_than_the_documentation_says(server):
+    """docs/budget.md: SELECT and INSERT, and UPDATE on the data sets for their locks."""
+    Book(server, "photos").create(4.0, 1e-6)
+    try:
+        tamper(
+            server,
+            "CREATE ROLE driver LOGIN",
+            "GRANT SELECT, INSERT ON dpgmm_ledger, dpgmm_datasets, dpgmm_rows TO driver",
+            "GRANT UPDATE ON dpgmm_datasets TO driver",
+        )
+        url = server.replace("dpgmm@", "driver@")
+        spend(Book(url, "photos"), "r")
+        assert Book(url, "photos").problems() == []
+        with pytest.raises(sql.exc.ProgrammingError, match="permission denied"):
+            tamper(url, "DELETE FROM dpgmm_rows")
+    finally:
+        tamper(server, "DROP OWNED BY driver", "DROP ROLE driver")
+        benchmark.forget(server)

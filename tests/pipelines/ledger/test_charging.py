@@ -302,3 +302,20 @@ def test_a_killed_driver_leaves_no_key_of_a_store_after_the_next_one(rows, tmp_p
     assert list(tmp_path.glob("private/runs/*/noise.key"))
     ended(arguments, tmp_path)
     assert not list(tmp_path.glob("private/runs/*/noise.key"))
+
+
+def test_a_run_that_began_without_a_ledger_has_drawn(rows, tmp_path, ledger, uncharged):
+    """What it drew is charged when it goes on with one, and not given back."""
+    plain = [*release(rows, tmp_path), *keyed(tmp_path)]
+    with command(plain, tmp_path, "link to state-003") as started:
+        os.kill(started.pid, signal.SIGKILL)
+    arguments = charged(rows, tmp_path, ledger, *keyed(tmp_path))
+    with command(arguments, tmp_path, "link to state-005") as started:
+        os.kill(started.pid, signal.SIGTERM)
+        os.kill(started.pid, signal.SIGCONT)
+        assert started.wait(PATIENCE) == 143
+    assert kinds(ledger) == KINDS[:3]
+    ended(arguments, tmp_path)
+    assert kinds(ledger) == KINDS
+    assert Book(ledger, "photos").account().named("r1").data
+    assert small.contents(tmp_path / "out" / "release") == uncharged

@@ -56,7 +56,7 @@ def test_history_and_verify(spent, capsys, tmp_path):
     assert all({"time", "by", "hash", "previous", "number"} <= row.keys() for row in rows)
     assert ledger("history", *spent) == 0
     said = capsys.readouterr().out
-    assert "reserved       2026-01 epsilon 1 at delta 1e-06" in said
+    assert "reserved       2026-01 epsilon 1.0 at delta 1e-06" in said
     seen = ["--witness", tmp_path / "seen"]
     assert ledger("verify", *spent, *seen, "--json") == 0
     found = json.loads(capsys.readouterr().out)
