@@ -42,6 +42,13 @@ class BudgetError(ConfigError):
         return BudgetError, (self.argument, self.value, self.allowed)
 
 
+class PassingError(RuntimeError):
+    """Something outside, such as a database, could not be used: another try may do.
+
+    The message is one sentence; the command line prints it and exits 1.
+    """
+
+
 def printable(value: object, most: int | None = _VALUE_CHARACTERS) -> str:
     r"""A value's text in one line that a terminal can't take for a command.
 

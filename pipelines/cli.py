@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from dpgmm_beam import __version__
-from dpgmm_beam.errors import BudgetError, ConfigError, printable
+from dpgmm_beam.errors import BudgetError, ConfigError, PassingError, printable
 from pipelines import output, signals
 from pipelines.arguments import JSON, QUIET, VERBOSE, Complaint, Parser, nearest, parser_of
 from pipelines.output import Facts, note, report, say, warn, write
@@ -181,6 +181,8 @@ def _run(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> tupl
         return main(arguments), ""
     except ConfigError as error:
         status, sentence = 3 if isinstance(error, BudgetError) else 2, with_option(str(error))
+    except PassingError as error:
+        status, sentence = 1, str(error)
     except signals.Interrupted:
         raise
     except KeyboardInterrupt:

@@ -26,7 +26,7 @@ class KeyStore(Protocol):
     """A place for keys.
 
     Each method raises ConfigError where the store can't be used as it was named, and
-    RuntimeError where another try may do.
+    PassingError where another try may do.
     """
 
     def check(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.errors import ConfigError, PassingError
 from dpgmm_beam.privacy.noise import KEY_BYTES
 from pipelines.key_store import OPTION, forgotten, name_of
 
@@ -130,6 +130,6 @@ class Vault:
             raise ConfigError(OPTION, self._shown, "be a path that Vault lets this token use") from None
         except hvac.exceptions.VaultError as error:
             said = " ".join(str(error).split())[:200]
-            raise RuntimeError(f"Vault could not be used ({type(error).__name__}: {said})") from None
+            raise PassingError(f"Vault could not be used ({type(error).__name__}: {said})") from None
         except requests.RequestException as error:
-            raise RuntimeError(f"Vault can't be reached ({type(error).__name__})") from None
+            raise PassingError(f"Vault can't be reached ({type(error).__name__})") from None

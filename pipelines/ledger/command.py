@@ -21,6 +21,13 @@ __all__ = ["main", "parser"]
 
 def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
+    for option, actions in _OF_ACTIONS.items():
+        if getattr(arguments, option) and arguments.action not in actions:
+            raise ConfigError(
+                f"--{option.replace('_', '-')}",
+                getattr(arguments, option),
+                f"be left out of `dpgmm ledger {arguments.action}`",
+            )
     if arguments.action == "forget-key":
         return _forget_key(arguments)
     for option in ("ledger", "dataset"):
@@ -29,6 +36,16 @@ def main(argv: Sequence[str]) -> int:
     if arguments.witness is not None:
         paths.check_path("--witness", arguments.witness)
     return _ACTIONS[arguments.action](arguments, _book(arguments))
+
+
+_OF_ACTIONS = {
+    "epsilon": ("create", "set-total"),
+    "delta": ("create", "set-total"),
+    "privacy_unit": ("create",),
+    "release_id": ("return", "forget-key"),
+    "private_dir": ("return",),
+    "release_key_store": ("forget-key",),
+}
 
 
 def _book(arguments: argparse.Namespace, *witnesses: str) -> Book:

@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.errors import ConfigError, PassingError
 
 SCHEMA = 1
 """Rises with the tables and with what a row may say."""
@@ -60,7 +60,7 @@ class Row(NamedTuple):
     signature: str
 
 
-class LedgerError(RuntimeError):
+class LedgerError(PassingError):
     """The ledger could not be used; nothing was drawn, and another try may do."""
 
 

@@ -1,13 +1,16 @@
 """dpgmm budget: what releases cost together, from their manifests."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 
 from dpgmm_beam import Release
+from dpgmm_beam.privacy.composition import allowance, epsilon_within
 from pipelines import cli
+from tests import small
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +118,15 @@ def test_what_is_refused(arguments, named, capsys):
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith(f"dpgmm: {named} is refused"), err
+
+
+def test_the_table_of_a_years_releases_is_right():
+    """docs/budget.md, to its three digits."""
+    lines = (small.REPOSITORY / "docs" / "budget.md").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("| total epsilon"))
+    counts = [int(re.search("[0-9]+", cell)[0]) for cell in lines[start].split("|")[2:-1]]
+    rows = [[float(cell) for cell in line.split("|")[1:-1]] for line in lines[start + 2 : start + 6]]
+    assert [row[0] for row in rows] == [1, 2, 4, 8]
+    for total, *stated in rows:
+        due = [epsilon_within(allowance(total, 1e-6) // count, 1e-6) for count in counts]
+        assert stated == [float(f"{each:.3g}") for each in due]

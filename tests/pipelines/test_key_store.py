@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.errors import ConfigError, PassingError
 from pipelines import cli, key_store
 from tests.pipelines.vault_server import TOKEN, fake_vault
 
@@ -123,7 +123,7 @@ def test_a_key_that_somebody_deleted_in_vault_is_not_drawn_anew(vault):
 def test_troubles_with_vault_are_one_sentence(vault, monkeypatch):
     store = key_store.store_of("vault:secret/dpgmm")
     vault.sealed = True
-    with pytest.raises(RuntimeError, match="Vault could not be used"):
+    with pytest.raises(PassingError, match="Vault could not be used"):
         store.key("r")
     vault.sealed = False
     monkeypatch.setenv("VAULT_TOKEN", "hvs.other")
@@ -131,7 +131,7 @@ def test_troubles_with_vault_are_one_sentence(vault, monkeypatch):
         store.key("r")
     assert "hvs" not in str(refused.value)
     monkeypatch.setenv("VAULT_ADDR", "http://127.0.0.1:1")
-    with pytest.raises(RuntimeError, match="Vault can't be reached"):
+    with pytest.raises(PassingError, match="Vault can't be reached"):
         store.check()
     monkeypatch.delenv("VAULT_ADDR")
     with pytest.raises(ConfigError, match="come with VAULT_ADDR"):

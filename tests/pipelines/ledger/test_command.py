@@ -103,6 +103,9 @@ def test_signed(at, tmp_path, capsys):
         (["return", "--ledger", "l", "--dataset", "d"], "--release-id=(not given)"),
         (["forget-key", "--release-id", "r"], "--release-key-store=(not given)"),
         (["show", "--ledger", "l", "--dataset", "d"], "--ledger="),
+        (["show", "--ledger", "l", "--dataset", "d", "--epsilon", "3"], "--epsilon=3.0"),
+        (["create", "--ledger", "l", "--dataset", "d", "--release-id", "r"], "--release-id=r"),
+        (["forget-key", "--release-id", "r", "--private-dir", "p"], "--private-dir=p"),
         (["show", "--ledger", "l", "--dataset", "d", "--witness", ""], "--witness="),
     ],
 )
