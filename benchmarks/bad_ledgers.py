@@ -234,7 +234,7 @@ def a_full_disk(ground: Ground) -> Iterator[Ending]:
         with contextlib.suppress(OSError), open(full / "fill", "wb", buffering=0) as file:
             while True:
                 file.write(bytes(512))
-        yield Ending(1, "disk (is full|fails or is full); nothing was charged", ("--ledger", str(ledger)))
+        yield Ending(1, "disk (is full|fails or is full); nothing was drawn", ("--ledger", str(ledger)))
         (full / "fill").unlink()
         with sqlite3.connect(ledger) as connection:
             assert connection.execute("SELECT count(*) FROM dpgmm_rows").fetchone() == (4,)
@@ -247,7 +247,7 @@ def a_full_disk(ground: Ground) -> Iterator[Ending]:
 def locked(ground: Ground) -> Iterator[Ending]:
     # Of a process that lives: one that vanished is made to let go after a minute.
     with _held(ground):
-        yield Ending(1, "is locked by another process; nothing was charged")
+        yield Ending(1, "is locked by another process; nothing was drawn")
 
 
 @contextlib.contextmanager
@@ -267,7 +267,7 @@ def _held(ground: Ground) -> Iterator[None]:
 def locked_for_readers_too(ground: Ground) -> Iterator[Ending]:
     holding = sqlite3.connect(ground.url, isolation_level=None)
     holding.execute("BEGIN EXCLUSIVE")
-    yield Ending(1, "is locked by another process; nothing was charged")
+    yield Ending(1, "is locked by another process; nothing was drawn")
     holding.close()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy import accounting
-from dpgmm_beam.privacy.composition import STEPS, allowance, cost_of, epsilon_of, epsilon_within
+from dpgmm_beam.privacy.composition import STEPS, allowance, cost_of, epsilon_of, epsilon_within, together
 from dpgmm_beam.release import manifest
 from pipelines import cli, paths
 from pipelines.parsers.budget import parser
@@ -126,9 +126,9 @@ def _say(found: Sequence[Released], once: Sequence[Released], delta: float) -> N
     if len(once) < len(found):
         cli.say(f"{len(found) - len(once)} of the {len(found)} are copies, and cost nothing more")
     cost = sum(each.cost for each in once)
-    events = {"ComposedDpEvent": {"events": [each.event for each in once]}}
+    whole = accounting.event_from_json(together(each.event for each in once))
     epsilon = epsilon_of(cost, delta)
-    checked = accounting.epsilon_by_pld(accounting.event_from_json(events), delta)
+    checked = accounting.epsilon_by_pld(whole, delta)
     cli.report(
         f"together: epsilon {epsilon:.6g} at delta {delta:g}, and {checked:.6g} by dp-accounting's PLD"
         f" accountant (of {once[0].unit[0]}; {once[0].unit[1]})",

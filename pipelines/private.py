@@ -66,12 +66,17 @@ def check_names(key_file: str | None, release_id: str | None, key_store: str | N
         given, missing = (option, "--release-id") if release_id is None else ("--release-id", option)
         raise ConfigError(given, key or release_id, f"come together with {missing}")
     if release_id is not None:
-        if not release_id or any(character.isspace() for character in release_id):
-            raise ConfigError("--release-id", repr(release_id), "be a name without white space")
-        if not release_id.isprintable() or len(release_id) > MAX_RELEASE_ID:
-            raise ConfigError(
-                "--release-id", release_id, f"be a name of at most {MAX_RELEASE_ID} printable characters"
-            )
+        check_release_id(release_id)
+
+
+def check_release_id(release_id: str) -> None:
+    """Raises ConfigError unless a release may be called so."""
+    if not release_id or any(character.isspace() for character in release_id):
+        raise ConfigError("--release-id", repr(release_id), "be a name without white space")
+    if not release_id.isprintable() or len(release_id) > MAX_RELEASE_ID:
+        raise ConfigError(
+            "--release-id", release_id, f"be a name of at most {MAX_RELEASE_ID} printable characters"
+        )
 
 
 def check_key_file(path: str) -> None:

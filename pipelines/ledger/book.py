@@ -11,7 +11,7 @@ from typing import Any
 
 from dpgmm_beam.errors import BudgetError, ConfigError
 from dpgmm_beam.privacy import accounting
-from dpgmm_beam.privacy.composition import allowance, cost_of, epsilon_of
+from dpgmm_beam.privacy.composition import allowance, cost_of, epsilon_of, together
 from pipelines import cli
 from pipelines.ledger import account as accounts
 from pipelines.ledger import chain
@@ -413,8 +413,7 @@ def _confirmed(account: Account) -> list[str]:
     if not events:
         return []
     exact = epsilon_of(account.spending.most, account.delta)
-    whole = accounting.event_from_json({"ComposedDpEvent": {"events": events}})
-    found = accounting.epsilon_by_pld(whole, account.delta)
+    found = accounting.epsilon_by_pld(accounting.event_from_json(together(events)), account.delta)
     if abs(found - exact) > _PLD_TOLERANCE * max(exact, 0.01):
         return [
             f"the charges compose to epsilon {exact:g} by their closed form and to {found:g} by the PLD"

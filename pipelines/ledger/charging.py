@@ -14,6 +14,7 @@ from pipelines.ledger import account as accounts
 from pipelines.ledger import places
 from pipelines.ledger.account import Account, Charge
 from pipelines.ledger.book import Book, Wanted
+from pipelines.ledger.store import LedgerError
 from transforms.files import gate, keys, register, run_files
 
 
@@ -45,16 +46,17 @@ class Request:
           ConfigError, BudgetError, LedgerError: see `Book.check`.
         """
         book = self._book(private_dir)
-        account = book.account()
-        book.store.check_writable()
-        if release_id is not None and account.named(release_id) is not None:
-            # Costs nothing, if it is the same; what it is is known when the data was looked at.
-            return
-        if release_id is None and runs.interrupted(private_dir):
-            # One of which may be this command's, and was charged.
-            return
-        privacy = statement(Plan(config, release_id or "drawn"))["privacy"]
-        book.check(Wanted(release_id or "", privacy, {}, "", self.slice_name))
+        with _nothing_drawn():
+            account = book.account()
+            book.store.check_writable()
+            if release_id is not None and account.named(release_id) is not None:
+                # Costs nothing, if it is the same; what it is is known when the data was looked at.
+                return
+            if release_id is None and runs.interrupted(private_dir):
+                # One of which may be this command's, and was charged.
+                return
+            privacy = statement(Plan(config, release_id or "drawn"))["privacy"]
+            book.check(Wanted(release_id or "", privacy, {}, "", self.slice_name))
 
     def _book(self, private_dir: str) -> Book:
         book = Book(self.ledger, self.dataset, self.key_file)
@@ -109,13 +111,14 @@ class Charging:
             places.place(self._private_dir),
             self._request.slice_name,
         )
-        charge = self._book.reserve(wanted)
-        path = places.gate(self._private_dir, charge.token)
-        if gate.is_shut(path):
-            # Given back by somebody who was killed before the ledger knew.
-            self._book.give_back(charge, lambda: True)
+        with _nothing_drawn():
             charge = self._book.reserve(wanted)
             path = places.gate(self._private_dir, charge.token)
+            if gate.is_shut(path):
+                # Given back by somebody who was killed before the ledger knew.
+                self._book.give_back(charge, lambda: True)
+                charge = self._book.reserve(wanted)
+                path = places.gate(self._private_dir, charge.token)
         self._charge = charge
         if charge.data:
             gate.open_for(path, run.release_id, gate.Passed(charge.data, charge.state_digest))
@@ -126,7 +129,8 @@ class Charging:
     def begin_drawing(self) -> None:
         """Called just before the job is submitted."""
         if self._charge is not None and self._charge.state == accounts.RESERVED:
-            self._book.begin_drawing(self._charge)
+            with _nothing_drawn():
+                self._book.begin_drawing(self._charge)
 
     def commit(self) -> None:
         """Called when the release is published; what fails here is said, for the release stands."""
@@ -187,6 +191,15 @@ class Charging:
             cli.warn(
                 f"the ledger could not be told what became of the charge, which counts: {cli.summary(error)}"
             )
+
+
+@contextlib.contextmanager
+def _nothing_drawn() -> Iterator[None]:
+    """While entered, a ledger that can't be used says as well that no harm was done."""
+    try:
+        yield
+    except LedgerError as error:
+        raise LedgerError(f"{error}; nothing was drawn") from None
 
 
 def _pass_what_was_drawn(path: str, run: runs.Run) -> None:

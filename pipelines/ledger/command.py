@@ -28,6 +28,8 @@ def main(argv: Sequence[str]) -> int:
                 getattr(arguments, option),
                 f"be left out of `dpgmm ledger {arguments.action}`",
             )
+    if arguments.release_id is not None:
+        private.check_release_id(arguments.release_id)
     if arguments.action == "forget-key":
         return _forget_key(arguments)
     for option in ("ledger", "dataset"):
@@ -100,7 +102,10 @@ def _show(arguments: argparse.Namespace, book: Book) -> int:
     counts = ", ".join(f"{count} {state}" for state, count in states.items()) or "none"
     cli.say(f"  releases: {counts}")
     for each in facts["slices"]:
-        cli.say(f"  slice {each['slice']}: epsilon {each['spent_epsilon']:.4g} is spent or reserved")
+        cli.say(
+            f"  slice {each['slice']}: epsilon {each['spent_epsilon']:.4g} is spent or reserved,"
+            f" one release of up to {each['left_epsilon']:g} is left"
+        )
     if account.closed:
         return 0
     most = facts["left_epsilon"]
@@ -135,7 +140,11 @@ def _facts(account: Account) -> dict[str, Any]:
         "adjacency": account.adjacency,
         "more_like_last": account.more_like(last) if last and not account.closed else None,
         "slices": [
-            {"slice": name, "spent_epsilon": account.spent_epsilon(name)}
+            {
+                "slice": name,
+                "spent_epsilon": account.spent_epsilon(name),
+                "left_epsilon": 0.0 if account.closed else account.left_epsilon(account.delta, name),
+            }
             for name in sorted(account.spending.slices)
         ],
         "releases_by_state": states,

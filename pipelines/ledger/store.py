@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from sqlalchemy.pool import NullPool
 
 from dpgmm_beam.errors import ConfigError, PassingError
+from pipelines import paths
 
 SCHEMA = 1
 """Rises with the tables and with what a row may say."""
@@ -83,9 +84,8 @@ class Store:
         self.is_file, self.path = "://" not in url, ""
         if self.is_file:
             # As it stands: a path may have any characters.
+            paths.check_path("--ledger", url)
             self.path = self.shown = self.identity = os.path.abspath(url)
-            if not url or "\0" in url:
-                raise ConfigError("--ledger", url or "''", "be a path or a URL")
             return
         try:
             parsed = make_url(url)
@@ -97,6 +97,7 @@ class Store:
         self.shown = parsed.render_as_string(hide_password=True)
         self.is_file = kind == "sqlite"
         if self.is_file:
+            paths.check_path("--ledger", parsed.database or "")
             self.path = self.shown = self.identity = os.path.abspath(parsed.database or "")
             return
         self._url = parsed.set(drivername="postgresql+psycopg")
@@ -309,7 +310,7 @@ class Store:
             return LedgerError(
                 f"the ledger {self.shown} failed ({code}: {said}); nothing was charged or drawn"
             )
-        return LedgerError(f"the ledger {self.shown} can't be reached ({said}); nothing was charged or drawn")
+        return LedgerError(f"the ledger {self.shown} can't be reached ({said})")
 
 
 def _no_url() -> ConfigError:
@@ -323,7 +324,6 @@ def _rows(connection: sql.Connection, dataset: str) -> list[Row]:
     return [Row(*row) for row in connection.execute(found)]
 
 
-_NOTHING = "; nothing was charged or drawn"
 # Codes of SQLite and of PostgreSQL; whether another try is of no use; what is said.
 _TROUBLES: tuple[tuple[tuple[str, ...], bool, str], ...] = (
     (("SQLITE_READONLY", "25006", "42501"), True, "be one that this user may write, and it is read-only"),
@@ -331,8 +331,8 @@ _TROUBLES: tuple[tuple[tuple[str, ...], bool, str], ...] = (
     (("SQLITE_CORRUPT",), True, "be whole, and its file is damaged: restore it from a backup"),
     (("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH"), True, "be one that this user may open"),
     (("28", "3D000"), True, "be a database that lets this user in"),
-    (("SQLITE_BUSY", "SQLITE_LOCKED", "55P03", "57014"), False, "is locked by another process" + _NOTHING),
-    (("SQLITE_FULL", "53100"), False, "can't grow: its disk is full" + _NOTHING),
-    (("SQLITE_IOERR",), False, "can't be read or written: its disk fails or is full" + _NOTHING),
-    (("53", "57P"), False, "lets nobody in for now" + _NOTHING),
+    (("SQLITE_BUSY", "SQLITE_LOCKED", "55P03", "57014"), False, "is locked by another process"),
+    (("SQLITE_FULL", "53100"), False, "can't grow: its disk is full"),
+    (("SQLITE_IOERR",), False, "can't be read or written: its disk fails or is full"),
+    (("53", "57P"), False, "lets nobody in for now"),
 )

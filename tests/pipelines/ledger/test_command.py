@@ -106,6 +106,10 @@ def test_signed(at, tmp_path, capsys):
         (["show", "--ledger", "l", "--dataset", "d", "--epsilon", "3"], "--epsilon=3.0"),
         (["create", "--ledger", "l", "--dataset", "d", "--release-id", "r"], "--release-id=r"),
         (["forget-key", "--release-id", "r", "--private-dir", "p"], "--private-dir=p"),
+        (["show", "--ledger", "\udcff", "--dataset", "d"], "--ledger="),
+        (["show", "--ledger", "a\0", "--dataset", "d"], "--ledger="),
+        (["show", "--ledger", "l", "--dataset", "\udcff"], "--dataset="),
+        (["forget-key", "--release-id", "\udcff", "--release-key-store", "k"], "--release-id="),
         (["show", "--ledger", "l", "--dataset", "d", "--witness", ""], "--witness="),
     ],
 )
