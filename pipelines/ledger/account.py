@@ -75,7 +75,6 @@ class Account:
         first release says.
       charges: by their tokens, in the order in which they were reserved.
       forgotten: ids of releases whose keys were destroyed.
-      time: of the last row.
     """
 
     dataset: str
@@ -87,7 +86,6 @@ class Account:
     adjacency: str = ""
     charges: Mapping[str, Charge] = dataclasses.field(default_factory=dict)
     forgotten: frozenset[str] = frozenset()
-    time: str = ""
 
     @property
     def spending(self) -> Spending:
@@ -122,7 +120,7 @@ class Account:
     @property
     def last(self) -> Charge | None:
         """The release that was reserved last, of those that count."""
-        return next((charge for charge in reversed(self.charges.values()) if charge.counts), None)  # type: ignore[call-overload]
+        return next((charge for charge in reversed(list(self.charges.values())) if charge.counts), None)
 
     def named(self, release_id: str) -> Charge | None:
         """The charge of a release id, unless it was given back."""
@@ -151,7 +149,7 @@ def account_of(dataset: str, rows: Iterable[Mapping[str, Any]]) -> Account:
 
 
 def _after(account: Account | None, dataset: str, row: Mapping[str, Any]) -> Account:
-    kind, time = row["kind"], row["time"]
+    kind = row["kind"]
     if kind == CREATED:
         if account is not None:
             raise ValueError(kind)
@@ -161,11 +159,9 @@ def _after(account: Account | None, dataset: str, row: Mapping[str, Any]) -> Acc
             row["delta"],
             row["signer"],
             privacy_unit=row["privacy_unit"],
-            time=time,
         )
     if account is None:
         raise ValueError(kind)
-    account = dataclasses.replace(account, time=time)
     if kind == TOTAL:
         return dataclasses.replace(account, epsilon=row["epsilon"], delta=row["delta"])
     if kind == CLOSED:
@@ -186,7 +182,7 @@ def _after(account: Account | None, dataset: str, row: Mapping[str, Any]) -> Acc
             row["slice"],
             row["facts"],
             row["event"],
-            time,
+            row["time"],
         )
         account = dataclasses.replace(account, privacy_unit=row["privacy_unit"], adjacency=row["adjacency"])
     else:

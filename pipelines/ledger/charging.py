@@ -55,7 +55,11 @@ class Request:
             if release_id is None and runs.interrupted(private_dir):
                 # One of which may be this command's, and was charged.
                 return
-            privacy = statement(Plan(config, release_id or "drawn"))["privacy"]
+            try:
+                privacy = statement(Plan(config, release_id or "drawn"))["privacy"]
+            except ConfigError:
+                # Of a dimension that is not known yet: what is wrong is said where it is.
+                return
             book.check(Wanted(release_id or "", privacy, {}, "", self.slice_name))
 
     def _book(self, private_dir: str) -> Book:

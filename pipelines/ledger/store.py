@@ -170,18 +170,6 @@ class Store:
         ):
             raise ConfigError("--ledger", self.shown, _TROUBLES[0][2])
 
-    def datasets(self) -> list[str]:
-        """Names of all data sets.
-
-        Raises:
-          ConfigError, LedgerError: as `reading`.
-        """
-        if self.is_file:
-            self._check_file()
-        with self._transaction("ro") as connection:
-            self._check_schema(connection)
-            return [name for (name,) in connection.execute(sql.select(_DATASETS).order_by(_DATASETS.c.name))]
-
     # --- How ---------------------------------------------------------------------------------------
 
     @contextlib.contextmanager

@@ -183,7 +183,6 @@ def test_data_sets_are_apart_and_made_once(book, url):
     other.create(1.0, 1e-6)
     spend(book, "r")
     assert len(other.history()) == 1
-    assert Store(url).datasets() == ["other", "photos"]
     with pytest.raises(ConfigError, match=r"--dataset=ohter is refused: .*\(it has other, photos\)"):
         Book(url, "ohter").account()
 
