@@ -45,6 +45,10 @@ setup(
         "gcp": ["apache-beam[gcp]"],
         "aws": ["apache-beam[aws]"],
         "azure": ["apache-beam[azure]"],
+        # One budget for many releases: `--ledger`, in SQLite or PostgreSQL.
+        "ledger": ["sqlalchemy>=2,<3", "psycopg[binary]>=3.2,<4"],
+        # Keys of releases in HashiCorp Vault: `--release-key-store vault:...`.
+        "vault": ["hvac>=2,<3"],
         # Pictures: `dpgmm plan --png`.
         "plot": ["matplotlib>=3.10"],
         # Draws and writes the page of `dpgmm report`.
@@ -62,6 +66,10 @@ setup(
             "check-jsonschema>=0.39",
             # The attacks that a manifest bounds, computed by others (tests of privacy/tradeoff.py).
             "riskcal>=1.5,<2",
+            # Ledgers, and Vault as a fake speaks it.
+            "sqlalchemy>=2,<3",
+            "psycopg[binary]>=3.2,<4",
+            "hvac>=2,<3",
             # The picture of `dpgmm plan`.
             "matplotlib>=3.10",
             "jinja2>=3.1",

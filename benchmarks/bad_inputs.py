@@ -38,6 +38,7 @@ COMMAND = (sys.executable, "-c", "import sys; from pipelines.cli import main; sy
 AS_USER = """
 import os, sys
 from pipelines import cli, release, runner
+from pipelines.ledger import charging, command
 runner.job_options([], False)
 user = int(sys.argv.pop(1))
 os.setgroups([])

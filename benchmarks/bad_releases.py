@@ -399,7 +399,7 @@ def _private_folders() -> Iterator[Case]:
         ("--private-dir",),
         both(folder("there", 0o755), link("odd", "there")),
     )
-    for own in ("runs", "rows", "reports", "embeddings", "register"):
+    for own in ("runs", "rows", "reports", "embeddings", "register", "charges"):
         yield Case(
             "release",
             f"input in the private folder's {own}",

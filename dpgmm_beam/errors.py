@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises."""
+"""The exceptions that what a user asks for raises."""
 
 _VALUE_CHARACTERS, _SENTENCE_CHARACTERS = 200, 1000
 
@@ -33,6 +33,20 @@ class ConfigError(ValueError):
 
     def __reduce__(self):
         return ConfigError, (self.argument, self.value, self.allowed)
+
+
+class BudgetError(ConfigError):
+    """A release that would overspend the budget of its data; the command line exits 3."""
+
+    def __reduce__(self):
+        return BudgetError, (self.argument, self.value, self.allowed)
+
+
+class PassingError(RuntimeError):
+    """Something outside, such as a database, could not be used: another try may do.
+
+    The message is one sentence; the command line prints it and exits 1.
+    """
 
 
 def printable(value: object, most: int | None = _VALUE_CHARACTERS) -> str:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from dpgmm_beam import __version__
-from dpgmm_beam.errors import ConfigError, printable
+from dpgmm_beam.errors import BudgetError, ConfigError, PassingError, printable
 from pipelines import output, signals
 from pipelines.arguments import JSON, QUIET, VERBOSE, Complaint, Parser, nearest, parser_of
 from pipelines.output import Facts, note, report, say, warn, write
@@ -26,6 +26,8 @@ VERBS = {
     "train": "a release -> a two-layer network, tested on real embeddings",
     "predict": "a network and real embeddings -> their labels, for their owner",
     "sample": "more labelled rows of a release, at no cost in privacy",
+    "ledger": "one budget for all releases of a data set: what is spent, left, and by what",
+    "budget": "what releases cost together, from their manifests alone",
     "verify": "re-check a release's accounting and digests, or re-derive it",
     "report": "a release -> a page for people: its privacy, budget, classes and fidelity",
     "clean": "remove what interrupted or finished runs left in the private folder",
@@ -34,8 +36,8 @@ VERBS = {
 }
 """A verb is a module of this name with `main(arguments)`, and one of `pipelines.parsers` with `parser()`."""
 
-_MODULES = {"inspect": "inspection"}
-"""Verbs whose module has another name: one of Python's own has theirs."""
+_MODULES = {"inspect": "inspection", "ledger": "ledger.command", "budget": "composed"}
+"""Verbs whose module has another name: one of Python's own, or another of this package, has theirs."""
 
 _DETAILS = ("dpgmm.fit", "dpgmm.release")
 """Loggers with a line for each stage and each file."""
@@ -96,9 +98,10 @@ def run(
 
     Returns:
       What `main` returns; 2 for a refused configuration, refused here or in a
-      worker; 1 for a failed job, whose traceback is shown with --verbose only:
-      it is long, and it holds the paths of the user's files.  After a signal
-      this does not return: the process ends with 128 plus its number.
+      worker; 3 for a release that a ledger has no budget for; 1 for a failed job,
+      whose traceback is shown with --verbose only: it is long, and it holds the paths
+      of the user's files.  After a signal this does not return: the process ends with
+      128 plus its number.
 
     Raises:
       SystemExit: what a parser raises, for --help or for what it does not take.
@@ -177,7 +180,9 @@ def _run(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> tupl
     try:
         return main(arguments), ""
     except ConfigError as error:
-        status, sentence = 2, with_option(str(error))
+        status, sentence = 3 if isinstance(error, BudgetError) else 2, with_option(str(error))
+    except PassingError as error:
+        status, sentence = 1, str(error)
     except signals.Interrupted:
         raise
     except KeyboardInterrupt:
@@ -262,7 +267,7 @@ def usage() -> list[str]:
         *(f"  {verb:<12}{text}" for verb, text in VERBS.items()),
         "",
         "Every verb takes --config FILE, --json, --quiet, --verbose and --version.",
-        "Exit status: 0 done, 1 failed or not verified, 2 refused, 128 + N after signal N.",
+        "Exit status: 0 done, 1 failed or not verified, 2 refused, 3 no budget left, 128 + N after signal N.",
         "The way from a folder of images to a release: README.md; on clusters: docs/running.md.",
     ]
 

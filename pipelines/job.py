@@ -60,15 +60,18 @@ def waits(options: PipelineOptions) -> bool:
     return not (no_wait or runner.outlives_driver(options))
 
 
-def check_drawn_key(options: PipelineOptions) -> None:
-    """To be called where the noise key is drawn: the driver drops it when it ends.
+def check_drawn_key(options: PipelineOptions, instead: str = "--noise-key-file and --release-id") -> None:
+    """To be called where workers find the noise key in the run's folder: the driver drops it when it ends.
+
+    Args:
+      instead: what to give.
 
     Raises:
       ConfigError: the driver ends before the job does.
     """
     if not waits(options):
         option = "--template_location" if runner.outlives_driver(options) else "--no_wait_until_finish"
-        raise ConfigError(option, "given", "come with --noise-key-file and --release-id")
+        raise ConfigError(option, "given", f"come with {instead}")
 
 
 def run(pipeline: beam.Pipeline, name: str, watch: Iterable[contextlib.AbstractContextManager] = ()) -> None:

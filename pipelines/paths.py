@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dpgmm_beam.errors import ConfigError
 from transforms.files.private import check_private_folder, check_scheme, is_local
 
-OWN_FOLDERS = ("runs", "rows", "reports", "embeddings", "register")
+OWN_FOLDERS = ("runs", "rows", "reports", "embeddings", "register", "charges")
 """What the program keeps in the private folder, where a user's own files have no place."""
 
 # What is made beside an output on the way to it is called so, at most.

@@ -55,22 +55,28 @@ def check_key(key_file: str | None, release_id: str | None) -> None:
         check_key_file(key_file)
 
 
-def check_names(key_file: str | None, release_id: str | None) -> None:
-    """As `check_key`, but does not look at the file."""
-    if (key_file is None) != (release_id is None):
-        given, missing = (
-            ("--noise-key-file", "--release-id")
-            if release_id is None
-            else ("--release-id", "--noise-key-file")
+def check_names(key_file: str | None, release_id: str | None, key_store: str | None = None) -> None:
+    """As `check_key`, but does not look at the file; a store of keys takes its place."""
+    if key_file is not None and key_store is not None:
+        raise ConfigError(
+            "--release-key-store", key_store, "come without --noise-key-file, in whose place it is"
         )
-        raise ConfigError(given, key_file or release_id, f"come together with {missing}")
+    key, option = (key_file, "--noise-key-file") if key_store is None else (key_store, "--release-key-store")
+    if (key is None) != (release_id is None):
+        given, missing = (option, "--release-id") if release_id is None else ("--release-id", option)
+        raise ConfigError(given, key or release_id, f"come together with {missing}")
     if release_id is not None:
-        if not release_id or any(character.isspace() for character in release_id):
-            raise ConfigError("--release-id", repr(release_id), "be a name without white space")
-        if not release_id.isprintable() or len(release_id) > MAX_RELEASE_ID:
-            raise ConfigError(
-                "--release-id", release_id, f"be a name of at most {MAX_RELEASE_ID} printable characters"
-            )
+        check_release_id(release_id)
+
+
+def check_release_id(release_id: str) -> None:
+    """Raises ConfigError unless a release may be called so."""
+    if not release_id or any(character.isspace() for character in release_id):
+        raise ConfigError("--release-id", repr(release_id), "be a name without white space")
+    if not release_id.isprintable() or len(release_id) > MAX_RELEASE_ID:
+        raise ConfigError(
+            "--release-id", release_id, f"be a name of at most {MAX_RELEASE_ID} printable characters"
+        )
 
 
 def check_key_file(path: str) -> None:

@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
@@ -24,7 +25,7 @@ from dpgmm_beam.privacy.neighbours import MAX_FOUND
 from dpgmm_beam.release import manifest
 from dpgmm_beam.release.class_rows import CLASSES_FILE, ClassRows
 from pipelines import budget as budgets
-from pipelines import cli, embed, job, paths, private, runner, runs, signals
+from pipelines import cli, embed, job, key_store, paths, private, runner, runs, signals
 from pipelines.columns import check_units, columns_of
 from pipelines.parsers.release import parser
 from pipelines.progress import StageWatch
@@ -37,6 +38,9 @@ from transforms.files.publish import Publication, exists, is_release, join, left
 from transforms.files.small import read_bounded, read_small
 from transforms.prepare import FindBound, Source
 from transforms.release import Release
+
+if TYPE_CHECKING:
+    from pipelines.ledger import charging
 
 CLASSES_BYTES = 2**24
 """Of a file of classes, at most."""
@@ -163,12 +167,14 @@ class Request:
       source: the input.
       execution: speed only.
       embed_cache: private folder for the embeddings of images.
+      charged: where it is charged; None: nowhere.
     """
 
     config: ReleaseConfig
     source: inputs.InputDescription
     execution: Execution
     embed_cache: str
+    charged: "charging.Request | None" = None
 
 
 def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
@@ -176,7 +182,8 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
 
     Nothing is made.
     """
-    private.check_names(arguments.noise_key_file, arguments.release_id)
+    private.check_names(arguments.noise_key_file, arguments.release_id, arguments.release_key_store)
+    charged = charged_to(arguments)
     paths.check_path("--input", arguments.input)
     check_encoder(arguments.encoder)
     if not 0 <= arguments.threads <= MAX_THREADS:
@@ -218,8 +225,14 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
             "--output": arguments.output,
             "--private-dir": private_dir,
             "--noise-key-file": arguments.noise_key_file,
+            "--release-key-store": local(arguments.release_key_store),
+            "--ledger": local(arguments.ledger),
         }
     )
+    if arguments.release_key_store is not None:
+        key_store.store_of(arguments.release_key_store).check()
+    if charged is not None:
+        charged.check(config, arguments.release_id, private_dir)
     source = inputs.describe_input(arguments.input, arguments.encoder, arguments.dimension, columns)
     config = dataclasses.replace(
         config,
@@ -230,7 +243,39 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
         check_output(arguments.output, arguments.overwrite)
     # So that noise that would be too large to draw is refused here.
     Plan(config, arguments.release_id or "drawn")
-    return Request(config, source, execution, join(private_dir, "embeddings"))
+    return Request(config, source, execution, join(private_dir, "embeddings"), charged)
+
+
+def charged_to(arguments: argparse.Namespace) -> "charging.Request | None":
+    """The ledger of a command; None where it names none.
+
+    Raises:
+      ConfigError: it names a part of one.
+    """
+    if arguments.ledger is None:
+        for option in ("dataset", "ledger_key_file"):
+            if (value := getattr(arguments, option)) is not None:
+                raise ConfigError(f"--{option.replace('_', '-')}", value, "come together with --ledger")
+        return None
+    if arguments.max_rows_per_unit == AUTO:
+        raise ConfigError(
+            "max_rows_per_unit",
+            AUTO,
+            "be a number with --ledger: finding it draws noise before the charge is made",
+        )
+    if arguments.dataset is None:
+        # Not its value: there may be a password in it.
+        raise ConfigError("--ledger", "(given)", "come together with --dataset")
+    from pipelines.ledger import charging
+
+    return charging.Request(arguments.ledger, arguments.dataset, arguments.ledger_key_file)
+
+
+def local(text: str | None) -> str | None:
+    """The local path that an option names; None where it names something else."""
+    if text is not None and text.startswith("sqlite:///"):
+        return text.removeprefix("sqlite:///")
+    return text if text is not None and is_local(text) and not text.startswith("vault:") else None
 
 
 def with_bound(request: Request, current: runs.Run, options: PipelineOptions) -> Request:
@@ -273,8 +318,13 @@ def run(
     overwrite: bool,
     current: runs.Run,
     options: PipelineOptions,
+    before_submission: Callable[[], None] = lambda: None,
 ) -> Plan:
-    """Runs the release's pipeline to its end."""
+    """Runs the release's pipeline to its end.
+
+    Args:
+      before_submission: called when nothing but the job itself can fail any more.
+    """
     config = request.config
     plan = Plan(config, current.release_id)
     publication = Publication(finding.absolute(output), overwrite)
@@ -296,6 +346,7 @@ def run(
             ready=lambda: embedded is None or embedded.ended,
         ),
     )
+    before_submission()
     title = f"release {current.release_id}"
     job.run(pipeline, job.job_name(title, plan.config.digest, publication.output), watch)
     return plan
@@ -305,8 +356,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, beam_arguments = parser().parse_known_args(argv)
     options = runner.job_options(beam_arguments, arguments.verbose)
     runner.check_ports(options)
-    if arguments.noise_key_file is None:
+    if arguments.noise_key_file is None and arguments.release_key_store is None:
         job.check_drawn_key(options)
+    elif arguments.release_key_store is not None:
+        job.check_drawn_key(options, "--noise-key-file in the place of --release-key-store")
     request = check(arguments, options)
     if request.config.bound_found and not job.waits(options):
         raise ConfigError(
@@ -323,17 +376,35 @@ def main(argv: Sequence[str] | None = None) -> int:
             f" --privacy-unit-column {UNIT} makes people the unit"
         )
     say_what_is_left(output, private_dir)
-    with runs.open_run(
-        private_dir,
-        request.config,
-        request.source.pattern,
-        output,
-        key_file,
-        arguments.release_id,
-        arguments.restart,
-    ) as current:
+    secret = None
+    if arguments.release_key_store is not None:
+        secret = key_store.store_of(arguments.release_key_store).key(arguments.release_id)
+    with contextlib.ExitStack() as stack:
+        # Left last: whether a charge is given back depends on what became of the run.
+        charge = request.charged and stack.enter_context(request.charged.charging(private_dir))
+        current = stack.enter_context(
+            runs.open_run(
+                private_dir,
+                request.config,
+                request.source.pattern,
+                output,
+                key_file,
+                arguments.release_id,
+                arguments.restart,
+                secret,
+            )
+        )
+        if charge:
+            current = charge.reserve(current, request.config)
         request = with_bound(request, current, options)
-        plan = run(request, output, arguments.overwrite, current, options)
+        plan = run(
+            request,
+            output,
+            arguments.overwrite,
+            current,
+            options,
+            charge.begin_drawing if charge else lambda: None,
+        )
         if not job.waits(options):
             what = "template written" if runner.outlives_driver(options) else "submitted"
             cli.report(
@@ -344,6 +415,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             return 0
         with signals.published(f"released to {output}"):
+            if charge:
+                charge.commit()
             images = None
             if not request.source.holds_embeddings:
                 images = survey.left_out_of_images(request.source, plan.config.encoder, request.embed_cache)
@@ -365,6 +438,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"at most {config.max_rows_per_unit} rows of a person count, by noisy numbers of people"
                 )
             say_class_rows(output)
+            if charge:
+                charge.say()
     return 0
 
 

@@ -5,6 +5,7 @@
     PRIVATE/rows/                  prepared rows; those of a drawn key lie in the run's own folder
     PRIVATE/reports/NAME.json      exactly what was set aside of the rows, for the owner alone
     PRIVATE/register/NAME.json     what a release id of the user's own key has named, for good
+    PRIVATE/charges/               of ledgers, see `pipelines.ledger.places`: gates and witnesses, for good
 
 With the user's own key a run's name is a function of the fit's configuration and the
 release id: more rows of the same release are drawn from the states that are there.
@@ -29,10 +30,10 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import chain
-from dpgmm_beam.privacy.noise import KEY_BYTES
+from dpgmm_beam.privacy.noise import KEY_BYTES, NoiseKey
 from dpgmm_beam.release.manifest import digest_of_text
 from pipelines import cli
-from transforms.files import finding, keys, register
+from transforms.files import finding, keys, register, run_files
 from transforms.files.private import is_local, make_private_folder
 from transforms.files.publish import join
 from transforms.files.run_files import Workspace, bases, has_state
@@ -79,6 +80,7 @@ def open_run(
     key_file: str | None,
     release_id: str | None,
     restart: bool = False,
+    secret: bytes | None = None,
 ) -> Iterator[Run]:
     """The run of a command; continued if one was begun.
 
@@ -86,23 +88,32 @@ def open_run(
       private_dir: see `pipelines.private`.
       config: of the release.
       source, output: the command's input and output.
-      key_file, release_id: the user's, or None for both.
+      key_file, release_id: the user's, or None for both; the key may come as `secret` instead.
       restart: drop what was begun.
+      secret: the user's own key, where it comes from a store and no file: workers find it in the
+        run's folder as long as a driver lives.
 
     Raises:
       ConfigError: the release id has named something else.
     """
-    if key_file is not None and release_id is not None:
+    if release_id is not None:
         name = run_name(config, release_id)
         folder = join(private_dir, RUNS, name)
         entry = register_entry(private_dir, release_id)
-        commitment = chain.commitment(keys.load(key_file)).hex()
-        register.check(entry, fit_digest=config.fit_digest, key=commitment)
-        with _locked(join(private_dir, ROWS), False), _locked(folder, False):
-            if restart:
-                _delete(folder, but=_LOCK)
-            workspace = Workspace(folder, join(private_dir, ROWS), key_file, entry)
-            yield Run(name, workspace, release_id, drawn=False)
+        noise_key = NoiseKey(secret) if secret is not None else keys.load(key_file or "")
+        register.check(entry, fit_digest=config.fit_digest, key=chain.commitment(noise_key).hex())
+        try:
+            with _locked(join(private_dir, ROWS), False), _locked(folder, False):
+                if restart:
+                    _delete(folder, but=_LOCK)
+                if secret is not None:
+                    key_file = join(folder, _KEY)
+                    write_whole(key_file, secret, private=True)
+                workspace = Workspace(folder, join(private_dir, ROWS), key_file or "", entry)
+                yield Run(name, workspace, release_id, drawn=False)
+        finally:
+            if secret is not None:
+                _drop_key(folder)
         _delete_unfinished(folder, private_dir)
         return
     command = hashlib.sha256(json.dumps([config.digest, source, output]).encode()).hexdigest()
@@ -125,6 +136,12 @@ def open_run(
         _delete(folder)
 
 
+def _drop_key(folder: str) -> None:
+    """Removes a key that came from a store, unless another driver of the same run lives."""
+    if is_free(folder):
+        run_files.delete_files([join(folder, _KEY)])
+
+
 @contextlib.contextmanager
 def _begun(private_dir: str, command: str, restart: bool) -> Iterator[tuple[str, str] | None]:
     """The interrupted run of a command with a drawn key, held; None where there is none."""
@@ -143,6 +160,7 @@ def _begun(private_dir: str, command: str, restart: bool) -> Iterator[tuple[str,
             elif about["command"] != command:
                 continue
             elif restart:
+                cli.note(f"dropping the run that was interrupted (release id {about['release_id']})")
                 _delete(folder)
             else:
                 cli.note(
@@ -184,6 +202,17 @@ def interrupted(private_dir: str) -> list[str]:
         with contextlib.suppress(BlockingIOError), _locked(folder, True, wait=False):
             found.append(os.path.basename(folder))
     return found
+
+
+def is_free(folder: str) -> bool:
+    """Whether no driver on this machine holds a run's folder; one that is gone is free."""
+    if not is_local(folder) or not os.path.isdir(folder):
+        return True
+    try:
+        with _locked(folder, True, wait=False):
+            return True
+    except BlockingIOError:
+        return False
 
 
 def _about(folder: str) -> dict[str, str] | None:

@@ -15,7 +15,7 @@ import numpy as np
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
 
-from dpgmm_beam.data.digest import DIGEST_LIMBS, no_limbs
+from dpgmm_beam.data.digest import DIGEST_LIMBS, digest_of_limbs, no_limbs
 from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.chain import PassSums
 from dpgmm_beam.fit.checkpoint import Checkpoint
@@ -24,7 +24,7 @@ from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.privacy import queries
 from dpgmm_beam.release.manifest import parts_of
 from transforms.execution import Execution
-from transforms.files import keys, opening, register, run_files
+from transforms.files import gate, keys, opening, register, run_files
 from transforms.files.run_files import Base, Workspace
 from transforms.files.write import write_whole
 from transforms.passes import Pass, fingerprint
@@ -189,11 +189,14 @@ class DrawNoise(beam.DoFn):
                     f"stage {self.position + 1} was handed sums in which pieces are missing or twice,"
                     " and no state is there: run the same command again"
                 )
+        sums = _joined(before, parts)
+        if sums.limbs is not None:
+            # Before the first noise: of other data under a known id nothing is drawn.
+            digest = digest_of_limbs(sums.limbs)
+            register.check(self.workspace.register, data=digest.hex())
+            gate.go_through(self.workspace.gate, plan.release_id, digest)
         with one_thread():
-            after = chain.advance(before, _joined(before, parts), secret)
-        if before.takes_data_digest and after.data_digest is not None:
-            # Before the state is written: of other data under a known id nothing is drawn further.
-            register.check(self.workspace.register, data=after.data_digest.hex())
+            after = chain.advance(before, sums, secret)
         _LOG.info("fit: stage %d of %d done (%s)", after.stages_done, len(plan.stages), stage.name)
         return after
 

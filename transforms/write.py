@@ -9,7 +9,7 @@ from apache_beam.utils.shared import Shared
 
 from dpgmm_beam.release import manifest
 from dpgmm_beam.release.fitted import Fitted
-from transforms.files import keys, publish, register, run_files
+from transforms.files import gate, keys, publish, register, run_files
 from transforms.files.publish import FileRecord, Publication
 from transforms.files.run_files import Base, Workspace
 from transforms.fit import final_checkpoint
@@ -64,6 +64,7 @@ class Publish(beam.DoFn):
             (final.data_digest or b"").hex(),
             digest,
         )
+        gate.check_state(self.workspace.gate, plan.release_id, digest)
         register.enter(self.workspace.register, entry)
         records = [found[path] for path in sorted(found)]
         data = manifest.build(plan, [record.entry() for record in records])

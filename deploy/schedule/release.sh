@@ -2,7 +2,8 @@
 # One scheduled release:  release.sh [options of dpgmm release or of Beam]
 #
 # Reads DPGMM_INPUT, _ENCODER, _CLASSES, _EPSILON, _DELTA, _RELEASES (the folder that gets one
-# folder a release), _PRIVATE_DIR, _NOISE_KEY_FILE and _RELEASE_ID.
+# folder a release), _PRIVATE_DIR, _NOISE_KEY_FILE (or _RELEASE_KEY_STORE in its place) and _RELEASE_ID;
+# with DPGMM_LEDGER and _DATASET releases are charged to one budget (docs/budget.md).
 #
 # DPGMM_RELEASE_ID names the occasion, not the try: {month} in it becomes 2026-11 and {date}
 # 2026-11-01, in UTC.  With {month}, whatever is started in a month makes that month's release, or
@@ -15,7 +16,8 @@
 # (of a Job made by hand) says nothing about time.  Without DPGMM_RELEASE_ID the id is the scheduled
 # time, or such a JOB_NAME as it is.
 #
-# Ends with 2, as dpgmm does for what it refuses, where trying again is of no use.
+# Ends with 2, as dpgmm does for what it refuses, where trying again is of no use; so is it after 3,
+# which says that the ledger has no budget left.
 set -eu
 umask 077
 
@@ -24,7 +26,11 @@ refuse() {
     exit 2
 }
 
-for name in INPUT ENCODER CLASSES EPSILON DELTA RELEASES PRIVATE_DIR NOISE_KEY_FILE; do
+key_option=--noise-key-file key=NOISE_KEY_FILE
+if [ -n "${DPGMM_RELEASE_KEY_STORE:-}" ]; then
+    key_option=--release-key-store key=RELEASE_KEY_STORE
+fi
+for name in INPUT ENCODER CLASSES EPSILON DELTA RELEASES PRIVATE_DIR "$key"; do
     eval "value=\${DPGMM_$name:-}"
     [ -n "$value" ] || refuse "DPGMM_$name must be set"
 done
@@ -55,8 +61,12 @@ if [ -e "$output/manifest.json" ]; then
     echo "$output holds its release already"
     exit 0
 fi
+if [ -n "${DPGMM_LEDGER:-}" ]; then
+    set -- --ledger "$DPGMM_LEDGER" --dataset "${DPGMM_DATASET:-}" "$@"
+fi
+eval "key=\$DPGMM_$key"
 exec dpgmm release \
     --input "$DPGMM_INPUT" --encoder "$DPGMM_ENCODER" --classes "$DPGMM_CLASSES" \
     --epsilon "$DPGMM_EPSILON" --delta "$DPGMM_DELTA" --output "$output" \
     --private-dir "$DPGMM_PRIVATE_DIR" \
-    --noise-key-file "$DPGMM_NOISE_KEY_FILE" --release-id "$id" "$@"
+    "$key_option" "$key" --release-id "$id" "$@"

@@ -5,6 +5,7 @@ from pipelines import budget as budgets
 from pipelines.arguments import Parser
 from pipelines.columns import add_columns, add_neighbours, add_slice
 from pipelines.folders import default_folder
+from pipelines.parsers.ledger import add_ledger
 
 
 def parser() -> Parser:
@@ -42,11 +43,18 @@ def parser() -> Parser:
     add_neighbours(budget, auto=True)
     add_slice(budget)
     budget.add_argument("--noise-key-file", help="32 secret bytes, with --release-id; else drawn and dropped")
+    budget.add_argument(
+        "--release-key-store",
+        metavar="STORE",
+        help="instead: a folder, or vault:MOUNT/PATH, that keeps a drawn key for each --release-id",
+    )
     budget.add_argument("--release-id", help="public name of this one publication, never used twice")
     budget.add_argument("--private-dir", help=f"runs, rows, embeddings (default: {default_folder()})")
     budget.add_argument(
         "--share", action="append", default=[], metavar="NAME=NUMBER", help="of the budget, for one mechanism"
     )
+    drawn_on = result.add_argument_group("budget of the data set (docs/budget.md)")
+    add_ledger(drawn_on)
     method = result.add_argument_group("method")
     method.add_argument("--components", type=int, help="Gaussians a class (default: by its noisy size)")
     method.add_argument("--rounds", type=int, help=f"clustering rounds (default: {ROUNDS})")

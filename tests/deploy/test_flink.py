@@ -295,7 +295,7 @@ def test_a_refused_configuration_is_not_tried_again_and_a_hung_job_ends():
     fails, ignores = job()["podFailurePolicy"]["rules"]
     assert fails == {
         "action": "FailJob",
-        "onExitCodes": {"containerName": "driver", "operator": "In", "values": [2]},
+        "onExitCodes": {"containerName": "driver", "operator": "In", "values": [2, 3]},
     }
     assert ignores["action"] == "Ignore"
     # The API takes a podFailurePolicy with this policy only.

@@ -118,9 +118,24 @@ def test_what_can_never_work_ends_with_2_and_one_sentence(tmp_path, path, shell,
     assert not done.stdout
 
 
-def test_the_commands_exit_status_is_the_scripts(tmp_path, path):
-    (tmp_path / "bin/dpgmm").write_text("#!/bin/sh\nexit 2\n")
-    assert run(tmp_path, path, DPGMM_RELEASE_ID="mine").returncode == 2
+@pytest.mark.parametrize("status", [2, 3])
+def test_the_commands_exit_status_is_the_scripts(tmp_path, path, status):
+    (tmp_path / "bin/dpgmm").write_text(f"#!/bin/sh\nexit {status}\n")
+    assert run(tmp_path, path, DPGMM_RELEASE_ID="mine").returncode == status
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_a_ledger_and_a_store_of_keys_are_named_where_they_are_set(tmp_path, path, shell):
+    ledger = {"DPGMM_LEDGER": "/var/lib/dpgmm/a ledger.sqlite", "DPGMM_DATASET": "photos of 2026"}
+    done = run(tmp_path, path, shell, DPGMM_RELEASE_ID="mine", DPGMM_RELEASE_KEY_STORE="/etc/keys", **ledger)
+    known, _ = release.parser().parse_known_args(done.stdout.splitlines()[1:])
+    assert (known.ledger, known.dataset) == tuple(ledger.values())
+    assert (known.release_key_store, known.noise_key_file) == ("/etc/keys", None)
+    plain, _ = release.parser().parse_known_args(
+        run(tmp_path, path, shell, DPGMM_RELEASE_ID="mine").stdout.splitlines()[1:]
+    )
+    assert (plain.ledger, plain.dataset, plain.release_key_store) == (None, None, None)
+    assert plain.noise_key_file == settings()["DPGMM_NOISE_KEY_FILE"]
 
 
 def test_a_finished_release_is_left_alone(tmp_path, path):
@@ -142,7 +157,7 @@ def unit():
 
 def test_the_unit_does_not_repeat_refusals_and_opens_no_network():
     assert unit()["Restart"] == "on-failure"
-    assert unit()["RestartPreventExitStatus"] == "2"
+    assert unit()["RestartPreventExitStatus"] == "2 3"
     assert unit()["IPAddressDeny"] == "any"
     assert mebibytes(unit()["MemoryHigh"]) < mebibytes(unit()["MemoryMax"])
     # A local job's options are the command's own: no worker processes, no ports.

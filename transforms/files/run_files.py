@@ -37,12 +37,14 @@ class Workspace:
       rows: folder of prepared rows, which other runs over the same data may share.
       key_file: path of the noise key.
       register: path of the release id's entry in the register; "" for none.
+      gate: path of the gate of a release that a ledger charges; "" for none.
     """
 
     folder: str
     rows: str
     key_file: str
     register: str = ""
+    gate: str = ""
 
     def base(self, data: str) -> Base:
         """The run's folder for data of this digest."""
