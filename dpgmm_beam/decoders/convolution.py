@@ -148,7 +148,7 @@ class ConvolutionalDecoder(Decoder):
       trained: its weights.
     """
 
-    batch_size, piece_images = 64, 2048
+    batch_size = 64
 
     def __init__(self, trained: Trained):
         self._module = trained.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -55,8 +55,6 @@ class Decoder(abc.ABC):
       spec: the text that the decoder was made from.
       batch_size: rows of each call of `decode`: a short batch is filled up, for kernels are chosen by
         shape and a picture's bits would else depend on how many stand beside it.
-      piece_images: pictures that are made and written as one piece of work; that many, decoded, must
-        fit into memory.
 
     >>> class Plain(Decoder):
     ...     batch_size = 2
@@ -69,7 +67,6 @@ class Decoder(abc.ABC):
 
     spec: str = ""
     batch_size: int
-    piece_images: int = 512
 
     @abc.abstractmethod
     def decode(self, drawn: Drawn, generators: Sequence[np.random.Generator]) -> np.ndarray:
@@ -115,7 +112,7 @@ def pictures(
         filler = np.full(decoder.batch_size - len(rows), start)
         spare = [np.random.default_rng(0) for _ in filler]
         made = decoder.decode(
-            drawn.take(np.concatenate([rows, filler])), [generators[row] for row in rows] + spare
+            drawn.take(np.concatenate([rows, filler])), [*generators[start : start + len(rows)], *spare]
         )
         return _bytes(decoder, made)[: len(rows)]
 

@@ -31,7 +31,7 @@ class DctDecoder(Decoder):
       clip_norm: as in `Origin`.
     """
 
-    batch_size, piece_images = 256, 2048
+    batch_size = 256
 
     def __init__(self, argument: str, clip_norm: float | None):
         self.form = dct.PictureForm.of(argument)

@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import importlib.metadata
 import os
+import re
 import threading
 from collections.abc import Callable
 
@@ -31,13 +32,19 @@ class Registration:
         anything is decoded, loads no weights, and raises a ConfigError of the field `decoder`
         where the argument is not one.
       fingerprint: argument -> what tells two sets of weights of one spec apart, e.g. the digest of a file.
-      shown: argument -> what a manifest says of it: no path of this machine.
+      path: whether the argument begins with a path (or, where nothing is there, a name), after which
+        options may follow: `,NAME=VALUE`.
+      also_reads: argument -> other paths on this machine that are read.
+      piece_images: pictures that are made and written as one piece of work: that many, decoded,
+        must fit into memory.
     """
 
     load: Callable[[str, Origin], Decoder]
     encoders: Callable[[str], tuple[str, ...]]
     fingerprint: Callable[[str], str]
-    shown: Callable[[str], str]
+    path: bool
+    also_reads: Callable[[str], tuple[str, ...]]
+    piece_images: int
 
 
 _REGISTRY: dict[str, Registration] = {}
@@ -49,7 +56,9 @@ def register_decoder(
     load: Callable[[str, Origin], Decoder],
     encoders: Callable[[str], tuple[str, ...]],
     fingerprint: Callable[[str], str] = lambda argument: "",
-    shown: Callable[[str], str] = lambda argument: argument,
+    path: bool = False,
+    also_reads: Callable[[str], tuple[str, ...]] = lambda argument: (),
+    piece_images: int = 512,
 ) -> None:
     """Makes `name` or `name:argument` a decoder; see `Registration`.
 
@@ -65,7 +74,7 @@ def register_decoder(
 levels:9; it decodes embeddings of levels:8.
     >>> del _REGISTRY["squares"]
     """
-    _REGISTRY[name] = Registration(load, encoders, fingerprint, shown)
+    _REGISTRY[name] = Registration(load, encoders, fingerprint, path, also_reads, piece_images)
 
 
 def same_encoder(one: str, other: str) -> bool:
@@ -103,11 +112,56 @@ def decoder_fingerprint(spec: str) -> str:
     return registration.fingerprint(argument)
 
 
-def shown_decoder(spec: str) -> str:
-    """The spec without paths of this machine."""
+def piece_images(spec: str) -> int:
+    """How many pictures of a decoder are made and written together."""
+    return _find(spec)[0].piece_images
+
+
+def local_path(spec: str) -> str | None:
+    """The path on this machine that a spec names; None where it names none."""
     registration, argument = _find(spec)
-    name, colon, _ = spec.partition(":")
-    return f"{name}{colon}{registration.shown(argument)}"
+    path = split(argument)[0]
+    named = path.startswith((os.sep, ".", "~")) or os.path.lexists(path)
+    return path if registration.path and named else None
+
+
+def read_paths(spec: str) -> tuple[str, ...]:
+    """All paths on this machine that a decoder reads: each must be public."""
+    registration, argument = _find(spec)
+    path = local_path(spec)
+    return (*registration.also_reads(argument), *(() if path is None else (path,)))
+
+
+def with_path(spec: str, path: str) -> str:
+    """The spec with another path in the place of `local_path`'s.
+
+    >>> with_path("torch:here/decoder.pt", "/there/decoder.pt")
+    'torch:/there/decoder.pt'
+    """
+    name, _, argument = spec.partition(":")
+    return f"{name}:{path}{argument[len(split(argument)[0]) :]}"
+
+
+def shown_decoder(spec: str) -> str:
+    """The spec as a manifest has it: of a path its last name only.
+
+    >>> shown_decoder("torch:/home/somebody/decoder.pt")
+    'torch:decoder.pt'
+    """
+    path = local_path(spec)
+    return spec if path is None else with_path(spec, os.path.basename(path.rstrip(os.sep)))
+
+
+def split(argument: str) -> tuple[str, dict[str, str]]:
+    """What an argument begins with, and the options that follow it.
+
+    >>> split("folder,a,guidance=4,steps=25")
+    ('folder,a', {'guidance': '4', 'steps': '25'})
+    """
+    found = re.fullmatch(r"(.*?)((?:,[a-z_]+=[^,]*)*)", argument, re.DOTALL)
+    assert found is not None
+    options = (each.partition("=") for each in found[2].split(",")[1:])
+    return found[1], {name: value for name, _, value in options}
 
 
 def load_decoder(spec: str, origin: Origin) -> Decoder:
@@ -141,19 +195,42 @@ def _module(name: str):
     return importlib.import_module(f"dpgmm_beam.decoders.{name}")
 
 
-def _file_name(path: str) -> str:
-    return os.path.basename(path.rstrip("/"))
-
-
 register_decoder(
     "dct",
     lambda argument, origin: _module("inverse").load(argument, origin),
     lambda argument: _module("inverse").encoders(argument),
+    piece_images=2048,
 )
 register_decoder(
     "torch",
     lambda argument, origin: _module("convolution").load(argument, origin),
     lambda argument: _module("convolution").encoders(argument),
     lambda argument: _module("convolution").fingerprint(argument),
-    _file_name,
+    path=True,
+    piece_images=2048,
+)
+register_decoder(
+    "retrieval",
+    lambda argument, origin: _module("retrieval").load(argument, origin),
+    lambda argument: _module("retrieval").encoders(argument),
+    lambda argument: _module("retrieval").fingerprint(argument),
+    path=True,
+    also_reads=lambda argument: _module("retrieval").also_reads(argument),
+)
+register_decoder(
+    "kandinsky22",
+    lambda argument, origin: _module("diffusion").load_kandinsky(argument, origin),
+    lambda argument: _module("diffusion").kandinsky_encoders(argument),
+    lambda argument: _module("diffusion").kandinsky_fingerprint(argument),
+    path=True,
+    also_reads=lambda argument: _module("diffusion").kandinsky_reads(argument),
+    piece_images=32,
+)
+register_decoder(
+    "unclip",
+    lambda argument, origin: _module("diffusion").load_unclip(argument, origin),
+    lambda argument: _module("diffusion").unclip_encoders(argument),
+    lambda argument: _module("diffusion").unclip_fingerprint(argument),
+    path=True,
+    piece_images=32,
 )

@@ -139,8 +139,17 @@ def is_release(folder: str) -> bool:
     return stated and files_below(folder) <= {*listed, MANIFEST}
 
 
-def occupied(output: str, overwrite: bool) -> str:
-    """Why a release may not appear in a folder, as what the folder must do; "" where it may."""
+RELEASED = (f"{manifests.MIXTURE}/", f"{manifests.SYNTHETIC}/part-")
+"""How paths of a release's files begin, but for its card and its manifest."""
+
+
+def occupied(output: str, overwrite: bool, own: tuple[str, ...] = RELEASED) -> str:
+    """Why a release may not appear in a folder, as what the folder must do; "" where it may.
+
+    Args:
+      overwrite: whether it may take the place of another.
+      own: how paths of its files begin.
+    """
     if exists(join(output, MANIFEST)):
         if not overwrite:
             return "not hold a release already, unless --overwrite is given"
@@ -149,9 +158,8 @@ def occupied(output: str, overwrite: bool) -> str:
         free = not os.path.lexists(output) or (os.path.isdir(output) and not os.listdir(output))
     else:
         # Files of a publication that was killed are in nobody's way; its card comes after them.
-        folders = (f"{manifests.MIXTURE}/", f"{manifests.SYNTHETIC}/part-")
         found = files_below(output)
-        free = found != {CARD_FILE} and all(name.startswith(folders) for name in found - {CARD_FILE})
+        free = found != {CARD_FILE} and all(name.startswith(own) for name in found - {CARD_FILE})
     return "" if free else "be an empty or a new folder"
 
 
@@ -172,10 +180,12 @@ class Publication:
     Attributes:
       output: the folder of the release.
       overwrite: whether a release that is there may be replaced.
+      own: how paths of its files begin.
     """
 
     output: str
     overwrite: bool = False
+    own: tuple[str, ...] = RELEASED
 
     def is_published(self, manifest: bytes) -> bool:
         """Whether exactly this release is visible already."""
@@ -202,7 +212,7 @@ class Publication:
         discard(staged)
 
     def _check_place(self) -> None:
-        if wrong := occupied(self.output, self.overwrite):
+        if wrong := occupied(self.output, self.overwrite, self.own):
             raise RuntimeError(f"{self.output} has changed while the job ran: it must {wrong}")
 
     def _publish_local(self, staged: str, records: list[FileRecord], manifest: bytes) -> None:
