@@ -21,7 +21,6 @@ from pipelines.public import check_public
 from transforms.decode import OWN_FILES, DecodeRelease, Job
 from transforms.execution import MAX_THREADS
 from transforms.files import finding
-from transforms.files.private import is_local
 from transforms.files.publish import occupied
 from transforms.sample import opened
 
@@ -91,7 +90,8 @@ def check(arguments: argparse.Namespace) -> tuple[Job, Release]:
     config = release.config
     _check_count(arguments, len(config.classes))
     encoder = _encoder_of(arguments, config.encoder)
-    spec = _absolute(arguments.decoder)
+    # Workers run in folders of their own.
+    spec = registry.with_paths(arguments.decoder, finding.absolute)
     registry.check_decoder(spec, encoder)
     for path in registry.read_paths(spec):
         check_public("--decoder", path, arguments.private_dir, gallery=True)
@@ -135,12 +135,6 @@ def _encoder_of(arguments: argparse.Namespace, released: str) -> str:
         )
     check_encoder(stated)
     return stated
-
-
-def _absolute(spec: str) -> str:
-    """The decoder's spec as workers, in folders of their own, may use it."""
-    path = registry.local_path(spec)
-    return spec if path is None or not is_local(path) else registry.with_path(spec, finding.absolute(path))
 
 
 if __name__ == "__main__":

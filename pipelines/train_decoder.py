@@ -52,12 +52,9 @@ def main(argv: Sequence[str]) -> int:
             "--public-images", arguments.public_images, f"hold at least {FEWEST} images, not {count}"
         )
     # Slow to import, and of no use to what is refused.
-    import torch
-
     from dpgmm_beam.decoders.convolution import train_decoder
 
-    torch.set_num_threads(threads)
-    with Steps(f"training {device()}", config.steps, "steps") as progress:
+    with Steps("training on cpu", config.steps, "steps") as progress:
         trained = train_decoder(
             embeddings,
             pictures,

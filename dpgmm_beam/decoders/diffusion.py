@@ -267,14 +267,16 @@ def load_unclip(argument: str, origin: Origin) -> StableUnclip:
         norm = None
         if origin.clip_norm is None:
             norm = options.norm or _length(statistics.mean, statistics.std)
-        with torch.inference_mode():
-            if silent:
-                width = pipeline.unet.config.cross_attention_dim
-                words = torch.zeros(1, 1, width)
-            else:
-                words, _ = pipeline.encode_prompt("", "cpu", 1, False)
-        pipeline.text_encoder = pipeline.tokenizer = None
-    return StableUnclip(_on_device(pipeline), options, norm, words)
+    pipeline = _on_device(pipeline)
+    # It asks its image encoder for the type of its numbers, and for nothing else: any of its models will do.
+    pipeline.image_encoder = pipeline.unet
+    with torch.inference_mode():
+        if silent:
+            words = torch.zeros(1, 1, pipeline.unet.config.cross_attention_dim)
+        else:
+            words, _ = pipeline.encode_prompt("", pipeline.device, 1, False)
+    pipeline.text_encoder = pipeline.tokenizer = None
+    return StableUnclip(pipeline, options, norm, words)
 
 
 def kandinsky_fingerprint(argument: str) -> str:
@@ -286,13 +288,6 @@ def kandinsky_fingerprint(argument: str) -> str:
 def unclip_fingerprint(argument: str) -> str:
     """Of a local folder."""
     return _digest(registry.split(argument)[0])
-
-
-def kandinsky_reads(argument: str) -> tuple[str, ...]:
-    """The prior, where it is a folder."""
-    _, given = registry.split(argument)
-    prior = given.get("prior", "")
-    return (prior,) if os.path.isdir(prior) else ()
 
 
 def _digest(weights: str) -> str:
@@ -314,13 +309,17 @@ def _diffusers() -> Any:
 
     import_torchvision()
     import diffusers
+    import transformers
 
+    for package in (diffusers, transformers):
+        package.utils.logging.set_verbosity_error()
+        package.utils.logging.disable_progress_bar()
     return diffusers
 
 
 def _how(weights: str) -> Mapping[str, Any]:
     """Arguments for loading: no pickles, nothing from the network for a folder."""
-    return {"use_safetensors": True, "local_files_only": os.path.isdir(weights), "torch_dtype": _dtype()}
+    return {"use_safetensors": True, "local_files_only": os.path.isdir(weights), "dtype": _dtype()}
 
 
 def _dtype() -> Any:
@@ -338,14 +337,14 @@ def _on_device(pipeline: Any) -> Any:
 @contextlib.contextmanager
 def _named(spec: str) -> Iterator[None]:
     """What weights raise becomes a refusal, where they lie on this machine."""
-    path = registry.local_path(spec)
+    local = os.path.isdir(registry.split(spec.partition(":")[2])[0])
     try:
         yield
     except ConfigError:
         raise
     except Exception as error:
         # What is downloaded may be there on another day.
-        if path is None or isinstance(error, MemoryError):
+        if not local or isinstance(error, MemoryError):
             raise
         raise ConfigError(
             "decoder", spec, f"name weights that can be read, as safetensors ({type(error).__name__})"
@@ -361,7 +360,7 @@ def _check_dimension(spec: str, width: int, origin: Origin) -> None:
 
 def _length(mean: Any, std: Any) -> float:
     """Root mean square length of embeddings with these statistics."""
-    return math.sqrt(float((mean.double() ** 2).sum() + (std.double() ** 2).sum()))
+    return math.sqrt(sum(float((each.detach().double() ** 2).sum()) for each in (mean, std)))
 
 
 def _prior_file(prior: str, name: str) -> str:

@@ -33,7 +33,7 @@ class Registration:
         where the argument is not one.
       fingerprint: argument -> what tells two sets of weights of one spec apart, e.g. the digest of a file.
       path: whether the argument begins with a path (or, where nothing is there, a name), after which
-        options may follow: `,NAME=VALUE`.
+        options may follow, `,NAME=VALUE`, which may be paths, too.
       also_reads: argument -> other paths on this machine that are read.
       piece_images: pictures that are made and written as one piece of work: that many, decoded,
         must fit into memory.
@@ -117,29 +117,39 @@ def piece_images(spec: str) -> int:
     return _find(spec)[0].piece_images
 
 
-def local_path(spec: str) -> str | None:
-    """The path on this machine that a spec names; None where it names none."""
-    registration, argument = _find(spec)
-    path = split(argument)[0]
-    named = path.startswith((os.sep, ".", "~")) or os.path.lexists(path)
-    return path if registration.path and named else None
-
-
 def read_paths(spec: str) -> tuple[str, ...]:
     """All paths on this machine that a decoder reads: each must be public."""
     registration, argument = _find(spec)
-    path = local_path(spec)
-    return (*registration.also_reads(argument), *(() if path is None else (path,)))
+    found = list(registration.also_reads(argument))
+
+    def note(path: str) -> str:
+        found.append(path)
+        return path
+
+    with_paths(spec, note)
+    return tuple(found)
 
 
-def with_path(spec: str, path: str) -> str:
-    """The spec with another path in the place of `local_path`'s.
+def with_paths(spec: str, change: Callable[[str], str]) -> str:
+    """The spec with other paths of this machine in the place of those that it names.
 
-    >>> with_path("torch:here/decoder.pt", "/there/decoder.pt")
-    'torch:/there/decoder.pt'
+    >>> with_paths("torch:/here/decoder.pt", lambda path: path.upper())
+    'torch:/HERE/DECODER.PT'
     """
-    name, _, argument = spec.partition(":")
-    return f"{name}:{path}{argument[len(split(argument)[0]) :]}"
+    registration, argument = _find(spec)
+    if not registration.path:
+        return spec
+    name, _, _ = spec.partition(":")
+    start, options = split(argument)
+    changed = [start, *options.values()]
+    changed = [change(each) if _is_path(each) else each for each in changed]
+    rest = "".join(f",{option}={value}" for option, value in zip(options, changed[1:], strict=True))
+    return f"{name}:{changed[0]}{rest}"
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text is a path on this machine, where it could be a name, too."""
+    return text.startswith((os.sep, f".{os.sep}", f"..{os.sep}")) or (bool(text) and os.path.lexists(text))
 
 
 def shown_decoder(spec: str) -> str:
@@ -148,8 +158,7 @@ def shown_decoder(spec: str) -> str:
     >>> shown_decoder("torch:/home/somebody/decoder.pt")
     'torch:decoder.pt'
     """
-    path = local_path(spec)
-    return spec if path is None else with_path(spec, os.path.basename(path.rstrip(os.sep)))
+    return with_paths(spec, lambda path: os.path.basename(path.rstrip(os.sep)))
 
 
 def split(argument: str) -> tuple[str, dict[str, str]]:
@@ -223,7 +232,6 @@ register_decoder(
     lambda argument: _module("diffusion").kandinsky_encoders(argument),
     lambda argument: _module("diffusion").kandinsky_fingerprint(argument),
     path=True,
-    also_reads=lambda argument: _module("diffusion").kandinsky_reads(argument),
     piece_images=32,
 )
 register_decoder(

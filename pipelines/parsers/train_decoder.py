@@ -37,7 +37,7 @@ def parser() -> Parser:
     result.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     result.add_argument("--max-images", type=int, default=50_000, help="used, where there are more")
     result.add_argument("--private-dir", help=f"from which none may come (default: {default_folder()})")
-    result.add_argument("--threads", type=int, default=0, help="0: as many as cores")
+    result.add_argument("--threads", type=int, default=0, help="that embed; 0: as many as cores")
     add_columns(result, IMAGE, LABEL)
     recipe = result.add_argument_group("recipe")
     for field in dataclasses.fields(DecoderConfig):
