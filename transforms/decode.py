@@ -226,7 +226,7 @@ def stage_piece(job: Job, piece: Piece, loaded: "_Loaded") -> None:
         drawn.components,
     )
     records = [
-        publish.stage(job.staged, path, data, rows, decoding.digest)
+        publish.stage(job.staged, path, data, rows, decoding.digest, settled=False)
         for path, data, rows in files_of(
             made, decoding.format, decoding.classes, piece.number, decoding.pieces
         )

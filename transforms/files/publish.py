@@ -84,11 +84,17 @@ def _locked(folder: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def stage(folder: str, path: str, data: bytes, rows: int, state: str) -> FileRecord:
-    """Writes one file of the release into a staging folder."""
+def stage(folder: str, path: str, data: bytes, rows: int, state: str, *, settled: bool = True) -> FileRecord:
+    """Writes one file of the release into a staging folder.
+
+    Args:
+      settled: whether a local disk must have it before more is done.  Of many small files it need
+        not: each is looked at again before it is published, and can be made again.
+    """
+    content = data if settled or not is_local(folder) else lambda file: file.write(data)
     for left in reversed(range(_TRIES)):
         try:
-            write_whole(join(folder, *path.split("/")), data, scratch=_scratch(folder))
+            write_whole(join(folder, *path.split("/")), content, scratch=_scratch(folder))
             break
         except (FileNotFoundError, FileExistsError):
             # Another attempt has just published the folder, or removes what it has published.
