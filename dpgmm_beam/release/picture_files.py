@@ -62,8 +62,16 @@ class Pictures:
 
 def png(pixels: np.ndarray) -> bytes:
     """A picture, (height, width, 1 or 3) uint8, as a PNG without side information."""
+    return _png(_image(pixels))
+
+
+def _image(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
@@ -132,9 +140,9 @@ def samples_of(pictures: Pictures, classes: Sequence[str]) -> dict[str, list[tup
     found: dict[str, list[tuple[int, bytes]]] = {label: [] for label in classes[:SHEET_CLASSES]}
     for row, label in enumerate(pictures.labels):
         if label in found and len(found[label]) < SHEET_PICTURES:
-            image = Image.fromarray(np.repeat(pictures.pixels[row], 3 // pictures.pixels.shape[3], axis=2))
+            image = _image(pictures.pixels[row])
             image.thumbnail((SHEET_SIDE, SHEET_SIDE), Image.Resampling.BICUBIC)
-            found[label].append((pictures.first + row, png(np.asarray(image))))
+            found[label].append((pictures.first + row, _png(image)))
     return {label: samples for label, samples in found.items() if samples}
 
 
@@ -147,26 +155,22 @@ def sheet(samples: dict[str, list[tuple[int, bytes]]], classes: Sequence[str]) -
     """
     shown = list(classes[:SHEET_CLASSES])
     rows = [
-        [
-            Image.open(io.BytesIO(data)).convert("RGB")
-            for _, data in sorted(samples.get(label, []))[:SHEET_PICTURES]
-        ]
+        [Image.open(io.BytesIO(data)) for _, data in sorted(samples.get(label, []))[:SHEET_PICTURES]]
         for label in shown
     ]
     sizes = [image.size for row in rows for image in row]
+    mode = "L" if all(image.mode == "L" for row in rows for image in row) else "RGB"
     width, height = (max((size[axis] for size in sizes), default=_LEAST_SIDE) for axis in (0, 1))
     columns = max(1, *map(len, rows)) if rows else 1
     size = (_NAME_PIXELS + columns * (width + _GAP), len(shown) * (height + _GAP))
-    whole = Image.new("RGB", size, "white")
+    whole = Image.new(mode, size, "white")
     draw, font = ImageDraw.Draw(whole), ImageFont.load_default(12)
     for number, (label, row) in enumerate(zip(shown, rows, strict=True)):
         top = number * (height + _GAP)
         draw.text((4, top + height // 2), _fitting(draw, font, label), "black", font, anchor="lm")
         for column, image in enumerate(row):
             whole.paste(image, (_NAME_PIXELS + column * (width + _GAP), top))
-    file = io.BytesIO()
-    whole.save(file, "PNG")
-    return file.getvalue()
+    return _png(whole)
 
 
 def _fitting(draw: ImageDraw.ImageDraw, font, label: str) -> str:
