@@ -39,6 +39,8 @@ def main(argv: Sequence[str]) -> int:
         return _report(request, release, "these pictures are in {} already")
     if wrong := occupied(request.output, False, OWN_FILES):
         raise ConfigError("--output", arguments.output, wrong.replace("hold a release", "hold something"))
+    if place := request.foreign():
+        raise ConfigError("--output", arguments.output, f"lie where nobody else has put {place}")
     for path in request.others():
         cli.note(
             f"{path} was left by an interrupted dpgmm decode; its own command goes on with it, or delete it"

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -97,6 +98,18 @@ class Job:
             for name in os.listdir(self._parent)
             if name.startswith(start) and not name.startswith(own)
         )
+
+    def foreign(self) -> str | None:
+        """What somebody else has put, on a local disk, where pictures are staged; else None.
+
+        What lies there is taken for this job's own, and would be published.
+        """
+        for place in (self.staged, self.finished, f"{self.staged}-unfinished"):
+            if is_local(place) and os.path.lexists(place):
+                found = os.lstat(place)
+                if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o002:
+                    return place
+        return None
 
     def is_published(self) -> bool:
         """Whether the output holds exactly these pictures."""

@@ -13,13 +13,14 @@ import math
 import os
 import pickle
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from dpgmm_beam.decoders.decoder import Decoder, Drawn, Origin
+from dpgmm_beam.encoders.torch_threads import one_thread_per_operator
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.recipe import DecoderConfig
 
@@ -167,23 +168,7 @@ class ConvolutionalDecoder(Decoder):
             return made.permute(0, 2, 3, 1).numpy()
 
     def session(self) -> contextlib.AbstractContextManager:
-        # Whole batches go side by side.
         return one_thread_per_operator()
-
-
-@contextlib.contextmanager
-def one_thread_per_operator() -> Iterator[None]:
-    """While entered, torch's operators are not split over cores.
-
-    Small ones that are split are the slower for it where cores are not idle: a step of the training took
-    .2 seconds by two threads and .04 by one on two busy cores.  And bits do not depend on how many there are.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def train_decoder(

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -361,3 +362,61 @@ def test_a_picture_that_was_changed(release, tmp_path, capsys):
     path.write_bytes(path.read_bytes() + b"x")
     assert verify(tmp_path / "out") == 1
     assert "does not have the digest" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "open to all"])
+def test_what_somebody_else_has_put_beside_the_output_is_not_published(
+    release, tmp_path, kind, capsys, monkeypatch
+):
+    """Names of what is staged follow from what is public, and the folder may be anybody's."""
+    from transforms.decode import Job
+
+    staged = []
+    monkeypatch.setattr(
+        Job, "foreign", lambda self, foreign=Job.foreign: staged.append(self.staged) or foreign(self)
+    )
+    assert decode(release, tmp_path / "first", "--images-per-class", 1) == 0
+    name = os.path.basename(staged[0]).replace("first", "out")
+    place = tmp_path / f"{name}-pieces"
+    if kind == "link":
+        (tmp_path / "there").mkdir()
+        place.symlink_to(tmp_path / "there")
+    elif kind == "file":
+        place.write_text("mine")
+    else:
+        place.mkdir()
+        place.chmod(0o777)
+    assert decode(release, tmp_path / "out", "--images-per-class", 1) == 2
+    assert f"lie where nobody else has put {place}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_release_that_is_replaced_meanwhile(release, tmp_path, monkeypatch, capsys):
+    copy = shutil.copytree(release, tmp_path / "copy")
+    from transforms import decode as transform
+
+    load = transform.load_decoder
+
+    def replaced(*given):
+        path = copy / "manifest.json"
+        path.write_text(path.read_text().replace('"release_id"', ' "release_id"'))
+        return load(*given)
+
+    monkeypatch.setattr(transform, "load_decoder", replaced)
+    assert decode(copy, tmp_path / "out", "--images-per-class", 1) == 1
+    assert "was replaced while the job ran" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_program_of_the_documentation(tmp_path, capsys):
+    page = (small.REPOSITORY / "docs" / "decoders.md").read_text()
+    (program,) = re.findall(r"```python\n(import numpy.+?)```", page, re.DOTALL)
+    exec(program, {})
+    rows = 200 * np.random.default_rng(0).random((100, 3))
+    options = {"epsilon": 4.0, "delta": 1e-5, "samples_per_class": 1, "n_components": 1, "clip_norm": 400.0}
+    Release.fit(rows, encoder="mean_colour", **options).save(tmp_path / "release")
+    options = ("--decoder", "swatch", "--images-per-class", 70)
+    assert decode(tmp_path / "release", tmp_path / "out", *options) == 0
+    pictures = [Image.open(path) for path in (tmp_path / "out" / "images" / "all").iterdir()]
+    assert len(pictures) == 70
+    assert {(picture.size, len(picture.getcolors())) for picture in pictures} == {((32, 32), 1)}
