@@ -11,7 +11,7 @@ from dpgmm_beam.decoders import registry
 from dpgmm_beam.encoders.registry import check_encoder
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.release import manifest
-from dpgmm_beam.release.decoded import MAX_FILES, MAX_PICTURES, Decoding
+from dpgmm_beam.release.decoded import MAX_FILES, MAX_PICTURES, Decoding, Labels
 from dpgmm_beam.release.picture_files import Format
 from dpgmm_beam.release.release import MAX_SEED, Release
 from pipelines import cli, job, paths, runner
@@ -107,6 +107,7 @@ def check(arguments: argparse.Namespace) -> tuple[Job, Release]:
         images_per_class=arguments.images_per_class,
         seed=arguments.seed,
         format=Format(arguments.format),
+        labels=Labels(arguments.labels),
         classes=config.classes,
         piece_images=registry.piece_images(spec),
     )

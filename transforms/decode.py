@@ -29,7 +29,7 @@ from dpgmm_beam.decoders.registry import load_decoder
 from dpgmm_beam.mixture import matrix_of
 from dpgmm_beam.release import decoded, manifest
 from dpgmm_beam.release.card import CARD_FILE
-from dpgmm_beam.release.decoded import Decoding, Piece
+from dpgmm_beam.release.decoded import Decoding, Labels, Piece
 from dpgmm_beam.release.picture_files import (
     IMAGES,
     SHEET_FILE,
@@ -233,7 +233,7 @@ def stage_piece(job: Job, piece: Piece, loaded: "_Loaded") -> None:
     made = Pictures(
         piece.first,
         pixels,
-        table.column(LABEL).to_pylist(),
+        classes if decoding.labels == Labels.DRAWN else table.column(LABEL).to_pylist(),
         matrix_of(table.column(PROBABILITIES)),
         classes,
         drawn.components,

@@ -5,6 +5,7 @@ the guarantee of the release holds for the pictures, and nothing is spent.
 """
 
 import dataclasses
+import enum
 import hashlib
 import importlib.metadata
 import json
@@ -31,6 +32,13 @@ _PACKAGES = ("diffusers", "numpy", "open_clip_torch", "pillow", "pyarrow", "torc
 MAX_PICTURES = 10**8
 MAX_FILES = 200_000
 """Pictures that are files of their own, of which each has its entry in the manifest."""
+
+
+class Labels(enum.StrEnum):
+    """What pictures are labelled by."""
+
+    TEACHER = "teacher"
+    DRAWN = "drawn"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +72,7 @@ class Decoding:
       images_per_class: pictures drawn in the mixture of each class.
       seed: of the draw and of the decoder.
       format: of the files.
+      labels: whose word `label` is: the teacher's likeliest class, or the class that was drawn.
       classes: of the release.
       piece_images: pictures of a piece, at most.
     """
@@ -76,6 +85,7 @@ class Decoding:
     images_per_class: int
     seed: int
     format: Format
+    labels: Labels
     classes: tuple[str, ...]
     piece_images: int
 
@@ -189,10 +199,16 @@ and from public things alone, so the same holds for them, and they have spent no
 - `manifest.json`: the release's statement of its privacy, the decoder with its fingerprint, the
   seed, and a digest of each file; `dpgmm verify --release FOLDER` checks them.
 
-`label` is the likeliest class by the release's private teacher, which has seen the embedding and not
-the picture. {per_class:,} pictures were drawn in the mixture of each class, so labels are not quite so
-many each.
+{labels}
 """
+
+_LABELS = {
+    Labels.TEACHER: "`label` is the likeliest class by the release's private teacher, which has seen the\n"
+    "embedding and not the picture. {count:,} pictures were drawn in the mixture of each class, so labels\n"
+    "are not quite so many each.",
+    Labels.DRAWN: "`label` is the class in whose mixture a picture was drawn, {count:,} of each; it may\n"
+    "look like another's.",
+}
 
 _LAYOUTS = {
     Format.PNG: "a folder for each label, `NUMBER.png` in it; a label that makes no name of a folder is\n"
@@ -231,7 +247,7 @@ def card(decoding: Decoding, release: dict[str, Any]) -> bytes:
         images=IMAGES,
         layout=_LAYOUTS[decoding.format],
         sheet=SHEET_FILE,
-        per_class=decoding.images_per_class,
+        labels=_LABELS[decoding.labels].format(count=decoding.images_per_class),
     ).encode()
 
 
@@ -272,7 +288,7 @@ def check(content: dict[str, Any], present: Collection[str], measure: Measure) -
     try:
         config = manifest.plan_of(release).config
         decoding = Decoding(
-            **{**stated, "format": Format(stated["format"])},
+            **{**stated, "format": Format(stated["format"]), "labels": Labels(stated["labels"])},
             release_sha256=str(release.get("manifest_sha256")),
             classes=config.classes,
             piece_images=1,

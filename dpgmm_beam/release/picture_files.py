@@ -43,7 +43,7 @@ class Pictures:
     Attributes:
       first: number of the first of them, in the whole draw.
       pixels: (n, height, width, 1 or 3) uint8.
-      labels: of each, the teacher's likeliest class.
+      labels: of each, by the teacher or by where it was drawn.
       label_probabilities: (n, C) float32.
       component_class: of each, the class in which it was drawn.
       component: (n,) int32.

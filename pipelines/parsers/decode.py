@@ -3,7 +3,7 @@
 from pipelines.arguments import Parser
 from pipelines.folders import default_folder
 
-FORMATS = ("png", "parquet", "webdataset")
+FORMATS, LABELS = ("png", "parquet", "webdataset"), ("teacher", "drawn")
 
 
 def parser() -> Parser:
@@ -32,6 +32,12 @@ def parser() -> Parser:
     )
     result.add_argument(
         "--format", choices=FORMATS, default="png", help="images/LABEL/*.png, or files of many pictures"
+    )
+    result.add_argument(
+        "--labels",
+        choices=LABELS,
+        default="teacher",
+        help="by the release's teacher, or the class in which an embedding was drawn",
     )
     result.add_argument("--seed", type=int, default=0, help="public; the same seed gives the same pictures")
     result.add_argument(

@@ -139,6 +139,17 @@ def test_parquet_and_tars(release, tmp_path):
     assert found == table["image"].to_pylist()
 
 
+def test_labels_of_the_class_drawn(release, tmp_path):
+    options = ("--images-per-class", 10, "--labels", "drawn", "--format", "parquet")
+    assert decode(release, tmp_path / "out", *options) == 0
+    assert verify(tmp_path / "out") == 0
+    table = pq.read_table(tmp_path / "out" / "images")
+    assert table["label"].to_pylist() == table["component_class"].to_pylist()
+    assert "the class in whose mixture a picture was drawn, 10 of each" in (
+        (tmp_path / "out" / "README.md").read_text()
+    )
+
+
 @pytest.mark.parametrize("kind", ["png", "parquet", "webdataset"])
 def test_what_is_written_is_embedded_with_its_labels(release, tmp_path, kind):
     """Pictures are images like any others; a label that no folder can be named for is its folder's name."""
@@ -302,12 +313,12 @@ def test_twice_at_once(release, tmp_path):
 
 
 def test_pieces_are_the_rows_once_each():
-    from dpgmm_beam.release.decoded import Decoding
+    from dpgmm_beam.release.decoded import Decoding, Labels
     from dpgmm_beam.release.picture_files import Format
 
     for classes, images, piece in ((3, 7, 4), (1, 1000, 512), (1000, 1, 13), (7, 5000, 2048), (9000, 2, 100)):
         labels = tuple(map(str, range(classes)))
-        decoding = Decoding("", "", "", "", False, images, 0, Format.PNG, labels, piece)
+        decoding = Decoding("", "", "", "", False, images, 0, Format.PNG, Labels.TEACHER, labels, piece)
         pieces = [decoding.piece(number) for number in range(decoding.pieces)]
         rows = [row for each in pieces for row in range(each.first, each.first + each.stop - each.start)]
         assert rows == list(range(classes * images))
