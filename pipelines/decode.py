@@ -1,6 +1,7 @@
 """dpgmm decode: pictures of synthetic embeddings of a release, at no cost in privacy."""
 
 import argparse
+import dataclasses
 import hashlib
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from pipelines import cli, job, paths, runner
 from pipelines.parsers.decode import parser
 from pipelines.progress import Progress
 from pipelines.public import check_public
-from transforms.decode import OWN_FILES, DecodeRelease, Job
+from transforms.decode import OWN_FILES, DecodeRelease, Job, read_label_release
 from transforms.execution import MAX_THREADS
 from transforms.files import finding
 from transforms.files.publish import occupied
@@ -32,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     request, release = check(arguments)
     if runner.is_local(options) and not request.threads:
         threads = runner.threads_for(options, 0)
-        request = Job(request.release, request.decoder, request.output, request.decoding, threads)
+        request = dataclasses.replace(request, threads=threads)
     if request.is_published():
         # What a killed one may not have come to.
         request.discard()
@@ -59,9 +60,12 @@ def main(argv: Sequence[str]) -> int:
 def _report(request: Job, release: Release, words: str) -> int:
     config, count = release.config, request.decoding.pictures
     place = (request.output,) if words.count("{}") == 1 else (count, request.output)
+    labels = ""
+    if (other := read_label_release(request)) is not None:
+        labels = f", their labels by epsilon {other.config.epsilon:g} and delta {other.config.delta:g},"
     cli.report(
         f"{words.format(*place)}: they are covered by the release's epsilon {config.epsilon:g} and delta"
-        f" {config.delta:g}, and spend nothing",
+        f" {config.delta:g}{labels} and spend nothing",
         output=request.output,
         pictures=count,
         decoder=request.decoding.decoder,
@@ -88,7 +92,7 @@ def check(arguments: argparse.Namespace) -> tuple[Job, Release]:
     paths.check_writable_place("--output", arguments.output)
     paths.check_apart({"--release": arguments.release, "--output": arguments.output})
     place = finding.absolute(arguments.release)
-    release = opened(place)
+    release, label_release = opened(place), _label_release(arguments)
     config = release.config
     _check_count(arguments, len(config.classes))
     encoder = _encoder_of(arguments, config.encoder)
@@ -99,7 +103,7 @@ def check(arguments: argparse.Namespace) -> tuple[Job, Release]:
         check_public("--decoder", path, arguments.private_dir, gallery=True)
         paths.check_apart({"--decoder": path, "--output": arguments.output})
     decoding = Decoding(
-        release_sha256=hashlib.sha256(release.read(manifest.FILE_NAME)).hexdigest(),
+        release_sha256=_digest(release),
         decoder=registry.shown_decoder(spec),
         decoder_fingerprint=registry.decoder_fingerprint(spec),
         encoder=encoder,
@@ -110,8 +114,38 @@ def check(arguments: argparse.Namespace) -> tuple[Job, Release]:
         labels=Labels(arguments.labels),
         classes=config.classes,
         piece_images=registry.piece_images(spec),
+        label_release_sha256="" if label_release is None else _digest(label_release),
     )
-    return Job(place, spec, finding.absolute(arguments.output), decoding, arguments.threads), release
+    if label_release is not None and label_release.classes != config.classes:
+        raise ConfigError(
+            "--label-release", arguments.label_release, "have the classes of --release, in order"
+        )
+    labels = finding.absolute(arguments.label_release) if label_release else ""
+    return Job(place, spec, finding.absolute(arguments.output), decoding, arguments.threads, labels), release
+
+
+def _label_release(arguments: argparse.Namespace) -> Release | None:
+    """The release whose teacher is to label pictures, checked; None where there is none."""
+    path = arguments.label_release
+    if path is None:
+        return None
+    paths.check_path("--label-release", path)
+    paths.check_apart({"--label-release": path, "--output": arguments.output})
+    try:
+        release = opened(finding.absolute(path))
+        encoder = release.config.encoder
+        check_encoder(encoder)
+    except ConfigError as error:
+        raise ConfigError("--label-release", path, error.allowed) from None
+    if encoder == "precomputed":
+        raise ConfigError(
+            "--label-release", path, "be of an encoder that can embed pictures, not precomputed"
+        )
+    return release
+
+
+def _digest(release: Release) -> str:
+    return hashlib.sha256(release.read(manifest.FILE_NAME)).hexdigest()
 
 
 def _check_count(arguments: argparse.Namespace, classes: int) -> None:

@@ -26,6 +26,7 @@ from apache_beam.utils.shared import Shared
 from dpgmm_beam.data.schema import COMPONENT, COMPONENT_CLASS, EMBEDDING, LABEL, PROBABILITIES
 from dpgmm_beam.decoders.decoder import Decoder, Drawn, Origin, pictures
 from dpgmm_beam.decoders.registry import load_decoder
+from dpgmm_beam.encoders.registry import encoder_for_process
 from dpgmm_beam.mixture import matrix_of
 from dpgmm_beam.release import decoded, manifest
 from dpgmm_beam.release.card import CARD_FILE
@@ -36,6 +37,7 @@ from dpgmm_beam.release.picture_files import (
     SHEET_PICTURES,
     Pictures,
     files_of,
+    image_of,
     samples_of,
     sheet,
 )
@@ -61,6 +63,7 @@ class Job:
       output: folder of the pictures.
       decoding: what they are a function of.
       threads: that decode side by side in one worker process; 0 is one for each core.
+      label_release: folder of the release whose teacher labels the pictures; "" for the release itself.
     """
 
     release: str
@@ -68,6 +71,7 @@ class Job:
     output: str
     decoding: Decoding
     threads: int = 0
+    label_release: str = ""
 
     @property
     def staged(self) -> str:
@@ -150,9 +154,21 @@ def read_release(job: Job) -> Release:
       ConfigError: there is none, or its files are not as its manifest says.
       RuntimeError: it is another one than when the job began.
     """
-    release = opened(job.release)
-    if hashlib.sha256(release.read(manifest.FILE_NAME)).hexdigest() != job.decoding.release_sha256:
-        raise RuntimeError(f"the release in {job.release} was replaced while the job ran")
+    return _pinned(job.release, job.decoding.release_sha256)
+
+
+def read_label_release(job: Job) -> Release | None:
+    """The release whose teacher labels the pictures; None where that is the release itself.
+
+    Raises as `read_release`.
+    """
+    return _pinned(job.label_release, job.decoding.label_release_sha256) if job.label_release else None
+
+
+def _pinned(folder: str, sha256: str) -> Release:
+    release = opened(folder)
+    if hashlib.sha256(release.read(manifest.FILE_NAME)).hexdigest() != sha256:
+        raise RuntimeError(f"the release in {folder} was replaced while the job ran")
     return release
 
 
@@ -188,7 +204,17 @@ class _Loaded:
     def __init__(self, job: Job):
         self.release = read_release(job)
         self.decoder: Decoder = load_decoder(job.decoder, origin_of(self.release, job.decoding.encoder))
+        self._label_release = read_label_release(job)
         self._part: tuple[int, pa.Table] | None = None
+
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray | None:
+        """What the teacher of the other release makes of pictures, (n, C); None where there is none."""
+        if self._label_release is None:
+            return None
+        encoder = encoder_for_process(self._label_release.config.encoder)
+        prepared = np.concatenate([encoder.prepare([image_of(picture)]) for picture in pixels])
+        with encoder.session():
+            return self._label_release.labeller.probabilities(encoder.embed(prepared))
 
     def part(self, decoding: Decoding, part: int) -> pa.Table:
         held = self._part
@@ -230,11 +256,15 @@ def stage_piece(job: Job, piece: Piece, loaded: "_Loaded") -> None:
     threads = job.threads or len(os.sched_getaffinity(0))
     with loaded.decoder.session(), ThreadPoolExecutor(threads, thread_name_prefix="decode") as workers:
         pixels = pictures(loaded.decoder, drawn, generators, workers)
+    labels, probabilities = table.column(LABEL).to_pylist(), matrix_of(table.column(PROBABILITIES))
+    if (looked_at := loaded.probabilities(pixels)) is not None:
+        probabilities = looked_at
+        labels = [decoding.classes[index] for index in looked_at.argmax(axis=1)]
     made = Pictures(
         piece.first,
         pixels,
-        classes if decoding.labels == Labels.DRAWN else table.column(LABEL).to_pylist(),
-        matrix_of(table.column(PROBABILITIES)),
+        classes if decoding.labels == Labels.DRAWN else labels,
+        probabilities,
         classes,
         drawn.components,
     )
@@ -282,13 +312,14 @@ class PublishPictures(beam.DoFn):
                 held += [
                     (number, base64.b64decode(data)) for number, data in found[: SHEET_PICTURES - len(held)]
                 ]
-        about = read_release(job).manifest
+        about, of_labels = read_release(job).manifest, read_label_release(job)
+        labelled = None if of_labels is None else of_labels.manifest
         for path, data in (
             (SHEET_FILE, sheet(samples, decoding.classes)),
-            (CARD_FILE, decoded.card(decoding, about)),
+            (CARD_FILE, decoded.card(decoding, about, labelled)),
         ):
             records.append(publish.stage(job.staged, path, data, 0, decoding.digest))
-        stated = decoded.build(decoding, about, [record.entry() for record in records])
+        stated = decoded.build(decoding, about, [record.entry() for record in records], labelled)
         publication = Publication(job.output, own=OWN_FILES)
         try:
             publication.publish(job.staged, records, stated)

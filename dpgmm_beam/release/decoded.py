@@ -75,6 +75,8 @@ class Decoding:
       labels: whose word `label` is: the teacher's likeliest class, or the class that was drawn.
       classes: of the release.
       piece_images: pictures of a piece, at most.
+      label_release_sha256: of the manifest of another release, whose teacher labels the pictures; "" where
+        the release's own labels the embeddings.
     """
 
     release_sha256: str
@@ -88,6 +90,7 @@ class Decoding:
     labels: Labels
     classes: tuple[str, ...]
     piece_images: int
+    label_release_sha256: str = ""
 
     @property
     def pictures(self) -> int:
@@ -118,7 +121,8 @@ class Decoding:
     def statement(self) -> dict[str, Any]:
         """What the manifest says of it."""
         content = dataclasses.asdict(self)
-        del content["release_sha256"], content["classes"], content["piece_images"]
+        for name in ("release_sha256", "classes", "piece_images", "label_release_sha256"):
+            del content[name]
         return content
 
     @property
@@ -134,27 +138,36 @@ def generator_of_picture(seed: int, number: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence([seed, number, 1])))
 
 
-def build(decoding: Decoding, release: dict[str, Any], files: Sequence[dict]) -> bytes:
+def build(
+    decoding: Decoding,
+    release: dict[str, Any],
+    files: Sequence[dict],
+    label_release: dict[str, Any] | None = None,
+) -> bytes:
     """The manifest's bytes.
 
     Args:
       decoding: of the pictures.
       release: the release's manifest.
       files: path, size, sha256 and rows (pictures) of every other file.
+      label_release: manifest of the release whose teacher labels the pictures, if there is one.
     """
     content = {
         "decoded_version": VERSION,
         "digest": decoding.digest,
         "decoding": decoding.statement(),
         "folders": _folders(decoding.classes) if decoding.format == Format.PNG else {},
-        "release": {
-            "manifest_sha256": decoding.release_sha256,
-            **{name: release[name] for name in _STATED},
-        },
+        "release": _stated(release, decoding.release_sha256),
         "versions": _versions(),
         "files": sorted(files, key=lambda file: file["path"]),
     }
+    if label_release is not None:
+        content["label_release"] = _stated(label_release, decoding.label_release_sha256)
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _stated(release: dict[str, Any], sha256: str) -> dict[str, Any]:
+    return {"manifest_sha256": sha256, **{name: release[name] for name in _STATED}}
 
 
 _STATED = ("schema_version", "release_id", "config", "config_digest", "fit_digest", "privacy")
@@ -187,7 +200,7 @@ delta = {delta:.12g}: {adjacency}, which is {unit}. These pictures were made fro
 and from public things alone, so the same holds for them, and they have spent nothing more.
 
 - **What that means.** Somebody who knows everything else and is told with even odds whether one unit
-  was in guesses right at most {guesses:.12g} times in 100.
+  was in guesses right at most {guesses:.12g} times in 100.{both}
 - **Releases add up**: another release of the same images spends more.
 - **What a picture shows is the decoder's word as much as the data's.** The decoder, {decoder}, was
   not fitted to the private images{foreign}
@@ -202,6 +215,11 @@ and from public things alone, so the same holds for them, and they have spent no
 {labels}
 """
 
+_BOTH = """
+- **The labels come from another release**, {label_release}, of epsilon = {epsilon:.12g} and
+  delta = {delta:.12g}. Where both are of the same images, together they have spent at most the sums of
+  both; the {guesses:.12g} times in 100 are of both together."""
+
 _LABELS = {
     Labels.TEACHER: "`label` is the likeliest class by the release's private teacher, which has seen the\n"
     "embedding and not the picture. {count:,} pictures were drawn in the mixture of each class, so labels\n"
@@ -209,6 +227,12 @@ _LABELS = {
     Labels.DRAWN: "`label` is the class in whose mixture a picture was drawn, {count:,} of each; it may\n"
     "look like another's.",
 }
+
+_LOOKED_AT = (
+    "`label` is the likeliest class by the private teacher of the other release, which has looked at the\n"
+    "picture. {count:,} pictures were drawn in the mixture of each class, so labels are not quite so many\n"
+    "each."
+)
 
 _LAYOUTS = {
     Format.PNG: "a folder for each label, `NUMBER.png` in it; a label that makes no name of a folder is\n"
@@ -221,15 +245,27 @@ _LAYOUTS = {
 }
 
 
-def card(decoding: Decoding, release: dict[str, Any]) -> bytes:
+def card(decoding: Decoding, release: dict[str, Any], label_release: dict[str, Any] | None = None) -> bytes:
     """The text of README.md, in UTF-8.
 
     Args:
-      release: the release's manifest.
+      release, label_release: manifests, as in `build`.
     """
     plan = manifest.plan_of(release)
     exact = decoding.decoder.startswith("dct:")
     count = len(decoding.classes)
+    mus = [each["privacy"]["operational"]["mu"] for each in (release, label_release) if each is not None]
+    # Gaussian mechanisms compose so.  Rounded up: what is called a bound is one.
+    guesses = math.ceil(500 * (1 + math.erf(math.hypot(*mus) / math.sqrt(8)))) / 10
+    labels, both = _LABELS[decoding.labels], ""
+    if label_release is not None:
+        labels = _LOOKED_AT if decoding.labels == Labels.TEACHER else labels
+        both = _BOTH.format(
+            label_release=_code(str(label_release["release_id"])),
+            epsilon=label_release["privacy"]["epsilon"],
+            delta=label_release["privacy"]["delta"],
+            guesses=guesses,
+        )
     return _CARD.format(
         pictures=decoding.pictures,
         classes=f"{count:,} classes" if count > 1 else "one class",
@@ -238,8 +274,8 @@ def card(decoding: Decoding, release: dict[str, Any]) -> bytes:
         delta=plan.config.delta,
         adjacency=release["privacy"]["adjacency"],
         unit=release["privacy"]["privacy_unit"],
-        # Rounded up: what is called a bound is one.
-        guesses=math.ceil(500 * (1 + release["privacy"]["operational"]["advantage"])) / 10,
+        guesses=guesses,
+        both=both,
         decoder=_code(decoding.decoder),
         foreign=" at all: it is the inverse of the encoder."
         if exact
@@ -247,7 +283,7 @@ def card(decoding: Decoding, release: dict[str, Any]) -> bytes:
         images=IMAGES,
         layout=_LAYOUTS[decoding.format],
         sheet=SHEET_FILE,
-        labels=_LABELS[decoding.labels].format(count=decoding.images_per_class),
+        labels=labels.format(count=decoding.images_per_class),
     ).encode()
 
 
@@ -280,9 +316,13 @@ def check(content: dict[str, Any], present: Collection[str], measure: Measure) -
     release, stated = content.get("release"), content.get("decoding")
     if not isinstance(release, dict) or not isinstance(stated, dict):
         return ["the manifest does not say of which release the pictures are"]
-    problems = manifest.check_statement(
-        {**{name: each for name, each in release.items() if name != "manifest_sha256"}, "versions": {}}
-    )
+    label_release = content.get("label_release")
+    problems: list[str] = []
+    for each in (release, *(() if label_release is None else (label_release,))):
+        if not isinstance(each, dict):
+            return ["the manifest does not say of which release the labels are"]
+        others = {name: value for name, value in each.items() if name != "manifest_sha256"}
+        problems += manifest.check_statement({**others, "versions": {}})
     if problems:
         return problems
     try:
@@ -293,7 +333,7 @@ def check(content: dict[str, Any], present: Collection[str], measure: Measure) -
             classes=config.classes,
             piece_images=1,
         )
-        text = card(decoding, release)
+        text = card(decoding, release, label_release)
         listed = {str(file["path"]): int(file["rows"]) for file in content["files"]}
         sha256 = {file["path"]: file["sha256"] for file in content["files"]}
         named = not decoding.encoder_stated and decoding.encoder != config.encoder

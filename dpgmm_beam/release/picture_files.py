@@ -62,10 +62,11 @@ class Pictures:
 
 def png(pixels: np.ndarray) -> bytes:
     """A picture, (height, width, 1 or 3) uint8, as a PNG without side information."""
-    return _png(_image(pixels))
+    return _png(image_of(pixels))
 
 
-def _image(pixels: np.ndarray) -> Image.Image:
+def image_of(pixels: np.ndarray) -> Image.Image:
+    """A picture, (height, width, 1 or 3) uint8, for Pillow."""
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
@@ -140,7 +141,7 @@ def samples_of(pictures: Pictures, classes: Sequence[str]) -> dict[str, list[tup
     found: dict[str, list[tuple[int, bytes]]] = {label: [] for label in classes[:SHEET_CLASSES]}
     for row, label in enumerate(pictures.labels):
         if label in found and len(found[label]) < SHEET_PICTURES:
-            image = _image(pictures.pixels[row])
+            image = image_of(pictures.pixels[row])
             image.thumbnail((SHEET_SIDE, SHEET_SIDE), Image.Resampling.BICUBIC)
             found[label].append((pictures.first + row, _png(image)))
     return {label: samples for label, samples in found.items() if samples}

@@ -39,6 +39,9 @@ def parser() -> Parser:
         default="teacher",
         help="by the release's teacher, or the class in which an embedding was drawn",
     )
+    result.add_argument(
+        "--label-release", help="another release, of an encoder whose teacher looks at the pictures"
+    )
     result.add_argument("--seed", type=int, default=0, help="public; the same seed gives the same pictures")
     result.add_argument(
         "--encoder", help="that the embeddings are of, where the release says 'precomputed' or names a path"

@@ -74,7 +74,7 @@ def test_pictures_by_label(release, tmp_path, capsys):
     assert decode(release, tmp_path / "out", "--images-per-class", 10) == 0
     said = capsys.readouterr().out
     assert said == (
-        f"40 pictures are in {tmp_path / 'out'}: they are covered by the release's epsilon 4 and delta 1e-05,"
+        f"40 pictures are in {tmp_path / 'out'}: they are covered by the release's epsilon 4 and delta 1e-05"
         " and spend nothing\n"
     )
     files = small.contents(tmp_path / "out")

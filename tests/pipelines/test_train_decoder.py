@@ -1,15 +1,20 @@
 """From public images to a decoder, and from a gallery of them to pictures."""
 
+import io
 import json
+import math
 import shutil
+from statistics import NormalDist
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dpgmm_beam import Release
+from dpgmm_beam import Release, load_release
 from dpgmm_beam.decoders.convolution import trained_from_bytes
 from dpgmm_beam.encoders import dct
+from dpgmm_beam.mixture import matrix_of
 from pipelines import cli
 
 SIDE = 12
@@ -95,6 +100,58 @@ def test_the_inverse_of_the_encoder(public, release, tmp_path):
         assert columns_of(tmp_path / "out" / "images", place).argmax() == place
 
 
+def test_another_release_labels_what_it_sees(public, release, tmp_path, capsys):
+    """Its teacher is given the pictures, embedded again, and its budget is told of."""
+    rows, labels = (np.repeat(each, 50, axis=0) for each in bars(public))
+    options = {"delta": 1e-5, "samples_per_class": 1, "n_components": 1, "classes": ["0", "1", "2", "3"]}
+    Release.fit(rows, labels, epsilon=50.0, encoder=f"dct:{SIDE}", **options).save(tmp_path / "labels")
+    given = ("--images-per-class", 20, "--format", "parquet", "--label-release", tmp_path / "labels")
+    capsys.readouterr()
+    assert decode(release, tmp_path / "out", f"dct:{SIDE}", *given) == 0
+    assert (
+        "epsilon 100 and delta 1e-05, their labels by epsilon 50 and delta 1e-05," in capsys.readouterr().out
+    )
+    assert cli.main(["verify", "--release", str(tmp_path / "out")]) == 0
+    table = pq.read_table(tmp_path / "out" / "images")
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(data))) for data in table["image"].to_pylist()])
+    again = dct.coefficients_of(pixels[..., None] / 255, dct.PictureForm(SIDE, 1)).astype(np.float32)
+    seen = load_release(tmp_path / "labels").labeller.probabilities(again)
+    np.testing.assert_array_equal(matrix_of(table["label_probabilities"]), seen)
+    assert table["label"].to_pylist() == [str(index) for index in seen.argmax(axis=1)]
+    about = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert about["label_release"]["privacy"]["epsilon"] == 50
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "of epsilon = 50 and\n  delta = 1e-05" in card
+    # Two Gaussian mechanisms are one of the root of the sum of their squared mus.
+    mus = [about[name]["privacy"]["operational"]["mu"] for name in ("release", "label_release")]
+    most = NormalDist().cdf(np.hypot(*mus) / 2)
+    assert f"at most {math.ceil(1000 * most) / 10:.12g} times in 100" in card
+    about["label_release"]["privacy"]["epsilon"] = 1.0
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(about))
+    assert cli.main(["verify", "--release", str(tmp_path / "out")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("classes", "encoder", "said"),
+    [
+        (["0", "1", "3", "2"], f"dct:{SIDE}", "have the classes of --release, in order"),
+        (["0", "1", "2", "3"], "precomputed", "be of an encoder that can embed pictures"),
+        (["0", "1", "2", "3"], "nobody", "be one of"),
+        (None, "", "be a folder with a manifest.json"),
+    ],
+)
+def test_a_release_that_can_t_label(public, release, tmp_path, capsys, classes, encoder, said):
+    if classes:
+        rows, labels = bars(public)
+        options = {"epsilon": 50.0, "delta": 1e-5, "samples_per_class": 1, "n_components": 1}
+        Release.fit(rows, labels, classes=classes, encoder=encoder, **options).save(tmp_path / "labels")
+    options = ("--label-release", tmp_path / "labels")
+    assert decode(release, tmp_path / "out", f"dct:{SIDE}", *options) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("dpgmm: --label-release=")
+    assert said in err
+
+
 @pytest.fixture(scope="module")
 def gallery(public, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gallery") / "embedded"
@@ -123,7 +180,6 @@ def test_the_nearest_of_a_gallery(public, release, gallery, tmp_path, monkeypatc
 
 def test_exact_search_and_the_first_of_equal_ones(tmp_path):
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from dpgmm_beam.decoders.retrieval import Gallery, nearest
     from dpgmm_beam.mixture import fixed_size_list
