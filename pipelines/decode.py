@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> int:
         # What a killed one may not have come to.
         request.discard()
         return _report(request, release, "these pictures are in {} already")
-    if wrong := occupied(request.output, False, OWN_FILES):
-        raise ConfigError("--output", arguments.output, wrong.replace("hold a release", "hold something"))
+    if occupied(request.output, False, OWN_FILES):
+        raise ConfigError("--output", arguments.output, "be an empty or a new folder, or hold these pictures")
     if place := request.foreign():
         raise ConfigError("--output", arguments.output, f"lie where nobody else has put {place}")
     for path in request.others():

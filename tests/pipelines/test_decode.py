@@ -172,7 +172,7 @@ def test_again_changes_nothing_and_another_has_no_place(release, tmp_path, capsy
         path: os.stat(tmp_path / "out" / path).st_mtime_ns for path in small.contents(tmp_path / "out")
     }
     assert decode(release, tmp_path / "out", "--images-per-class", 4) == 2
-    assert "must not hold something already" in capsys.readouterr().err
+    assert "must be an empty or a new folder, or hold these pictures" in capsys.readouterr().err
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     assert decode(release, tmp_path / "full", "--images-per-class", 3) == 2
