@@ -78,7 +78,7 @@ class DecoderConfig:
     """
 
     side: int = 32
-    steps: int = 2000
+    steps: int = 1000
     batch_size: int = 64
     learning_rate: float = 2e-3
     noise: float = 0.3
