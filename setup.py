@@ -53,6 +53,8 @@ setup(
         "plot": ["matplotlib>=3.10"],
         # Draws and writes the page of `dpgmm report`.
         "report": ["matplotlib>=3.10", "jinja2>=3.1"],
+        # Diffusion decoders of `dpgmm decode`: kandinsky22 and unclip.
+        "decode": ["diffusers>=0.42,<1", "transformers>=5,<6"],
         # Small images for `dpgmm demo` where Fashion-MNIST can't be had.
         "demo": ["scikit-learn>=1.5,<1.8"],
         "test": [
@@ -75,6 +77,9 @@ setup(
             "jinja2>=3.1",
             # The digits of `dpgmm plan`, and of the demo where Fashion-MNIST can't be had.
             "scikit-learn>=1.5,<1.8",
+            # The diffusion decoders, with tiny random weights.
+            "diffusers>=0.42,<1",
+            "transformers>=5,<6",
         ],
         # diffprivlib 0.6.6 cannot be imported beside scikit-learn 1.8, which mlxtend 0.25 wants.
         "benchmarks": [

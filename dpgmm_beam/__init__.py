@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dpgmm_beam.config import Method, ReleaseConfig
     from dpgmm_beam.data.rows import Rows, rows_of
+    from dpgmm_beam.decoders.decoder import Decoder
+    from dpgmm_beam.decoders.registry import register_decoder
     from dpgmm_beam.encoders.encoder import Encoder
     from dpgmm_beam.encoders.registry import register_encoder
     from dpgmm_beam.errors import ConfigError
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ConfigError": "errors",
+    "Decoder": "decoders.decoder",
     "Encoder": "encoders.encoder",
     "Labeller": "release.labels",
     "Method": "config",
@@ -42,6 +45,7 @@ _HOMES = {
     "load_mixture": "release.loading",
     "load_network": "network",
     "load_release": "release.release",
+    "register_decoder": "decoders.registry",
     "register_encoder": "encoders.registry",
     "release_in_memory": "release.in_memory",
     "rows_of": "data.rows",
@@ -50,6 +54,7 @@ _HOMES = {
 
 __all__ = [
     "ConfigError",
+    "Decoder",
     "Encoder",
     "Labeller",
     "Method",
@@ -66,6 +71,7 @@ __all__ = [
     "load_mixture",
     "load_network",
     "load_release",
+    "register_decoder",
     "register_encoder",
     "release_in_memory",
     "rows_of",

@@ -15,6 +15,7 @@ from typing import Any
 from dpgmm_beam.data.rows import RowFormat, normal_form
 from dpgmm_beam.data.units import Slice
 from dpgmm_beam.defaults import ROUNDS, SAMPLES_PER_CLASS, UNUSED_ROUNDS
+from dpgmm_beam.encoders import dct
 from dpgmm_beam.errors import ConfigError, printable
 from dpgmm_beam.privacy import accounting, lattice
 from dpgmm_beam.privacy.allocation import SHARES, check_share
@@ -45,6 +46,9 @@ MAX_SAMPLES = 2**28
 """Synthetic rows of all classes together: some 30,000 files, each of which the manifest names."""
 
 
+PICTURE_SUBSPACE_DIM = 256
+"""Directions of pictures with shapes of their own, where rows are enough: `Method.subspace_dim` elsewhere."""
+
 _WIRE_NAMES = {"subspace_dim": "reduced"}
 """What digests and manifests call a field, where it has been renamed since."""
 
@@ -68,6 +72,8 @@ class Method:
       teacher_noise_cap: the most by which one step's noise may move a logit.
       teacher_momentum: of the steps.
       teacher_ridges: ridge functions that the teacher sees beside a row, in a release of several components.
+      picture_side: embeddings are cosine coefficients of pictures so many pixels wide and high (encoder
+        dct:SIDE); 0: they are not.  What is alike for frequencies alike is then pooled over them.
     """
 
     residual_radius: float = 0.7
@@ -79,10 +85,15 @@ class Method:
     teacher_noise_cap: float = 0.05
     teacher_momentum: float = 0.9
     teacher_ridges: int = 256
+    picture_side: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest and the digest."""
-        return {_WIRE_NAMES.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+        values = {_WIRE_NAMES.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+        if not self.picture_side:
+            # Releases of anything else are described, and draw their noise, as before there were pictures.
+            del values["picture_side"]
+        return values
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "Method":
@@ -100,10 +111,12 @@ class ReleaseConfig:
       classes: the declared labels; at least one, distinct.
       dimension: length of an embedding.
       epsilon, delta: the budget of the release.
-      clip_norm: embeddings are clipped to it; None: normalised to 1.
+      clip_norm: embeddings are clipped to it; None: normalised to 1, but those of `dct`, whose
+        length is a picture's contrast, are clipped to what few pictures exceed.
       labelled: whether the data has labels; if not, there is one class.
       samples_per_class: synthetic rows of each class.
-      components: Gaussians a class; None: as many as the noisy number of rows of a class allows.
+      components: Gaussians a class; None: as many as the noisy number of rows of a class allows, but 1
+        with `dct`: there rounds cost more than they give, save at large budgets (docs/method.md).
       rounds: stages of clustering (not used for one component); None: 8, which is
         replaced by the number.
       shares: of 1/z^2 for each mechanism, relative to their sum.
@@ -159,6 +172,8 @@ class ReleaseConfig:
                 )
         check_classes(self.classes)
         lattice.check_dimension(self.dimension)
+        if self.encoder.startswith("dct:"):
+            self._take_pictures()
         check_clip_norm(self.clip_norm)
         if not self.labelled and len(self.classes) != 1:
             raise ConfigError("classes", ",".join(self.classes), "be one class, for the data has no labels")
@@ -191,6 +206,23 @@ class ReleaseConfig:
                 )
         for mechanism, share in self.shares:
             check_share(mechanism, share)
+
+    def _take_pictures(self) -> None:
+        """Fills in what follows from embeddings being pictures, so that the digest holds it."""
+        argument = self.encoder.partition(":")[2]
+        if wrong := dct.validation_error(argument):
+            raise ConfigError("encoder", self.encoder, wrong)
+        form = dct.PictureForm.of(argument)
+        if self.dimension != form.dimension:
+            raise ConfigError("dimension", self.dimension, f"be {form.dimension} with {self.encoder}")
+        method = dataclasses.replace(self.method, picture_side=form.side)
+        if method.subspace_dim == Method.subspace_dim:
+            method = dataclasses.replace(method, subspace_dim=PICTURE_SUBSPACE_DIM)
+        object.__setattr__(self, "method", method)
+        if self.components is None:
+            object.__setattr__(self, "components", 1)
+        if self.clip_norm is None:
+            object.__setattr__(self, "clip_norm", form.usual_norm)
 
     @property
     def clustering_stages(self) -> int:

@@ -54,3 +54,45 @@ class TrainConfig:
                 )
         if not 0 <= self.seed < 2**63:
             raise ConfigError("seed", self.seed, "be from 0 to 2**63 - 1")
+
+
+DECODER_SIDES = (28, 32, 48, 64)
+"""Pixels of a side that a trained decoder may make."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """Hyper-parameters of a decoder's training.
+
+    Attributes:
+      side: pixels of a side of its pictures, one of `DECODER_SIDES`.
+      steps: batches that are trained on.
+      batch_size: pictures of a batch.
+      learning_rate: Adam's at the start; it falls to 0 along a half cosine.
+      noise: length of the noise that is added to an embedding of norm 1, at most: synthetic
+        embeddings are never quite where real ones are.
+      seed: of the first weights, the order of pictures and the noise.
+
+    Raises:
+      ConfigError: naming the option of `dpgmm train-decoder`.
+    """
+
+    side: int = 32
+    steps: int = 1000
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    noise: float = 0.3
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.side not in DECODER_SIDES:
+            raise ConfigError("side", self.side, f"be one of {', '.join(map(str, DECODER_SIDES))}")
+        for name, most in (("steps", 10**6), ("batch_size", 4096)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ConfigError(name, getattr(self, name), f"be a whole number from 1 to {most}")
+        if not 1e-9 <= self.learning_rate <= 1:
+            raise ConfigError("learning_rate", self.learning_rate, "be a number from 1e-09 to 1")
+        if not 0 <= self.noise <= 10:
+            raise ConfigError("noise", self.noise, "be a number from 0 to 10")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError("seed", self.seed, "be from 0 to 2**63 - 1")

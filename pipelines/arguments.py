@@ -183,6 +183,7 @@ def nearest(name: str, names: Collection[str], words: str = ", such as {}") -> s
 
 def parser_of(verb: str) -> Parser:
     """A verb's parser, which is in `pipelines.parsers`, or else in the verb's own module."""
-    name = f"pipelines.parsers.{verb}"
-    module = importlib.import_module(name if importlib.util.find_spec(name) else f"pipelines.{verb}")
+    own = verb.replace("-", "_")
+    name = f"pipelines.parsers.{own}"
+    module = importlib.import_module(name if importlib.util.find_spec(name) else f"pipelines.{own}")
     return module.parser()

@@ -26,6 +26,8 @@ VERBS = {
     "train": "a release -> a two-layer network, tested on real embeddings",
     "predict": "a network and real embeddings -> their labels, for their owner",
     "sample": "more labelled rows of a release, at no cost in privacy",
+    "decode": "a release -> pictures, by a decoder, at no cost in privacy",
+    "train-decoder": "public images -> a decoder of an encoder's embeddings",
     "ledger": "one budget for all releases of a data set: what is spent, left, and by what",
     "budget": "what releases cost together, from their manifests alone",
     "verify": "re-check a release's accounting and digests, or re-derive it",
@@ -36,7 +38,12 @@ VERBS = {
 }
 """A verb is a module of this name with `main(arguments)`, and one of `pipelines.parsers` with `parser()`."""
 
-_MODULES = {"inspect": "inspection", "ledger": "ledger.command", "budget": "composed"}
+_MODULES = {
+    "inspect": "inspection",
+    "ledger": "ledger.command",
+    "budget": "composed",
+    "train-decoder": "train_decoder",
+}
 """Verbs whose module has another name: one of Python's own, or another of this package, has theirs."""
 
 _DETAILS = ("dpgmm.fit", "dpgmm.release")
@@ -264,7 +271,7 @@ def usage() -> list[str]:
     return [
         "usage: dpgmm VERB [options]; dpgmm VERB --help tells more",
         "",
-        *(f"  {verb:<12}{text}" for verb, text in VERBS.items()),
+        *(f"  {verb:<15}{text}" for verb, text in VERBS.items()),
         "",
         "Every verb takes --config FILE, --json, --quiet, --verbose and --version.",
         "Exit status: 0 done, 1 failed or not verified, 2 refused, 3 no budget left, 128 + N after signal N.",

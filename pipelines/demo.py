@@ -15,13 +15,14 @@ from dpgmm_beam.encoders.registry import check_encoder
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy.accounting import check_privacy_parameters
 from dpgmm_beam.privacy.noise import KEY_BYTES
-from pipelines import cli, demo_data, embed, fashion_mnist, paths, release, runner, train
+from dpgmm_beam.release.picture_files import SHEET_FILE
+from pipelines import cli, decode, demo_data, embed, fashion_mnist, paths, release, runner, train
 from pipelines.output import Facts
 from pipelines.parsers.demo import SIZE, parser
 from transforms.files.private import is_local
 from transforms.files.write import write_whole
 
-ENCODER = "efficientnet_lite0"
+ENCODER, PICTURES = "efficientnet_lite0", "dct:28"
 DELTA = 1e-5
 FULL_KEYS, MAX_KEYS = 3, 100
 
@@ -54,6 +55,9 @@ def main(argv: Sequence[str]) -> int:
     real = place.train_on_real()
     cli.say(f"without privacy: accuracy {real['accuracy']:.4f}, trained on the real rows")
     print_table(f"{data.title}, {encoder}", epsilons, rows, real)
+    sheet = place.pictures(epsilons[0])
+    cli.say("")
+    cli.report(f"pictures of a release at epsilon {epsilons[0]:g}, {PICTURES}: {sheet}", sheet=sheet)
     return 0
 
 
@@ -153,27 +157,52 @@ class Place:
         """Metrics and seconds."""
         cli.note(f"== epsilon {epsilon:g}, key {number}")
         name = self._name(f"epsilon-{epsilon:g}-key-{number}")
-        output = os.path.join(self.work, "releases", name)
         started = time.monotonic()
         with _unsaid():
-            release.main(
+            output = self._release(self.embeddings("train"), self.encoder, epsilon, number, name)
+        released = time.monotonic() - started
+        return {"epsilon": epsilon, "release_seconds": released, **self._train(output, name)}
+
+    def pictures(self, epsilon: float) -> str:
+        """Releases the images in a space that has an inverse, and decodes; path of the contact sheet."""
+        cli.note(f"== pictures at epsilon {epsilon:g}")
+        name = f"{self.data.prefix}pictures-epsilon-{epsilon:g}"
+        output = os.path.join(self.work, "pictures", name)
+        shutil.rmtree(output, ignore_errors=True)
+        with _unsaid():
+            made = self._release(self._images("train"), PICTURES, epsilon, 1, name, "--components", "1")
+            decode.main(
                 [
-                    *("--input", self.embeddings("train"), "--encoder", self.encoder),
-                    *("--output", output, "--overwrite"),
-                    *("--classes", ",".join(self.data.classes)),
-                    *("--epsilon", repr(epsilon), "--delta", repr(DELTA)),
-                    *("--noise-key-file", demo_key(number, self.work), "--release-id", f"demo-{name}"),
-                    *("--private-dir", os.path.join(self.work, "private")),
+                    *("--release", made, "--decoder", PICTURES, "--output", output),
+                    *("--images-per-class", "100"),
                     *self.beam_arguments,
                 ]
             )
-        released = time.monotonic() - started
-        return {"epsilon": epsilon, "release_seconds": released, **self._train(output, name)}
+        return os.path.join(output, SHEET_FILE)
 
     def train_on_real(self) -> dict:
         """As `release_and_train` gives, of the same network without a release between."""
         cli.note("== network on the real embeddings")
         return self._train(self.embeddings("train"), self._name("real"))
+
+    def _release(
+        self, source: str, encoder: str, epsilon: float, number: int, name: str, *options: str
+    ) -> str:
+        """Releases an input; the folder of the release."""
+        output = os.path.join(self.work, "releases", name)
+        release.main(
+            [
+                *("--input", source, "--encoder", encoder),
+                *("--output", output, "--overwrite"),
+                *("--classes", ",".join(self.data.classes)),
+                *("--epsilon", repr(epsilon), "--delta", repr(DELTA)),
+                *("--noise-key-file", demo_key(number, self.work), "--release-id", f"demo-{name}"),
+                *("--private-dir", os.path.join(self.work, "private")),
+                *options,
+                *self.beam_arguments,
+            ]
+        )
+        return output
 
     def _train(self, rows: str, name: str) -> dict:
         """The metrics of a network that is trained on these rows."""

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.release import manifest
+from dpgmm_beam.release import decoded, manifest
 from pipelines import cli, paths, private, release, runner, runs
 from pipelines.columns import check_units, columns_of
 from pipelines.parsers.verify import parser
@@ -31,11 +31,16 @@ def main(argv: Sequence[str]) -> int:
     path = join(arguments.release, manifest.FILE_NAME)
     if not exists(path):
         raise ConfigError("--release", arguments.release, f"be a folder with a {manifest.FILE_NAME}")
-    content = manifest.parse(read_small("--release", path, manifest.MAX_BYTES), arguments.release)
+    data = read_small("--release", path, manifest.MAX_BYTES)
     present = files_below(arguments.release) - {manifest.FILE_NAME}
-    problems = manifest.check(
-        content, present, lambda name, most: measure(join(arguments.release, *name.split("/")), most)
-    )
+
+    def measured(name: str, most: int) -> tuple[int, str]:
+        return measure(join(arguments.release, *name.split("/")), most)
+
+    if (pictures := decoded.parse(data)) is not None:
+        return check_pictures(pictures, decoded.check(pictures, present, measured), arguments)
+    content = manifest.parse(data, arguments.release)
+    problems = manifest.check(content, present, measured)
     if arguments.input is not None and not problems:
         problems = derive_again(content, arguments, options)
     for problem in problems:
@@ -54,6 +59,29 @@ def main(argv: Sequence[str]) -> int:
         delta=privacy["delta"],
         files=len(content["files"]),
         derived_again=arguments.input is not None,
+    )
+    return 0
+
+
+def check_pictures(content: dict, problems: list[str], arguments: argparse.Namespace) -> int:
+    """Tells what is wrong with decoded pictures."""
+    if arguments.input is not None:
+        raise ConfigError("--input", arguments.input, "be left out: these are pictures, which a decoder made")
+    for problem in problems:
+        cli.report(f"NOT VERIFIED: {problem}", verified=False, problems=problems)
+    if problems:
+        return 1
+    privacy = content["release"]["privacy"]
+    cli.report(
+        f"verified: pictures of a release of epsilon {privacy['epsilon']:g} at delta {privacy['delta']:g}"
+        f" ({privacy['adjacency']}), and {len(content['files'])} files have their digests",
+        verified=True,
+        problems=[],
+        release_id=content["release"]["release_id"],
+        epsilon=privacy["epsilon"],
+        delta=privacy["delta"],
+        files=len(content["files"]),
+        decoder=content["decoding"]["decoder"],
     )
     return 0
 

@@ -156,19 +156,15 @@ def plan_of(content: dict) -> Plan:
         raise ConfigError("release", f"{FILE_NAME} of it", "hold a configuration of a release") from None
 
 
-def check(content: dict, present: Collection[str], measure: Measure) -> list[str]:
-    """What is wrong with a release, each in a sentence; empty when all holds.
+def check_statement(content: dict) -> list[str]:
+    """What is wrong with all that a manifest states but its files, each in a sentence; empty when all holds.
 
     The plan is computed from the configuration and everything that the manifest
-    states compared with it, and so is the card; the privacy event must compose to no
-    more than (epsilon, delta) by the PLD accountant; the files must be those of such
-    a release, each with its size and digest, and no others.
+    states compared with it; the privacy event must compose to no more than
+    (epsilon, delta) by the PLD accountant.
 
     Args:
       content: the parsed manifest.
-      present: paths of the files that are there, the manifest's own left out.
-      measure: size and SHA-256 (hexadecimal) of a file of the release by its path; it may
-        stop when there is more than so many bytes.
     """
     try:
         plan = plan_of(content)
@@ -200,7 +196,28 @@ def check(content: dict, present: Collection[str], measure: Measure) -> list[str
     epsilon = accounting.epsilon_by_pld(event, plan.budget.delta, relation)
     if not epsilon <= plan.budget.epsilon:
         problems.append(f"the privacy event composes to epsilon {epsilon:.6g}, above {plan.budget.epsilon}")
-    problems += _check_files(content.get("files"), files_of(plan.config), present, measure)
+    return problems
+
+
+def check(content: dict, present: Collection[str], measure: Measure) -> list[str]:
+    """What is wrong with a release, each in a sentence; empty when all holds.
+
+    Its statement must hold, see `check_statement`; the card must be what follows from the
+    configuration; the files must be those of such a release, each with its size and digest,
+    and no others.
+
+    Args:
+      content: the parsed manifest.
+      present: paths of the files that are there, the manifest's own left out.
+      measure: size and SHA-256 (hexadecimal) of a file of the release by its path; it may
+        stop when there is more than so many bytes.
+    """
+    problems = check_statement(content)
+    try:
+        plan = plan_of(content)
+    except ConfigError:
+        return problems
+    problems += check_files(content.get("files"), files_of(plan.config), present, measure)
     if not problems and not _states_card(content["files"], card(plan)):
         problems.append(f"{CARD_FILE} is not what follows from the configuration")
     return problems
@@ -211,9 +228,16 @@ def _states_card(files: list[dict], text: bytes) -> bool:
     return stated["sha256"] == hashlib.sha256(text).hexdigest()
 
 
-def _check_files(
+def check_files(
     files: Any, due: Mapping[str, int | None], present: Collection[str], measure: Measure
 ) -> list[str]:
+    """What is wrong with the files of a folder, each in a sentence.
+
+    Args:
+      files: the manifest's list.
+      due: path and number of rows of each that must be there; None: of any number.
+      present, measure: as in `check`.
+    """
     try:
         stated = {file["path"]: (file["size"], file["sha256"], file["rows"]) for file in files}
     except (KeyError, TypeError):

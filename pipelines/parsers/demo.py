@@ -10,7 +10,8 @@ def parser() -> Parser:
     result = Parser(
         prog="dpgmm demo",
         description="Embeds Fashion-MNIST, releases it privately, trains on each release and on the real"
-        " embeddings, and prints one table. A second run reuses the embeddings. Where Fashion-MNIST can't be"
+        " embeddings, prints one table and draws a sheet of private pictures. A second run reuses the"
+        " embeddings. Where Fashion-MNIST can't be"
         " had, it runs on small images of an installed package and says so.",
         examples=(
             "dpgmm demo",

@@ -150,7 +150,9 @@ def test_help_says_what_a_user_needs(verb, capsys):
     assert "None" not in said
     # One default each, and none in the place of another.
     assert not re.search(r"\(default: [^)]*\)\s+\(default", said)
-    assert ("All other options go to Apache Beam" in said) == (verb in ("embed", "release", "verify", "demo"))
+    assert ("All other options go to Apache Beam" in said) == (
+        verb in ("embed", "release", "decode", "verify", "demo")
+    )
     for action in parser_of(verb)._actions:
         assert action.help or action.choices, action.dest
 

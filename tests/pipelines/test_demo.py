@@ -173,17 +173,21 @@ def test_from_images_to_a_table(data, tmp_path, monkeypatch, capsys):
     out, err = capsys.readouterr()
     # Four images are no more than noise, which --quiet does not keep back.
     assert err.startswith("warning: 10 of 10 classes are no more than noise")
-    assert err.count("\n") == 1
+    # The release of pictures says so, too.
+    assert err.count("\n") == 2
     found = json.loads(out)
     assert found["verb"] == "demo"
     assert found["data"] == "Fashion-MNIST, efficientnet_lite0:32"
     (made,) = found["releases"]
     assert made["train_rows"] == 200
     assert made["test_rows"] == 2
-    first, second, _, title, head, row = found["said"]
+    first, second, _, title, head, row, _, last = found["said"]
     assert first.startswith(f"epsilon 1: accuracy {made['accuracy']:.4f} on 2 real test rows, trained on 200")
     assert second == f"without privacy: accuracy {found['real_accuracy']:.4f}, trained on the real rows"
     assert title.startswith("Fashion-MNIST, efficientnet_lite0:32, delta 1e-05; accuracy")
     assert head.split()[0] == "epsilon"
     assert row.split()[0] == "1"
-    assert os.listdir(tmp_path / "work" / "releases") == ["epsilon-1-key-1-32"]
+    assert sorted(os.listdir(tmp_path / "work" / "releases")) == ["epsilon-1-key-1-32", "pictures-epsilon-1"]
+    assert last == f"pictures of a release at epsilon 1, dct:28: {found['sheet']}"
+    with Image.open(found["sheet"]) as sheet:
+        assert sheet.height == 10 * (28 + 2)

@@ -84,11 +84,17 @@ def _locked(folder: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def stage(folder: str, path: str, data: bytes, rows: int, state: str) -> FileRecord:
-    """Writes one file of the release into a staging folder."""
+def stage(folder: str, path: str, data: bytes, rows: int, state: str, *, settled: bool = True) -> FileRecord:
+    """Writes one file of the release into a staging folder.
+
+    Args:
+      settled: whether a local disk must have it before more is done.  Of many small files it need
+        not: each is looked at again before it is published, and can be made again.
+    """
+    content = data if settled or not is_local(folder) else lambda file: file.write(data)
     for left in reversed(range(_TRIES)):
         try:
-            write_whole(join(folder, *path.split("/")), data, scratch=_scratch(folder))
+            write_whole(join(folder, *path.split("/")), content, scratch=_scratch(folder))
             break
         except (FileNotFoundError, FileExistsError):
             # Another attempt has just published the folder, or removes what it has published.
@@ -139,8 +145,17 @@ def is_release(folder: str) -> bool:
     return stated and files_below(folder) <= {*listed, MANIFEST}
 
 
-def occupied(output: str, overwrite: bool) -> str:
-    """Why a release may not appear in a folder, as what the folder must do; "" where it may."""
+RELEASED = (f"{manifests.MIXTURE}/", f"{manifests.SYNTHETIC}/part-")
+"""How paths of a release's files begin, but for its card and its manifest."""
+
+
+def occupied(output: str, overwrite: bool, own: tuple[str, ...] = RELEASED) -> str:
+    """Why a release may not appear in a folder, as what the folder must do; "" where it may.
+
+    Args:
+      overwrite: whether it may take the place of another.
+      own: how paths of its files begin.
+    """
     if exists(join(output, MANIFEST)):
         if not overwrite:
             return "not hold a release already, unless --overwrite is given"
@@ -149,9 +164,8 @@ def occupied(output: str, overwrite: bool) -> str:
         free = not os.path.lexists(output) or (os.path.isdir(output) and not os.listdir(output))
     else:
         # Files of a publication that was killed are in nobody's way; its card comes after them.
-        folders = (f"{manifests.MIXTURE}/", f"{manifests.SYNTHETIC}/part-")
         found = files_below(output)
-        free = found != {CARD_FILE} and all(name.startswith(folders) for name in found - {CARD_FILE})
+        free = found != {CARD_FILE} and all(name.startswith(own) for name in found - {CARD_FILE})
     return "" if free else "be an empty or a new folder"
 
 
@@ -172,10 +186,12 @@ class Publication:
     Attributes:
       output: the folder of the release.
       overwrite: whether a release that is there may be replaced.
+      own: how paths of its files begin.
     """
 
     output: str
     overwrite: bool = False
+    own: tuple[str, ...] = RELEASED
 
     def is_published(self, manifest: bytes) -> bool:
         """Whether exactly this release is visible already."""
@@ -202,7 +218,7 @@ class Publication:
         discard(staged)
 
     def _check_place(self) -> None:
-        if wrong := occupied(self.output, self.overwrite):
+        if wrong := occupied(self.output, self.overwrite, self.own):
             raise RuntimeError(f"{self.output} has changed while the job ran: it must {wrong}")
 
     def _publish_local(self, staged: str, records: list[FileRecord], manifest: bytes) -> None:

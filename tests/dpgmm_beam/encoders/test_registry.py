@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from dpgmm_beam.encoders import open_clip_encoder, registry
+from dpgmm_beam.encoders.torch_threads import one_thread_per_operator
 from dpgmm_beam.errors import ConfigError
 
 open_clip = pytest.importorskip("open_clip")
@@ -17,7 +18,7 @@ open_clip = pytest.importorskip("open_clip")
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_on_a_busy_machine():
-    with open_clip_encoder.one_thread_per_operator():
+    with one_thread_per_operator():
         yield
 
 
@@ -112,7 +113,7 @@ def test_the_first_call_gives_the_same_bits(lite0, prepared):
 def test_sessions_nest_and_restore():
     code = """
 import torch
-from dpgmm_beam.encoders.open_clip_encoder import one_thread_per_operator as session
+from dpgmm_beam.encoders.torch_threads import one_thread_per_operator as session
 torch.set_num_threads(3)
 first, second = session(), session()
 with first:
@@ -192,7 +193,10 @@ def test_local_dir_models(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("vgg16", "encoder=vgg16 is refused: it must be one of efficientnet_lite0, open_clip, precomputed"),
+        (
+            "vgg16",
+            "vgg16 is refused: it must be one of dct, efficientnet_lite0, open_clip, precomputed, scattering",
+        ),
         ("", "be one of"),
         ("efficientnet_lite0:huge", "SIZE from 32 to 1024"),
         ("efficientnet_lite0:8", "SIZE from 32 to 1024"),
