@@ -177,6 +177,18 @@ def _dct_validation_error(argument: str) -> str | None:
     return dct.validation_error(argument)
 
 
+def _load_scattering(argument: str, batch_size: int) -> Encoder:
+    from dpgmm_beam.encoders import scattering
+
+    return scattering.ScatteringEncoder(argument)
+
+
+def _scattering_validation_error(argument: str) -> str | None:
+    from dpgmm_beam.encoders import scattering
+
+    return scattering.validation_error(argument)
+
+
 def _load_precomputed(argument: str, batch_size: int) -> Encoder:
     raise ConfigError("encoder", "precomputed", "name a model where images are to be embedded")
 
@@ -188,4 +200,5 @@ def _precomputed_validation_error(argument: str) -> str | None:
 register_encoder("open_clip", _load_open_clip, _open_clip_validation_error, _open_clip_fingerprint)
 register_encoder("efficientnet_lite0", _load_efficientnet_lite0, _efficientnet_lite0_validation_error)
 register_encoder("dct", _load_dct, _dct_validation_error)
+register_encoder("scattering", _load_scattering, _scattering_validation_error)
 register_encoder("precomputed", _load_precomputed, _precomputed_validation_error)

@@ -20,7 +20,7 @@ def parser() -> Parser:
     result.add_argument(
         "--encoder",
         default="efficientnet_lite0",
-        help="efficientnet_lite0[:SIZE], open_clip:MODEL/PRETRAINED-or-path or dct:SIDE[:rgb]",
+        help="efficientnet_lite0[:SIZE], open_clip:MODEL/PRETRAINED-or-path, scattering:SIDE or dct:SIDE",
     )
     result.add_argument("--output", required=True, help="folder for the embeddings; keep it private")
     result.add_argument("--threads", type=int, default=0, help="of one process; 0: as many as cores")

@@ -26,7 +26,9 @@ def parser() -> Parser:
         help="images (folder of LABEL/*.png|jpg|..., .csv or .jsonl list, tars) or rows (Parquet, arrays)",
     )
     what.add_argument(
-        "--encoder", required=True, help="open_clip:MODEL/PRETRAINED, efficientnet_lite0, dct:SIDE or precomputed"
+        "--encoder",
+        required=True,
+        help="open_clip:MODEL/PRETRAINED, efficientnet_lite0, dct:SIDE or precomputed",
     )
     what.add_argument("--classes", required=True, help="the declared labels: a,b,c or a file with one a line")
     what.add_argument("--output", required=True, help="folder of the release; appears whole or not at all")

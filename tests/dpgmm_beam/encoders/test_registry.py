@@ -192,7 +192,10 @@ def test_local_dir_models(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("vgg16", "encoder=vgg16 is refused: it must be one of efficientnet_lite0, open_clip, precomputed"),
+        (
+            "vgg16",
+            "vgg16 is refused: it must be one of dct, efficientnet_lite0, open_clip, precomputed, scattering",
+        ),
         ("", "be one of"),
         ("efficientnet_lite0:huge", "SIZE from 32 to 1024"),
         ("efficientnet_lite0:8", "SIZE from 32 to 1024"),
