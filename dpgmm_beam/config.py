@@ -14,6 +14,7 @@ from typing import Any
 
 from dpgmm_beam.data.rows import RowFormat, normal_form
 from dpgmm_beam.defaults import ROUNDS, SAMPLES_PER_CLASS, UNUSED_ROUNDS
+from dpgmm_beam.encoders import dct
 from dpgmm_beam.errors import ConfigError, printable
 from dpgmm_beam.privacy import accounting, lattice
 from dpgmm_beam.privacy.allocation import SHARES, check_share
@@ -65,6 +66,8 @@ class Method:
       teacher_rate: step size, in units of the whitened rows' squared norm.
       teacher_noise_cap: the most by which one step's noise may move a logit.
       teacher_momentum: of the steps.
+      picture_side: embeddings are cosine coefficients of pictures so many pixels wide and high (encoder
+        dct:SIDE); 0: they are not.  What is alike for frequencies alike is then pooled over them.
     """
 
     residual_radius: float = 0.7
@@ -75,10 +78,15 @@ class Method:
     teacher_rate: float = 3.0
     teacher_noise_cap: float = 0.05
     teacher_momentum: float = 0.9
+    picture_side: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest and the digest."""
-        return {_WIRE_NAMES.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+        values = {_WIRE_NAMES.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+        if not self.picture_side:
+            # Releases of anything else are described, and draw their noise, as before there were pictures.
+            del values["picture_side"]
+        return values
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "Method":
@@ -96,7 +104,8 @@ class ReleaseConfig:
       classes: the declared labels; at least one, distinct.
       dimension: length of an embedding.
       epsilon, delta: the budget of the release.
-      clip_norm: embeddings are clipped to it; None: normalised to 1.
+      clip_norm: embeddings are clipped to it; None: normalised to 1, but those of `dct`, whose
+        length is a picture's contrast, are clipped to what few pictures exceed.
       labelled: whether the data has labels; if not, there is one class.
       samples_per_class: synthetic rows of each class.
       components: Gaussians a class; None: as many as the noisy number of rows of a class allows.
@@ -134,6 +143,8 @@ class ReleaseConfig:
         accounting.check_privacy_parameters(self.epsilon, self.delta)
         check_classes(self.classes)
         lattice.check_dimension(self.dimension)
+        if self.encoder.startswith("dct:"):
+            self._take_pictures()
         check_clip_norm(self.clip_norm)
         if not self.labelled and len(self.classes) != 1:
             raise ConfigError("classes", ",".join(self.classes), "be one class, for the data has no labels")
@@ -166,6 +177,18 @@ class ReleaseConfig:
                 )
         for mechanism, share in self.shares:
             check_share(mechanism, share)
+
+    def _take_pictures(self) -> None:
+        """Fills in what follows from embeddings being pictures, so that the digest holds it."""
+        argument = self.encoder.partition(":")[2]
+        if wrong := dct.validation_error(argument):
+            raise ConfigError("encoder", self.encoder, wrong)
+        form = dct.PictureForm.of(argument)
+        if self.dimension != form.dimension:
+            raise ConfigError("dimension", self.dimension, f"be {form.dimension} with {self.encoder}")
+        object.__setattr__(self, "method", dataclasses.replace(self.method, picture_side=form.side))
+        if self.clip_norm is None:
+            object.__setattr__(self, "clip_norm", form.usual_norm)
 
     @property
     def clustering_stages(self) -> int:

@@ -12,11 +12,14 @@ What is drawn in this space is a picture: `pixels_of` is the inverse.
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from dpgmm_beam.encoders.encoder import Encoder
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MIN_SIDE, MAX_SIDE, MAX_COLOUR_SIDE = 8, 64, 52
 """In pixels.  Embeddings have 8,192 numbers at most, which colour at 52 px nearly has."""
@@ -55,6 +58,11 @@ class PictureForm:
         return self.channels * self.side**2
 
     @property
+    def usual_norm(self) -> float:
+        """Norm that few pictures exceed: half a pixel's range, root mean square."""
+        return 0.5 * float(np.sqrt(self.dimension))
+
+    @property
     def frequencies(self) -> np.ndarray:
         """Radial frequency of each coordinate, (d,): |(u, v)| in half periods a side."""
         of_side = np.arange(self.side)
@@ -75,6 +83,7 @@ def validation_error(argument: str) -> str | None:
 class DctEncoder(Encoder):
     """Orthonormal cosine transform of letterboxed pictures.
 
+    >>> from PIL import Image
     >>> encoder = DctEncoder("28")
     >>> picture = Image.fromarray(np.arange(28 * 28).reshape(28, 28).astype(np.uint8))
     >>> coefficients = encoder.embed(encoder.prepare([picture]))
@@ -91,7 +100,7 @@ class DctEncoder(Encoder):
         self.form = PictureForm.of(argument)
         self.dimension = self.form.dimension
 
-    def prepare(self, images: Sequence[Image.Image]) -> np.ndarray:
+    def prepare(self, images: "Sequence[Image.Image]") -> np.ndarray:
         return letterboxed(images, self.form.side, self.form.channels)
 
     def embed(self, prepared: np.ndarray) -> np.ndarray:
@@ -103,12 +112,14 @@ class DctEncoder(Encoder):
         return embeddings
 
 
-def letterboxed(images: Sequence[Image.Image], side: int, channels: int) -> np.ndarray:
+def letterboxed(images: "Sequence[Image.Image]", side: int, channels: int) -> np.ndarray:
     """Pictures of any size in squares, on black where they are no squares.
 
     Returns:
       uint8, (n, side, side, 3); of one channel all three are the same.
     """
+    from PIL import Image, ImageOps
+
     result = np.zeros((len(images), side, side, 3), np.uint8)
     for row, image in enumerate(images):
         mode = "RGB" if channels == 3 else "L"

@@ -6,14 +6,18 @@ from collections.abc import Callable
 import numpy as np
 
 from dpgmm_beam.data.rows import Rows
+from dpgmm_beam.encoders import dct
 from dpgmm_beam.fit import shrinkage
 from dpgmm_beam.fit.stage import Advanced, Multipliers, Stage, sums_by_group
 from dpgmm_beam.fit.state import ClassMeans, FitState
 from dpgmm_beam.privacy import lattice
 from dpgmm_beam.privacy.queries import SumQuery, Sums
 
-VARIANCE_FLOOR = 0.05
+VARIANCE_FLOOR, PICTURE_VARIANCE_FLOOR = 0.05, 0.01
 """Least variance of a coordinate, as a share of the mean one."""
+
+PICTURE_SQUARE_CLIP = 0.5
+"""Norm bound of the squares of a picture's coefficients: few of them hold nearly all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +26,9 @@ class Means(Stage):
 
     The squares of a row's coordinates are one vector; of a row whose coordinates are
     alike Gaussian its norm is about sqrt(3 / d), and it is clipped at 1.8 times that.
+
+    Of pictures (`Method.picture_side`) frequencies are alike that are as far from 0: means are
+    shrunk and variances averaged in bands of them.
     """
 
     KIND = "means"
@@ -32,6 +39,8 @@ class Means(Stage):
     def square_bound(self) -> int:
         """Norm bound of a row's squares, in steps of 2**-20."""
         largest = min(1.0, self.SQUARE_CLIP * np.sqrt(3 / self.shape.dimension))
+        if self.method.picture_side:
+            largest = PICTURE_SQUARE_CLIP
         return int(np.ceil(largest * 2**self.SQUARE_BITS))
 
     @property
@@ -68,12 +77,13 @@ class Means(Stage):
         stddev = multipliers["sum"] * lattice.UNIT
         # Both the centre (towards zero) and each mean (towards the centre) keep
         # only what their noise does not explain.
-        centre = shrinkage.shrink_rows(
-            totals.sum(axis=0)[None] / total,
-            np.zeros(dimension),
-            classes * (stddev / total) ** 2,
-        )[0]
-        means = shrinkage.shrink_rows(totals / counts[:, None], centre, (stddev / counts) ** 2)
+        centre = totals.sum(axis=0) / total
+        means = totals / counts[:, None]
+        for band in self._bands():
+            centre[band] = shrinkage.shrink_rows(
+                centre[None, band], np.zeros(len(centre[band])), classes * (stddev / total) ** 2
+            )[0]
+            means[:, band] = shrinkage.shrink_rows(means[:, band], centre[band], (stddev / counts) ** 2)
         means = lattice.clip_rows(np.rint(means), lattice.UNIT)
         shares = counts / counts.sum()
         explained = float((shares * lattice.square_norms(means)).sum()) / lattice.UNIT**2
@@ -91,6 +101,16 @@ class Means(Stage):
             variances=(variances * (residual_square / variances.sum())).astype(np.float32),
         )
         return Advanced(dataclasses.replace(before, class_means=found))
+
+    def _bands(self) -> list[slice] | list[np.ndarray]:
+        """Coordinates that are alike: all of them, or those of each of a picture's frequencies."""
+        side = self.method.picture_side
+        if not side:
+            return [slice(None)]
+        form = dct.PictureForm(side, self.shape.dimension // side**2)
+        channels = np.repeat(np.arange(form.channels), side**2)
+        bands = np.rint(form.frequencies).astype(np.int64) * form.channels + channels
+        return [np.flatnonzero(bands == band) for band in np.unique(bands)]
 
     def _variances(
         self, squares: np.ndarray, whole: float, explained: np.ndarray, stddev: float
@@ -110,6 +130,10 @@ class Means(Stage):
             return np.ones(self.shape.dimension)
         scale = whole / squares.sum()
         found = squares * scale - explained
+        if self.method.picture_side:
+            for band in self._bands():
+                found[band] = found[band].mean()
+            return np.maximum(found, PICTURE_VARIANCE_FLOOR * max(found.mean(), np.finfo(float).tiny))
         mean, noise = max(found.mean(), 0.0), (stddev * scale) ** 2
         kept = 1.0 - noise / found.var() if noise < found.var() else 0.0
         found = mean + kept * (found - mean)

@@ -181,3 +181,18 @@ def test_classes_that_are_one_in_two_ways_of_writing_it():
     check_classes(("e", "é", "E", "e ", "É"))
     with pytest.raises(ConfigError, match="is there in two ways of writing it in Unicode"):
         check_classes(("\u00e9", "e\u0301"))
+
+
+def test_pictures_bring_their_norm_and_form():
+    """So that both are in the digest and in the manifest; other releases say what they always said."""
+    config = ReleaseConfig("dct:28", ("a", "b"), 784, 1.0, 1e-5)
+    assert (config.clip_norm, config.method.picture_side) == (14.0, 28)
+    assert ReleaseConfig("dct:28", ("a", "b"), 784, 1.0, 1e-5, clip_norm=9.0).clip_norm == 9.0
+    assert ReleaseConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config.to_dict()["method"]["picture_side"] == 28
+    assert "picture_side" not in GOOD.to_dict()["method"]
+    assert ReleaseConfig("dct:16:rgb", ("a",), 768, 1.0, 1e-5).method.picture_side == 16
+    with pytest.raises(ConfigError, match="dimension=8 is refused: it must be 784 with dct:28"):
+        ReleaseConfig("dct:28", ("a", "b"), 8, 1.0, 1e-5)
+    with pytest.raises(ConfigError, match="be dct:SIDE"):
+        ReleaseConfig("dct:7", ("a", "b"), 49, 1.0, 1e-5)

@@ -2,6 +2,10 @@ import dataclasses
 
 import numpy as np
 
+from dpgmm_beam.config import Method
+from dpgmm_beam.data.rows import rows_of
+from dpgmm_beam.encoders.dct import PictureForm
+from dpgmm_beam.fit.means import Means
 from dpgmm_beam.privacy.lattice import UNIT
 from tests.dpgmm_beam.fit.steps import CLASSES, NOTHING, means_stage, moved, shape, sums_of
 from tests.strategies import blobs, lattice_rows
@@ -57,3 +61,54 @@ def test_rows_that_are_clipped_instead_of_normalised_have_a_noisy_mean_square():
     after = stage.advance(NOTHING, sums_of(stage, short, NOTHING), none).state.class_means
     residuals = (short.values - after.means[short.classes]) / UNIT
     np.testing.assert_allclose(after.residual_square, (residuals**2).sum(axis=1).mean(), rtol=0.01)
+
+
+def pictures_stage():
+    whole = dataclasses.replace(shape(64), unit_norm=False)
+    return Means(whole, Method(picture_side=8))
+
+
+def picture_rows(n=3000, seed=0):
+    """Coefficients whose variance falls with frequency, in three classes of one mean each."""
+    generator = np.random.default_rng(seed)
+    frequencies = np.rint(PictureForm(8, 1).frequencies)
+    deviations = 0.05 / (1 + frequencies)
+    means = np.zeros((CLASSES, 64))
+    means[:, :3] = 0.3 * np.eye(CLASSES)
+    classes = np.arange(n) % CLASSES
+    values = means[classes] + deviations * generator.standard_normal((n, 64))
+    return rows_of(values, classes, clip_norm=1.0), means, deviations
+
+
+def test_the_sensitivity_of_pictures_is_reached():
+    row = lattice_rows(np.eye(64)[:1], [0])
+    for query, square in moved(pictures_stage(), row, NOTHING, 0):
+        if query.name == "square":
+            assert square == query.l2_sensitivity**2 == (0.5 * 2**20) ** 2
+
+
+def test_pictures_have_variances_by_frequency():
+    rows, means, deviations = picture_rows()
+    stage = pictures_stage()
+    none = dict.fromkeys(("count", "sum", "square"), 0.0)
+    after = stage.advance(NOTHING, sums_of(stage, rows, NOTHING), none).state.class_means
+    np.testing.assert_allclose(after.means / UNIT, means, atol=0.01)
+    frequencies = np.rint(PictureForm(8, 1).frequencies)
+    for band in np.unique(frequencies):
+        assert len(np.unique(after.variances[frequencies == band])) == 1
+    np.testing.assert_allclose(after.residual_square, (deviations**2).sum(), rtol=0.05)
+    np.testing.assert_allclose(after.variances, deviations**2, rtol=0.3)
+
+
+def test_noise_in_the_means_of_pictures_is_taken_out_by_frequency():
+    """High frequencies, which hold noise only, go to zero; with one factor for all they would stay."""
+    rows, means, _ = picture_rows()
+    stage = pictures_stage()
+    sums = sums_of(stage, rows, NOTHING)
+    noise = np.random.default_rng(1).normal(0, 5 * UNIT, sums["sum"].shape)
+    sums["sum"] = sums["sum"] + np.rint(noise).astype(np.int64)
+    multipliers = {"count": 0.1, "sum": 5.0, "square": 0.1}
+    found = stage.advance(NOTHING, sums, multipliers).state.class_means.means / UNIT
+    unbanded = dataclasses.replace(stage, method=Method())
+    other = unbanded.advance(NOTHING, sums, multipliers).state.class_means.means / UNIT
+    assert ((found - means) ** 2).sum() < 0.5 * ((other - means) ** 2).sum()
