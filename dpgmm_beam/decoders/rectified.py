@@ -123,7 +123,8 @@ def rectified(means: np.ndarray, variances: np.ndarray) -> tuple[np.ndarray, np.
     angles, spreads, table = _table()
     means = np.clip(np.asarray(means, np.float64), LEAST_MEAN, 1 - LEAST_MEAN)
     roots = np.sqrt(np.maximum(variances, 0.0) / (means * (1 - means)))
-    at = np.stack([np.arcsin(np.sqrt(means)), np.clip(roots, spreads[0], spreads[-1])], axis=-1)
+    turned = np.clip(np.arcsin(np.sqrt(means)), angles[0], angles[-1])
+    at = np.stack([turned, np.clip(roots, spreads[0], spreads[-1])], axis=-1)
     found = RegularGridInterpolator((angles, spreads), table, method="cubic")(at)
     return found[..., 0], np.exp(found[..., 1])
 
