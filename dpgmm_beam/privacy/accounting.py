@@ -154,6 +154,39 @@ def calibrated(epsilon: float, delta: float) -> float:
     return float(f"{gaussian_multiplier(epsilon, delta) * (1 + _slack(delta)):.10g}")
 
 
+def epsilon_of_part(epsilon: float, delta: float, share: float) -> float:
+    """The epsilon at delta of a release that has a part of a budget, to be composed with others.
+
+    Releases of the same rows that are given parts whose shares sum to 1 are (epsilon, delta)-private
+    together: each is one Gaussian mechanism, and their 1/z^2 add up to the budget's.  Rounded down, to
+    seven digits.
+
+    Args:
+      epsilon, delta: of all releases together.
+      share: of 1/z^2, above 0 and at most 1.
+
+    >>> epsilon_of_part(1.0, 1e-5, 0.4), epsilon_of_part(1.0, 1e-5, 0.6)
+    (0.6056576, 0.7558532)
+
+    Raises:
+      ConfigError: an argument is out of its range, or the part is under epsilon 0.001.
+    """
+    check_privacy_parameters(epsilon, delta)
+    if not 0 < share <= 1:
+        raise ConfigError("share", share, "be above 0 and at most 1")
+    if share == 1:
+        return float(epsilon)
+    wanted = calibrated(epsilon, delta) / math.sqrt(share)
+    low, high = MIN_EPSILON, float(epsilon)
+    if calibrated(low, delta) < wanted:
+        raise ConfigError("share", share, f"leave a part of epsilon {MIN_EPSILON} or more")
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if calibrated(middle, delta) < wanted else (middle, high)
+    digits = 6 - math.floor(math.log10(low))
+    return math.floor(low * 10**digits) / 10**digits
+
+
 def _slack(delta: float) -> float:
     """By how much more noise, relatively, the PLD accountant confirms a composition.
 

@@ -12,6 +12,7 @@ from dpgmm_beam.privacy.accounting import (
     calibrated,
     check_privacy_parameters,
     epsilon_by_pld,
+    epsilon_of_part,
     event_from_json,
     gaussian_multiplier,
 )
@@ -180,3 +181,23 @@ def test_the_ends_of_the_range_are_in_it(epsilon, delta):
 def test_mechanisms_that_are_refused(mechanisms, message):
     with pytest.raises(ConfigError, match=message):
         Budget(1.0, 1e-5, mechanisms)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 10.0, 100.0])
+@pytest.mark.parametrize("shares", [(0.4, 0.6), (0.1, 0.2, 0.7), (1.0,)])
+def test_releases_of_parts_compose_to_the_whole(epsilon, shares):
+    """As dp-accounting's accountant sees it, with all mechanisms of all releases in one event."""
+    delta = 1e-5
+    budgets = [Budget(epsilon_of_part(epsilon, delta, share), delta, MECHANISMS) for share in shares]
+    whole = dp_accounting.ComposedDpEvent([event_from_json(budget.event()) for budget in budgets])
+    found = epsilon_by_pld(whole, delta)
+    assert found <= epsilon
+    assert found > epsilon * (1 - 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("share", "message"), [(0, "above 0"), (1.1, "at most 1"), (1e-9, "a part of epsilon")]
+)
+def test_parts_that_are_refused(share, message):
+    with pytest.raises(ConfigError, match=message):
+        epsilon_of_part(1.0, 1e-5, share)

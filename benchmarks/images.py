@@ -1,0 +1,400 @@
+"""What pictures of a release are worth: classifiers that saw drawn pictures only, on real test pictures.
+
+    python benchmarks/images.py [--data FOLDER] [--epsilons 1,10] [--keys 2] [--pictures 20000] [--epochs 5]
+
+Fashion-MNIST, 60,000 rows, delta 1e-5.  Two releases of the same rows share one budget: pictures
+(`dct:28`, one component a class) and a teacher (`scattering:28`).  Both are Gaussian mechanisms, so
+with a part s of 1/z^2 for one and 1 - s for the other the two together are (epsilon, delta)-private;
+what the first is alone is printed.  No encoder here was trained on any data.
+
+Classifiers (picture_classifiers.py) learn from drawn pictures with
+
+- hard labels: the class in which each was drawn;
+- soft labels: the teacher's probabilities of the picture as it is drawn.
+
+Each drawn picture is learnt from as it is or with a part of what the mixture has beyond its own
+shapes (`Drawn.loose`), with the label of the plain one, and varied (`picture_classifiers.varied`) on
+every visit, as real ones are.  Beside them stand, for
+whoever takes a teacher for pictures, the **controls**: the same teacher's soft labels on noise and
+on public pictures of something else; and ceilings: real pictures with the teacher's labels and
+their own, and pictures of a mixture without noise.  Measures of drawn and real test pictures
+(5,000 of each): squared Frechet distance of efficientnet-lite0's features (ImageNet, used for this
+only) of norm 1, precision and recall in their 64 whitened leading directions.
+
+Figures go to benchmarks/results/images.json as soon as they are there (run again, it goes on) and
+to images.md.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import picture_classifiers as classifiers
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_images
+
+from dpgmm_beam.config import Method, ReleaseConfig
+from dpgmm_beam.data.rows import Rows, rows_of
+from dpgmm_beam.decoders.rectified import Rectifier
+from dpgmm_beam.encoders import dct
+from dpgmm_beam.encoders.encoder import Encoder
+from dpgmm_beam.encoders.registry import load_encoder
+from dpgmm_beam.fit import chain
+from dpgmm_beam.fit.plan import Plan
+from dpgmm_beam.fit.stage import Stage
+from dpgmm_beam.mixture import Mixture, Sampler
+from dpgmm_beam.privacy.accounting import epsilon_of_part
+from dpgmm_beam.privacy.allocation import MIN_SHARE, with_shares
+from dpgmm_beam.privacy.noise import NoiseKey
+from dpgmm_beam.release.fidelity import Whitening, frechet_distance, neighbour_measures
+from dpgmm_beam.release.labels import Labeller
+from pipelines import fashion_mnist
+
+RESULTS = Path(__file__).resolve().parent / "results"
+DELTA, SIDE, CLASSES = 1e-5, 28, 10
+PICTURES, TEACHER = f"dct:{SIDE}", f"scattering:{SIDE}"
+HELD_OUT = 50_000
+"""Training rows from here on are tested on with --development."""
+
+TEMPERATURE, COMPARED = 2.0, 5000
+RESIDUALS = (0.0, 0.3, 0.6, 1.0)
+NEXT_TO_NONE = 1e-3
+
+
+class WithoutNoise(Plan):
+    """A plan that adds next to no noise: not private."""
+
+    def multipliers(self, stage: Stage) -> dict[str, float]:
+        return dict.fromkeys(super().multipliers(stage), NEXT_TO_NONE)
+
+
+def embedded(encoder: Encoder, pictures: np.ndarray) -> np.ndarray:
+    """Embeddings of gray pictures, (n, h, w) uint8."""
+    blocks = np.array_split(pictures, max(1, len(pictures) // 1000))
+    return np.concatenate(
+        [encoder.embed(encoder.prepare([Image.fromarray(picture) for picture in block])) for block in blocks]
+    )
+
+
+class Private:
+    """Both releases of one budget and key.
+
+    Args:
+      pictures, features: the rows in both views.
+      make: Plan, or one without noise.
+    """
+
+    def __init__(
+        self, pictures: Rows, features: Rows, epsilon: float, share: float, key: int, make: type[Plan] = Plan
+    ):
+        names = tuple(map(str, range(CLASSES)))
+        dimension = pictures.values.shape[1]
+        self.epsilons = epsilon_of_part(epsilon, DELTA, 1 - share), epsilon_of_part(epsilon, DELTA, share)
+        of_pictures = ReleaseConfig(
+            PICTURES, names, dimension, self.epsilons[0], DELTA, components=1, method=Method(teacher_steps=0)
+        )
+        # Its mixture is not wanted.
+        least = [f"scatter/{what}={MIN_SHARE}" for what in ("moment", "square")]
+        of_labels = ReleaseConfig(
+            *(TEACHER, names, features.values.shape[1], self.epsilons[1], DELTA),
+            components=1,
+            shares=with_shares(least),
+        )
+        secret = NoiseKey(bytes([key]) * 32)
+        final = chain.fit(make(of_pictures, "pictures"), lambda: pictures.blocks(2048), secret)
+        self.mixture = chain.released_mixture(final)
+        self.labeller = Labeller.of(
+            chain.fit(make(of_labels, "labels"), lambda: features.blocks(2048), secret)
+        )
+
+
+class Drawn:
+    """Pictures of a mixture, the classes in turns.
+
+    Attributes:
+      classes: (n,) in which each was drawn.
+      plain: (n, 28, 28) uint8, as `Rectifier` draws them by default.
+      loose: the same, some with a part of what the mixture leaves to chance.
+    """
+
+    def __init__(self, mixture: Mixture, count: int, seed: int):
+        form = dct.PictureForm(SIDE, 1)
+        generator = np.random.default_rng(seed)
+        self.classes = np.arange(count) % CLASSES
+        rows, components = Sampler(mixture).draw_with_components(self.classes, generator)
+        chosen = generator.integers(0, len(RESIDUALS), count)
+
+        def pixels(residual: float, own: np.ndarray) -> np.ndarray:
+            rectifier = Rectifier(mixture, form, residual=residual)
+            found = rectifier.pixels(rows[own], self.classes[own], components[own])
+            return np.rint(255 * found[..., 0]).astype(np.uint8)
+
+        self.plain = pixels(RESIDUALS[0], np.arange(count))
+        self.loose = self.plain.copy()
+        for number, residual in enumerate(RESIDUALS[1:], start=1):
+            own = np.flatnonzero(chosen == number)
+            self.loose[own] = pixels(residual, own)
+
+
+def noise(count: int) -> np.ndarray:
+    """Pictures of nothing: half of them white noise, half clouds of the frequencies of pictures."""
+    generator = np.random.default_rng(0)
+    white = generator.random((count, SIDE, SIDE))
+    form = dct.PictureForm(SIDE, 1)
+    clouds = generator.standard_normal((count, form.dimension)) * 3 / (1 + form.frequencies)
+    clouds = dct.pixels_of(clouds, form)[..., 0]
+    return np.rint(255 * np.where(np.arange(count)[:, None, None] % 2, white, clouds)).astype(np.uint8)
+
+
+def unrelated(count: int) -> np.ndarray:
+    """Public pictures that come with scikit-learn: pieces of two photographs, and digits."""
+    generator = np.random.default_rng(0)
+    photographs = [Image.fromarray(image).convert("L") for image in load_sample_images().images]
+    digits = [Image.fromarray(np.uint8(255 / 16 * image)) for image in load_digits().images]
+    result = np.empty((count, SIDE, SIDE), np.uint8)
+    for row in range(count):
+        if row % 2:
+            picture = digits[generator.integers(len(digits))]
+        else:
+            picture = photographs[row // 2 % len(photographs)]
+            side = int(generator.integers(SIDE, min(picture.size)))
+            left, top = (int(generator.integers(length - side + 1)) for length in picture.size)
+            picture = picture.crop((left, top, left + side, top + side))
+        result[row] = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    return result
+
+
+class Results:
+    """Figures by name, in a JSON file that is always whole."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.cells: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    def put(self, name: str, make: Callable[[], float]) -> None:
+        if name not in self.cells:
+            self.cells[name] = round(make(), 4)
+            print(f"{name}: {self.cells[name]}", flush=True)
+            self.path.parent.mkdir(exist_ok=True)
+            self.path.write_text(json.dumps(self.cells, indent=1) + "\n")
+
+    def line(self, *parts: str) -> str:
+        """Mean of the keys' figures, and each; parts without a key."""
+        found = [value for name, value in self.cells.items() if name.split(" | ")[:-1] == list(parts)]
+        if not found:
+            return "-"
+        each = f" ({', '.join(f'{value:.3f}' for value in found)})" if len(found) > 1 else ""
+        return f"{statistics.mean(found):.3f}{each}"
+
+
+class Ruler:
+    """Real pictures, and what drawn ones are held against."""
+
+    def __init__(self, given: argparse.Namespace, results: Results):
+        self.given, self.results = given, results
+        with tempfile.TemporaryDirectory() as work:
+            folder = fashion_mnist.find(given.data, work)
+            (self.train, labels), (self.test, test_labels) = (
+                fashion_mnist.read(folder, split) for split in fashion_mnist.SPLITS
+            )
+        self.labels, self.test_labels = labels.astype(np.int64), test_labels.astype(np.int64)
+        if given.development:
+            self.test, self.test_labels = self.train[HELD_OUT:], self.labels[HELD_OUT:]
+            self.train, self.labels = self.train[:HELD_OUT], self.labels[:HELD_OUT]
+        self.encoder = load_encoder(TEACHER)
+        self.features = embedded(self.encoder, self.train)
+        self.test_features = embedded(self.encoder, self.test)
+        clip = ReleaseConfig(PICTURES, ("a",), SIDE**2, 1.0, DELTA).clip_norm
+        self.rows = rows_of(embedded(load_encoder(PICTURES), self.train), self.labels, clip)
+        self.feature_rows = rows_of(self.features, self.labels)
+
+    def private(self, epsilon: float, key: int, make: type[Plan] = Plan) -> Private:
+        return Private(self.rows, self.feature_rows, epsilon, self.given.label_share, key, make)
+
+    def soft(self, labeller: Labeller, pictures: np.ndarray) -> np.ndarray:
+        """The teacher's probabilities of pictures, at the temperature from which classifiers learn."""
+        probabilities = labeller.probabilities(embedded(self.encoder, pictures)).astype(np.float64)
+        probabilities **= 1 / TEMPERATURE
+        return probabilities / probabilities.sum(axis=1, keepdims=True)
+
+    def classify(self, name: str, pictures: np.ndarray, targets: np.ndarray, kinds: tuple[str, ...]) -> None:
+        """Accuracy on real test pictures of classifiers of some kinds."""
+        *front, key = name.split(" | ")
+        for kind in kinds:
+
+            def trained(kind: str = kind) -> float:
+                module = classifiers.train(
+                    kind, pictures, targets, self.given.epochs, seed=int(key.split()[1])
+                )
+                return classifiers.accuracy(module, self.test, self.test_labels)
+
+            self.results.put(" | ".join([*front, kind, key]), trained)
+
+    def released(self, epsilon: float, key: int) -> None:
+        """All that is measured of one key at one epsilon."""
+        count, kinds = self.given.pictures, classifiers.KINDS
+        private = self.private(epsilon, key)
+        name, of_key = f"epsilon {epsilon:g}", f"key {key}"
+        print(f"{name}: pictures alone {private.epsilons[0]:.3f}, teacher {private.epsilons[1]:.3f}")
+        self.results.put(
+            f"{name} | teacher | on real test pictures | {of_key}",
+            lambda: _agreement(private.labeller.probabilities(self.test_features), self.test_labels),
+        )
+        drawn = Drawn(private.mixture, count, key)
+        if key == 1:
+            _sheet(drawn, RESULTS / f"images-epsilon-{epsilon:g}.png")
+        soft = self.soft(private.labeller, drawn.plain)
+        self.results.put(
+            f"{name} | teacher | agrees with the class drawn | {of_key}",
+            lambda: _agreement(soft, drawn.classes),
+        )
+        self.classify(f"{name} | hard | {of_key}", drawn.loose, np.eye(CLASSES)[drawn.classes], kinds)
+        self.classify(f"{name} | soft | {of_key}", drawn.loose, soft, kinds)
+        self.alike(name, of_key, drawn.plain)
+        if key == 1:
+            for what, pictures in (("noise", noise(count)), ("unrelated pictures", unrelated(count))):
+                self.classify(
+                    f"{name} | control: {what} | {of_key}",
+                    pictures,
+                    self.soft(private.labeller, pictures),
+                    kinds,
+                )
+            real = np.random.default_rng(key).permutation(len(self.train))[:count]
+            self.classify(
+                f"{name} | ceiling: real pictures, the teacher's labels | {of_key}",
+                self.train[real],
+                self.soft(private.labeller, self.train[real]),
+                kinds[:1],
+            )
+
+    def alike(self, name: str, of_key: str, pictures: np.ndarray) -> None:
+        """How much drawn pictures are like real test pictures."""
+        wanted = ("frechet", "precision", "recall")
+        names = {what: f"{name} | likeness | {what} | {of_key}" for what in wanted}
+        if all(each in self.results.cells for each in names.values()):
+            return
+        network = load_encoder("efficientnet_lite0:64")
+        real, drawn = (_unit(embedded(network, each[:COMPARED])) for each in (self.test, pictures))
+        whitening = Whitening.of(real)
+        near = neighbour_measures(whitening(real), whitening(drawn))
+        values = {
+            "frechet": frechet_distance(real, drawn),
+            "precision": near.precision,
+            "recall": near.recall,
+        }
+        for what, value in values.items():
+            self.results.put(names[what], lambda value=value: value)
+
+    def ceilings(self) -> None:
+        """What there is without privacy."""
+        count = self.given.pictures
+        real = np.random.default_rng(1).permutation(len(self.train))[:count]
+        targets = np.eye(CLASSES)[self.labels[real]]
+        self.classify(
+            "ceiling | real pictures, real labels | key 1", self.train[real], targets, classifiers.KINDS
+        )
+        if not all(
+            f"ceiling | no noise, {what} labels | ResNet | key 1" in self.results.cells
+            for what in ("hard", "soft")
+        ):
+            private = self.private(10.0, 1, WithoutNoise)
+            drawn = Drawn(private.mixture, count, 1)
+            self.classify(
+                "ceiling | no noise, hard labels | key 1",
+                drawn.loose,
+                np.eye(CLASSES)[drawn.classes],
+                classifiers.KINDS[:1],
+            )
+            self.classify(
+                "ceiling | no noise, soft labels | key 1",
+                drawn.loose,
+                self.soft(private.labeller, drawn.plain),
+                classifiers.KINDS[:1],
+            )
+
+
+def _agreement(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    return float((probabilities.argmax(axis=1) == labels).mean())
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _sheet(drawn: Drawn, path: Path, columns: int = 16) -> None:
+    """A contact sheet, a row a class."""
+    rows = [
+        np.concatenate(list(drawn.plain[drawn.classes == label][:columns]), axis=1)
+        for label in range(CLASSES)
+    ]
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(path, optimize=True)
+
+
+PUBLISHED = """| | epsilon 1 | 10 |
+|---|---|---|
+| DP-MERF | .622 | .622 |
+| DP-Kernel | .684 | .700 |
+| PE | .479 | .578 |
+| DP-GAN | .718 | .703 |
+| DPDM | .764 | .856 |
+| PrivImage (public pre-training) | .799 | .871 |
+| DP-FETA; FETA-Pro (no public data) | .815; .823 | |
+"""
+
+
+def tables(results: Results, epsilons: list[float]) -> str:
+    """All figures as tables in Markdown."""
+    heads = [f"epsilon {epsilon:g}" for epsilon in epsilons]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+
+    def add(title: str, *parts: str) -> None:
+        cells = [results.line(head, *parts) for head in heads]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+
+    for labels in ("soft", "hard"):
+        for kind in classifiers.KINDS:
+            add(f"{kind}, {labels} labels", labels, kind)
+    for what in ("noise", "unrelated pictures"):
+        for kind in classifiers.KINDS:
+            add(f"control: {kind}, the teacher's labels on {what}", f"control: {what}", kind)
+    ceiling = "ceiling: real pictures, the teacher's labels"
+    add(f"{ceiling}, ResNet", ceiling, "ResNet")
+    for what in ("on real test pictures", "agrees with the class drawn"):
+        add(f"the teacher {what}", "teacher", what)
+    for what in ("frechet", "precision", "recall"):
+        add(f"likeness: {what}", "likeness", what)
+    lines += ["", "| without privacy | |", "|---|---|"]
+    for what in ("real pictures, real labels", "no noise, soft labels", "no noise, hard labels"):
+        for kind in classifiers.KINDS:
+            if (found := results.line("ceiling", what, kind)) != "-":
+                lines.append(f"| {kind}: {what} | {found} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", help="folder with Fashion-MNIST's files (default: by apt)")
+    parser.add_argument("--epsilons", default="1,10")
+    parser.add_argument("--keys", type=int, default=2)
+    parser.add_argument("--pictures", type=int, default=20_000)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--label-share", type=float, default=0.6, help="of 1/z^2, for the teacher")
+    parser.add_argument("--development", action="store_true", help="hold out training rows, read no test row")
+    given = parser.parse_args()
+    epsilons = [float(text) for text in given.epsilons.split(",")]
+    results = Results(RESULTS / ("images-development.json" if given.development else "images.json"))
+    ruler = Ruler(given, results)
+    for key in range(1, given.keys + 1):
+        for epsilon in epsilons:
+            ruler.released(epsilon, key)
+    ruler.ceilings()
+    print(tables(results, epsilons))
+
+
+if __name__ == "__main__":
+    main()
