@@ -1,6 +1,6 @@
 """What pictures of a release are worth: classifiers that saw drawn pictures only, on real test pictures.
 
-    python benchmarks/images.py [--data FOLDER] [--epsilons 1,10] [--keys 2] [--pictures 20000] [--epochs 5]
+    python benchmarks/images.py [--data FOLDER] [--epsilons 1,10] [--keys 2] [--pictures 20000] [--epochs 4]
 
 Fashion-MNIST, 60,000 rows, delta 1e-5.  Two releases of the same rows share one budget: pictures
 (`dct:28`, one component a class) and a teacher (`scattering:28`).  Both are Gaussian mechanisms, so
@@ -14,7 +14,7 @@ Classifiers (picture_classifiers.py) learn from drawn pictures with
 
 Each drawn picture is learnt from as it is or with a part of what the mixture has beyond its own
 shapes (`Drawn.loose`), with the label of the plain one, and varied (`picture_classifiers.varied`) on
-every visit, as real ones are.  Beside them stand, for
+every visit, as real ones are; of those with soft labels half are `Drawn.mixed`.  Beside them stand, for
 whoever takes a teacher for pictures, the **controls**: the same teacher's soft labels on noise and
 on public pictures of something else; and ceilings: real pictures with the teacher's labels and
 their own, and pictures of a mixture without noise.  Measures of drawn and real test pictures
@@ -26,6 +26,7 @@ to images.md.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import tempfile
@@ -34,6 +35,7 @@ from pathlib import Path
 
 import numpy as np
 import picture_classifiers as classifiers
+import picture_mixes as mixes
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
@@ -118,7 +120,9 @@ class Drawn:
     Attributes:
       classes: (n,) in which each was drawn.
       plain: (n, 28, 28) uint8, as `Rectifier` draws them by default.
-      loose: the same, some with a part of what the mixture leaves to chance.
+      loose: the same, some with a part of what the mixture has beyond its own shapes.
+      mixed: more pictures, half of them from wider draws, mixed and warped; of no class, but a
+        teacher's probabilities of them say what a classifier is to make of them.
     """
 
     def __init__(self, mixture: Mixture, count: int, seed: int):
@@ -138,6 +142,12 @@ class Drawn:
         for number, residual in enumerate(RESIDUALS[1:], start=1):
             own = np.flatnonzero(chosen == number)
             self.loose[own] = pixels(residual, own)
+        means = mixture.means[self.classes, components]
+        rectifier = Rectifier(mixture, form)
+        wide = rectifier.pixels(means + mixes.WIDER**0.5 * (rows - means), self.classes, components)
+        wide = np.rint(255 * wide[..., 0]).astype(np.uint8)
+        some = np.where((np.arange(count) // (2 * CLASSES) % 2)[:, None, None], wide, self.plain)
+        self.mixed = mixes.mixed(some, some, generator)
 
 
 def noise(count: int) -> np.ndarray:
@@ -221,58 +231,70 @@ class Ruler:
         probabilities **= 1 / TEMPERATURE
         return probabilities / probabilities.sum(axis=1, keepdims=True)
 
-    def classify(self, name: str, pictures: np.ndarray, targets: np.ndarray, kinds: tuple[str, ...]) -> None:
-        """Accuracy on real test pictures of classifiers of some kinds."""
+    def classify(self, name: str, kind: str, pictures: np.ndarray, targets: np.ndarray) -> None:
+        """Accuracy on real test pictures of a classifier."""
         *front, key = name.split(" | ")
-        for kind in kinds:
 
-            def trained(kind: str = kind) -> float:
-                module = classifiers.train(
-                    kind, pictures, targets, self.given.epochs, seed=int(key.split()[1])
-                )
-                return classifiers.accuracy(module, self.test, self.test_labels)
+        def trained() -> float:
+            module = classifiers.train(kind, pictures, targets, self.given.epochs, seed=int(key.split()[1]))
+            return classifiers.accuracy(module, self.test, self.test_labels)
 
-            self.results.put(" | ".join([*front, kind, key]), trained)
+        self.results.put(" | ".join([*front, kind, key]), trained)
 
-    def released(self, epsilon: float, key: int) -> None:
-        """All that is measured of one key at one epsilon."""
-        count, kinds = self.given.pictures, classifiers.KINDS
+    @functools.cache  # noqa: B019 - one ruler a process
+    def drawn(self, epsilon: float, key: int) -> tuple[Private, Drawn, tuple[np.ndarray, np.ndarray]]:
+        """Both releases, their pictures, and pictures with soft labels; what is measured of these is kept."""
         private = self.private(epsilon, key)
         name, of_key = f"epsilon {epsilon:g}", f"key {key}"
-        print(f"{name}: pictures alone {private.epsilons[0]:.3f}, teacher {private.epsilons[1]:.3f}")
+        print(f"{name}: pictures alone {private.epsilons[0]}, teacher alone {private.epsilons[1]}")
+        on_real = private.labeller.probabilities(self.test_features)
         self.results.put(
             f"{name} | teacher | on real test pictures | {of_key}",
-            lambda: _agreement(private.labeller.probabilities(self.test_features), self.test_labels),
+            lambda: _agreement(on_real, self.test_labels),
         )
-        drawn = Drawn(private.mixture, count, key)
+        drawn = Drawn(private.mixture, self.given.pictures, key)
         if key == 1:
             _sheet(drawn, RESULTS / f"images-epsilon-{epsilon:g}.png")
-        soft = self.soft(private.labeller, drawn.plain)
+        plain = self.soft(private.labeller, drawn.plain)
         self.results.put(
             f"{name} | teacher | agrees with the class drawn | {of_key}",
-            lambda: _agreement(soft, drawn.classes),
+            lambda: _agreement(plain, drawn.classes),
         )
-        self.classify(f"{name} | hard | {of_key}", drawn.loose, np.eye(CLASSES)[drawn.classes], kinds)
-        self.classify(f"{name} | soft | {of_key}", drawn.loose, soft, kinds)
-        self.alike(name, of_key, drawn.plain)
-        if key == 1:
-            for what, pictures in (("noise", noise(count)), ("unrelated pictures", unrelated(count))):
-                self.classify(
-                    f"{name} | control: {what} | {of_key}",
-                    pictures,
-                    self.soft(private.labeller, pictures),
-                    kinds,
-                )
-            real = np.random.default_rng(key).permutation(len(self.train))[:count]
-            self.classify(
-                f"{name} | ceiling: real pictures, the teacher's labels | {of_key}",
-                self.train[real],
-                self.soft(private.labeller, self.train[real]),
-                kinds[:1],
-            )
+        return private, drawn, self.learnt(private, drawn, plain)
 
-    def alike(self, name: str, of_key: str, pictures: np.ndarray) -> None:
+    def learnt(self, private: Private, drawn: Drawn, plain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures for soft labels, half of them mixed, and these labels."""
+        half = np.arange(len(drawn.plain)) // CLASSES % 2 == 0
+        pictures = np.where(half[:, None, None], drawn.loose, drawn.mixed)
+        labels = plain.copy()
+        labels[~half] = self.soft(private.labeller, drawn.mixed[~half])
+        return pictures, labels
+
+    def released(self, epsilon: float, key: int, kind: str) -> None:
+        """What classifiers of a kind make of one key's pictures at one epsilon."""
+        private, drawn, soft = self.drawn(epsilon, key)
+        name, of_key = f"epsilon {epsilon:g}", f"key {key}"
+        self.classify(f"{name} | soft | {of_key}", kind, *soft)
+        self.classify(f"{name} | hard | {of_key}", kind, drawn.loose, np.eye(CLASSES)[drawn.classes])
+        if key == 1:
+            for what, make in (("noise", noise), ("unrelated pictures", unrelated)):
+                pictures = make(self.given.pictures)
+                targets = self.soft(private.labeller, pictures)
+                self.classify(f"{name} | control: {what} | {of_key}", kind, pictures, targets)
+
+    def real(self, epsilon: float, kind: str) -> None:
+        """Real pictures with the labels of the first key's teacher: not private."""
+        private, _, _ = self.drawn(epsilon, 1)
+        some = self.train[self._some()]
+        name = f"epsilon {epsilon:g} | ceiling: real pictures, the teacher's labels | key 1"
+        self.classify(name, kind, some, self.soft(private.labeller, some))
+
+    def _some(self) -> np.ndarray:
+        return np.random.default_rng(1).permutation(len(self.train))[: self.given.pictures]
+
+    def alike(self, epsilon: float, key: int) -> None:
         """How much drawn pictures are like real test pictures."""
+        name, of_key, pictures = f"epsilon {epsilon:g}", f"key {key}", self.drawn(epsilon, key)[1].plain
         wanted = ("frechet", "precision", "recall")
         names = {what: f"{name} | likeness | {what} | {of_key}" for what in wanted}
         if all(each in self.results.cells for each in names.values()):
@@ -289,32 +311,17 @@ class Ruler:
         for what, value in values.items():
             self.results.put(names[what], lambda value=value: value)
 
-    def ceilings(self) -> None:
+    def ceilings(self, kind: str) -> None:
         """What there is without privacy."""
-        count = self.given.pictures
-        real = np.random.default_rng(1).permutation(len(self.train))[:count]
-        targets = np.eye(CLASSES)[self.labels[real]]
-        self.classify(
-            "ceiling | real pictures, real labels | key 1", self.train[real], targets, classifiers.KINDS
-        )
-        if not all(
-            f"ceiling | no noise, {what} labels | ResNet | key 1" in self.results.cells
-            for what in ("hard", "soft")
-        ):
-            private = self.private(10.0, 1, WithoutNoise)
-            drawn = Drawn(private.mixture, count, 1)
-            self.classify(
-                "ceiling | no noise, hard labels | key 1",
-                drawn.loose,
-                np.eye(CLASSES)[drawn.classes],
-                classifiers.KINDS[:1],
-            )
-            self.classify(
-                "ceiling | no noise, soft labels | key 1",
-                drawn.loose,
-                self.soft(private.labeller, drawn.plain),
-                classifiers.KINDS[:1],
-            )
+        some = self._some()
+        name = "ceiling | real pictures, real labels | key 1"
+        self.classify(name, kind, self.train[some], np.eye(CLASSES)[self.labels[some]])
+        private = self.private(10.0, 1, WithoutNoise)
+        drawn = Drawn(private.mixture, self.given.pictures, 1)
+        soft = self.learnt(private, drawn, self.soft(private.labeller, drawn.plain))
+        self.classify("ceiling | no noise, soft labels | key 1", kind, *soft)
+        hard = np.eye(CLASSES)[drawn.classes]
+        self.classify("ceiling | no noise, hard labels | key 1", kind, drawn.loose, hard)
 
 
 def _agreement(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -382,17 +389,27 @@ def main() -> None:
     parser.add_argument("--epsilons", default="1,10")
     parser.add_argument("--keys", type=int, default=2)
     parser.add_argument("--pictures", type=int, default=20_000)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--kinds", default=",".join(classifiers.KINDS), help="of classifiers")
     parser.add_argument("--label-share", type=float, default=0.6, help="of 1/z^2, for the teacher")
     parser.add_argument("--development", action="store_true", help="hold out training rows, read no test row")
     given = parser.parse_args()
     epsilons = [float(text) for text in given.epsilons.split(",")]
     results = Results(RESULTS / ("images-development.json" if given.development else "images.json"))
     ruler = Ruler(given, results)
+    first, *others = given.kinds.split(",")
     for key in range(1, given.keys + 1):
         for epsilon in epsilons:
-            ruler.released(epsilon, key)
-    ruler.ceilings()
+            ruler.released(epsilon, key, first)
+    for epsilon in epsilons:
+        ruler.real(epsilon, first)
+        for key in range(1, given.keys + 1):
+            ruler.alike(epsilon, key)
+    ruler.ceilings(first)
+    for kind in others:
+        for key in range(1, given.keys + 1):
+            for epsilon in epsilons:
+                ruler.released(epsilon, key, kind)
     print(tables(results, epsilons))
 
 

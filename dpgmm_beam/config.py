@@ -44,6 +44,9 @@ MAX_SAMPLES = 2**28
 """Synthetic rows of all classes together: some 30,000 files, each of which the manifest names."""
 
 
+PICTURE_SUBSPACE_DIM = 256
+"""Directions of pictures with shapes of their own, where rows are enough: `Method.subspace_dim` elsewhere."""
+
 _WIRE_NAMES = {"subspace_dim": "reduced"}
 """What digests and manifests call a field, where it has been renamed since."""
 
@@ -108,7 +111,8 @@ class ReleaseConfig:
         length is a picture's contrast, are clipped to what few pictures exceed.
       labelled: whether the data has labels; if not, there is one class.
       samples_per_class: synthetic rows of each class.
-      components: Gaussians a class; None: as many as the noisy number of rows of a class allows.
+      components: Gaussians a class; None: as many as the noisy number of rows of a class allows, and 1
+        with `dct`, whose pictures were no better with more.
       rounds: stages of clustering (not used for one component); None: 8, which is
         replaced by the number.
       shares: of 1/z^2 for each mechanism, relative to their sum.
@@ -186,7 +190,12 @@ class ReleaseConfig:
         form = dct.PictureForm.of(argument)
         if self.dimension != form.dimension:
             raise ConfigError("dimension", self.dimension, f"be {form.dimension} with {self.encoder}")
-        object.__setattr__(self, "method", dataclasses.replace(self.method, picture_side=form.side))
+        method = dataclasses.replace(self.method, picture_side=form.side)
+        if method.subspace_dim == Method.subspace_dim:
+            method = dataclasses.replace(method, subspace_dim=PICTURE_SUBSPACE_DIM)
+        object.__setattr__(self, "method", method)
+        if self.components is None:
+            object.__setattr__(self, "components", 1)
         if self.clip_norm is None:
             object.__setattr__(self, "clip_norm", form.usual_norm)
 

@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from dpgmm_beam.config import ReleaseConfig, check_classes
-from dpgmm_beam.encoders.registry import check_encoder, encoder_for_process
+from dpgmm_beam.encoders.registry import check_encoder, encoder_for_process, known_dimension
 from dpgmm_beam.errors import ConfigError, printable
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.allocation import with_shares
@@ -182,7 +182,9 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
         encoder=arguments.encoder,
         classes=read_classes(arguments.classes),
         # Until the input has been looked at; an encoder's own is no question of the options.
-        dimension=1 if arguments.dimension is None else arguments.dimension,
+        dimension=arguments.dimension
+        if arguments.dimension is not None
+        else known_dimension(arguments.encoder) or 1,
         epsilon=epsilon,
         delta=delta,
         clip_norm=arguments.clip_norm,

@@ -32,11 +32,13 @@ class Registration:
         before any data is read and loads no weights.
       fingerprint: argument -> what tells two sets of weights of one spec apart,
         e.g. the digest of a local file.
+      dimension: argument -> length of an embedding, where it is known without loading anything.
     """
 
     load: Callable[[str, int], Encoder]
     validation_error: Callable[[str], str | None]
     fingerprint: Callable[[str], str]
+    dimension: Callable[[str], int | None]
 
 
 _REGISTRY: dict[str, Registration] = {}
@@ -49,6 +51,7 @@ def register_encoder(
     load: Callable[[str, int], Encoder],
     validation_error: Callable[[str], str | None] = lambda argument: None,
     fingerprint: Callable[[str], str] = lambda argument: "",
+    dimension: Callable[[str], int | None] = lambda argument: None,
 ) -> None:
     """Makes `name` or `name:argument` an encoder; see `Registration`.
 
@@ -67,7 +70,7 @@ def register_encoder(
     dpgmm_beam.errors.ConfigError: encoder=levels:many is refused: it must end in a number, as levels:8 does.
     >>> del _REGISTRY["levels"]
     """
-    _REGISTRY[name] = Registration(load, validation_error, fingerprint)
+    _REGISTRY[name] = Registration(load, validation_error, fingerprint, dimension)
 
 
 def check_encoder(spec: str) -> None:
@@ -90,6 +93,20 @@ def encoder_fingerprint(spec: str) -> str:
     """What `spec` stands for, for cache keys: differs where the embeddings may."""
     registration, argument = _find(spec)
     return f"{spec}\n{registration.fingerprint(argument)}"
+
+
+def known_dimension(spec: str) -> int | None:
+    """Length of an embedding, where the spec alone says it.
+
+    >>> known_dimension("dct:28"), known_dimension("efficientnet_lite0")
+    (784, None)
+
+    Raises:
+      ConfigError: see `check_encoder`.
+    """
+    check_encoder(spec)
+    registration, argument = _find(spec)
+    return registration.dimension(argument)
 
 
 def load_encoder(spec: str, batch_size: int = 0) -> Encoder:
@@ -177,6 +194,12 @@ def _dct_validation_error(argument: str) -> str | None:
     return dct.validation_error(argument)
 
 
+def _dct_dimension(argument: str) -> int:
+    from dpgmm_beam.encoders import dct
+
+    return dct.PictureForm.of(argument).dimension
+
+
 def _load_scattering(argument: str, batch_size: int) -> Encoder:
     from dpgmm_beam.encoders import scattering
 
@@ -199,6 +222,6 @@ def _precomputed_validation_error(argument: str) -> str | None:
 
 register_encoder("open_clip", _load_open_clip, _open_clip_validation_error, _open_clip_fingerprint)
 register_encoder("efficientnet_lite0", _load_efficientnet_lite0, _efficientnet_lite0_validation_error)
-register_encoder("dct", _load_dct, _dct_validation_error)
+register_encoder("dct", _load_dct, _dct_validation_error, dimension=_dct_dimension)
 register_encoder("scattering", _load_scattering, _scattering_validation_error)
 register_encoder("precomputed", _load_precomputed, _precomputed_validation_error)
