@@ -19,7 +19,9 @@ from scipy.interpolate import RegularGridInterpolator
 from scipy.special import ndtr
 
 from dpgmm_beam.encoders import dct
+from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.mixture import Mixture
+from dpgmm_beam.privacy import lattice
 
 BLACK = 0.03
 """Means below are black."""
@@ -35,6 +37,7 @@ LEAST_MEAN, LEAST_SPREAD = 0.002, 0.01
 
 _GRID, _STEPS = 64, 32
 _COMPONENTS_KEPT = 512
+_OFFSET_BITS, _MAP_BITS = 16, 20
 
 
 class Rectifier:
@@ -59,10 +62,15 @@ class Rectifier:
     ):
         self._mixture, self._form, self._black = mixture, form, black
         r = mixture.covariances.shape[2]
-        self._inverse = np.linalg.inv(mixture.basis)
-        self._shares = np.where(np.arange(mixture.dimension) < r, 1.0, residual)
         # Pixels of the basis's columns: (d, pixels).
         self._columns = self._linear(mixture.basis.T)
+        with one_thread():
+            shares = np.where(np.arange(mixture.dimension) < r, 1.0, residual)
+            kept = (np.linalg.inv(mixture.basis).T * shares) @ self._columns
+        # Of integers, so that a picture is the same whatever stands beside it.
+        self._map = lattice.to_lattice(kept, _MAP_BITS)
+        longest = 2 * mixture.clip_norm * 2.0**_OFFSET_BITS + np.sqrt(mixture.dimension)
+        lattice.check_exact(longest, float(np.sqrt((self._map**2).sum(axis=0)).max()))
         self._rest = ((residual * self._columns[r:]) ** 2).sum(axis=0)
         self._solved = functools.lru_cache(maxsize=_COMPONENTS_KEPT)(self._solve)
 
@@ -83,7 +91,8 @@ class Rectifier:
             own = pairs == pair
             label, component = divmod(int(pair), self._mixture.weights.shape[1])
             offsets = np.asarray(embeddings[own], np.float64) - self._mixture.means[label, component]
-            deviations = ((offsets @ self._inverse.T) * self._shares) @ self._columns
+            offsets = lattice.to_lattice(offsets, _OFFSET_BITS)
+            deviations = (offsets @ self._map) * 2.0 ** -(_OFFSET_BITS + _MAP_BITS)
             centre, slope = self._solved(label, component)
             result[own] = np.clip(centre + slope * deviations, 0.0, 1.0)
         planes = result.reshape(-1, self._form.side, self._form.side, self._form.channels)
@@ -182,8 +191,6 @@ def without_specks(pixels: np.ndarray) -> np.ndarray:
     height, width = pixels.shape[1:3]
     padded = np.pad(pixels, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     shifts = [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
-    low = high = None
     around = np.stack([padded[:, i : i + height, j : j + width] for i, j in shifts])
-    around = np.sort(around, axis=0)
-    low, high = around[1], around[-2]
-    return np.clip(pixels, low, high)
+    around.partition((1, len(shifts) - 2), axis=0)
+    return np.clip(pixels, around[1], around[-2])
