@@ -111,8 +111,8 @@ class ReleaseConfig:
         length is a picture's contrast, are clipped to what few pictures exceed.
       labelled: whether the data has labels; if not, there is one class.
       samples_per_class: synthetic rows of each class.
-      components: Gaussians a class; None: as many as the noisy number of rows of a class allows, and 1
-        with `dct`, whose pictures were no better with more.
+      components: Gaussians a class; None: as many as the noisy number of rows of a class allows, but 1
+        with `dct`: there rounds cost more than they give, save at large budgets (docs/method.md).
       rounds: stages of clustering (not used for one component); None: 8, which is
         replaced by the number.
       shares: of 1/z^2 for each mechanism, relative to their sum.
