@@ -366,6 +366,8 @@ def tables(results: Results, epsilons: list[float]) -> str:
 
     def add(title: str, *parts: str) -> None:
         cells = [results.line(head, *parts) for head in heads]
+        if set(cells) == {"-"}:
+            return
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
 
     for labels in ("soft", "hard"):
