@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpgmm_beam.data.rows import RowFormat, normal_form
+from dpgmm_beam.data.units import Slice
 from dpgmm_beam.defaults import ROUNDS, SAMPLES_PER_CLASS, UNUSED_ROUNDS
 from dpgmm_beam.encoders import dct
 from dpgmm_beam.errors import ConfigError, printable
 from dpgmm_beam.privacy import accounting, lattice
 from dpgmm_beam.privacy.allocation import SHARES, check_share
+from dpgmm_beam.privacy.neighbours import ADD_REMOVE, MAX_FOUND, Neighbours
 
 # Beyond these a job takes many GiB in one place, or many minutes before it reads the first row.
 MAX_CLASSES = 2**13
@@ -69,6 +71,7 @@ class Method:
       teacher_rate: step size, in units of the whitened rows' squared norm.
       teacher_noise_cap: the most by which one step's noise may move a logit.
       teacher_momentum: of the steps.
+      teacher_ridges: ridge functions that the teacher sees beside a row, in a release of several components.
       picture_side: embeddings are cosine coefficients of pictures so many pixels wide and high (encoder
         dct:SIDE); 0: they are not.  What is alike for frequencies alike is then pooled over them.
     """
@@ -81,6 +84,7 @@ class Method:
     teacher_rate: float = 3.0
     teacher_noise_cap: float = 0.05
     teacher_momentum: float = 0.9
+    teacher_ridges: int = 256
     picture_side: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,6 +120,12 @@ class ReleaseConfig:
       rounds: stages of clustering (not used for one component); None: 8, which is
         replaced by the number.
       shares: of 1/z^2 for each mechanism, relative to their sum.
+      max_rows_per_unit: rows of a privacy unit (a person, say) that count, over all classes;
+        None: a unit is a row.
+      adjacency: what neighbouring data sets differ by, "add_remove" or "replace_one".
+      bound_found: whether the rows of a unit that count were found from noisy counts (`fit.unit_bound`), for
+        which the budget has paid; until they are, `max_rows_per_unit` is the most that they may be.
+      slice: K/N, which part of all units is released (`data.units.Slice`); None: all.
       method: constants of the fit.
 
     Raises:
@@ -141,10 +151,25 @@ class ReleaseConfig:
     components: int | None = None
     rounds: int | None = None
     shares: tuple[tuple[str, float], ...] = SHARES
+    max_rows_per_unit: int | None = None
+    adjacency: str = ADD_REMOVE
+    slice: str | None = None
+    bound_found: bool = False
     method: Method = Method()
 
     def __post_init__(self):
         accounting.check_privacy_parameters(self.epsilon, self.delta)
+        Neighbours(self.adjacency, self.max_rows_per_unit)
+        if self.bound_found and self.max_rows_per_unit is None:
+            raise ConfigError("bound_found", True, "come with max_rows_per_unit, which it is about")
+        if self.slice is not None:
+            Slice.parse(self.slice)
+            if self.max_rows_per_unit is None:
+                raise ConfigError(
+                    "slice",
+                    self.slice,
+                    "be of privacy units: say whose rows are whose, and max_rows_per_unit",
+                )
         check_classes(self.classes)
         lattice.check_dimension(self.dimension)
         if self.encoder.startswith("dct:"):
@@ -225,13 +250,29 @@ class ReleaseConfig:
         return max(1, min(self.method.subspace_dim, self.dimension, moments, covariances))
 
     @property
+    def ridges(self) -> int:
+        """How many ridge functions the teacher sees: none where there are no components to bend between."""
+        return self.method.teacher_ridges if self.clustering_stages and len(self.classes) > 1 else 0
+
+    @property
+    def neighbours(self) -> Neighbours:
+        """What neighbouring data sets differ by."""
+        return Neighbours(self.adjacency, self.max_rows_per_unit)
+
+    @property
     def row_format(self) -> RowFormat:
         return RowFormat(self.classes, self.dimension, self.clip_norm, self.labelled)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for the manifest and the digest."""
+        """Plain data, for the manifest and the digest.
+
+        What is of single rows that come or go says nothing of units: its digest is what it was before
+        there were any.
+        """
+        usual = {"max_rows_per_unit": None, "adjacency": ADD_REMOVE, "slice": None, "bound_found": False}
+        fields = dataclasses.asdict(self)
         return {
-            **dataclasses.asdict(self),
+            **{name: value for name, value in fields.items() if usual.get(name, fields) != value},
             "classes": list(self.classes),
             "shares": dict(self.shares),
             "method": self.method.to_dict(),
@@ -247,11 +288,17 @@ class ReleaseConfig:
         """SHA-256 of all of the configuration on which a sum or its noise depends.
 
         How many rows are drawn from what was fitted is not in it: rows cost nothing,
-        and more of them must not be another draw of the noise.
+        and more of them must not be another draw of the noise.  Neither is a bound that was found: it
+        follows from data and key, and a release has its name before.
         """
-        return digest_of(
-            {name: value for name, value in self.to_dict().items() if name != "samples_per_class"}
-        )
+        left_out = {"samples_per_class", *(("max_rows_per_unit",) if self.bound_found else ())}
+        return digest_of({name: value for name, value in self.to_dict().items() if name not in left_out})
+
+    @property
+    def unbounded(self) -> "ReleaseConfig":
+        """The configuration as it was before a bound was found."""
+        most = MAX_FOUND if self.bound_found else self.max_rows_per_unit
+        return dataclasses.replace(self, max_rows_per_unit=most)
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> "ReleaseConfig":

@@ -12,7 +12,7 @@ import numpy as np
 
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.data import images
-from dpgmm_beam.data.survey import LabelCounts, LabelSurvey, compare
+from dpgmm_beam.data.survey import LabelCounts, LabelSurvey, UnitCounts, compare
 from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError, printable
 from pipelines import cli, paths
@@ -166,6 +166,8 @@ def lines(
         yield f"classes     {len(survey.classes):,} declared, {sum(survey.classes.values()):,} rows have one"
         yield from _rows(survey.classes)
         yield from _survey(survey)
+    if found.units is not None:
+        yield from _units(found.units)
     if price:
         yield ""
         then = "" if description.holds_embeddings else " once they are embedded"
@@ -177,6 +179,21 @@ def lines(
         took = _seconds(found.good / speed)
         yield f"embedding   {took} at {speed:,.0f} images/s (measured), decoding apart"
     yield ""
+
+
+def _units(units: UnitCounts) -> Iterator[str]:
+    yield ""
+    yield f"units       {len(units.rows):,} people (ids); {units.null:,} rows without an id are set aside"
+    if not units.rows:
+        return
+    shown = ", ".join(f"{name} {count:,}" for name, count in units.quantiles().items())
+    yield f"  rows of each: {shown}"
+    for most, (rows, beyond) in units.bounds().items():
+        yield (
+            f"  --max-rows-per-unit {most}: {rows:.1%} of their rows count, {beyond:.1%} of them have more;"
+            f" noise {most} times that of single rows"
+        )
+    yield "  a bound that is chosen by these figures tells of them: choose by what is known of such data"
 
 
 def _survey(survey: LabelSurvey) -> Iterator[str]:

@@ -68,6 +68,10 @@ def private_run(
     """
     folder, place = (None if each is None else os.fspath(each) for each in (private_dir, key_file))
     output = os.fspath(output)
+    if config.bound_found:
+        raise ConfigError(
+            "config", "bound_found", "have a max_rows_per_unit of its own: only dpgmm release finds one"
+        )
     with _fields_named():
         private.check_key(place, release_id)
         paths.check_writable_place("--output", output)

@@ -11,6 +11,7 @@ from dpgmm_beam.config import MAX_CLASSES, ReleaseConfig
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.allocation import with_shares
+from dpgmm_beam.privacy.neighbours import ADD_REMOVE
 from dpgmm_beam.privacy.tradeoff import Operational, in_words, operational
 from dpgmm_beam.release import forecast, references
 from pipelines import budget as budgets
@@ -55,6 +56,8 @@ class Forecast:
             "components": config.components,
             "epsilon": config.epsilon,
             "delta": config.delta,
+            "max_rows_per_unit": config.max_rows_per_unit,
+            "adjacency": config.adjacency,
             "noise_multiplier": self.plan.budget.noise_multiplier,
             "like": self.like,
             "steps": [{**dataclasses.asdict(step), "ratio": step.ratio} for step in self.steps],
@@ -79,6 +82,13 @@ class Forecast:
             f" {config.dimension:,}, epsilon {config.epsilon:g}, delta {config.delta:g}: noise multiplier"
             f" {budget.noise_multiplier:.4g}, mu {self.figures.mu:g}"
         )
+        if config.max_rows_per_unit is not None or config.adjacency != ADD_REMOVE:
+            neighbours, most = config.neighbours, config.max_rows_per_unit
+            count = "" if most is None else f", of which at most {most} count"
+            yield (
+                f"private: {neighbours.stated}, that is {neighbours.unit}{count}: noise is"
+                f" {neighbours.of_vectors:g} times that of single rows that are added or removed"
+            )
         yield f"supposed: embeddings that lie like those of {self.like}; no data was read"
         yield ""
         yield from self._table()
@@ -89,7 +99,7 @@ class Forecast:
         yield from self._needs()
         yield ""
         yield "what an attacker can gain, at most:"
-        for sentence in in_words(self.figures):
+        for sentence in in_words(self.figures, self.plan.config.neighbours):
             yield f"  {sentence}"
 
     def _table(self) -> Iterator[str]:
@@ -194,6 +204,8 @@ def checked(arguments: argparse.Namespace) -> Plan:
         components=arguments.components,
         rounds=arguments.rounds,
         shares=with_shares(arguments.share),
+        max_rows_per_unit=arguments.max_rows_per_unit,
+        adjacency=arguments.adjacency,
     )
     forecast.check_rows(arguments.rows, config)
     if not 1e-4 <= arguments.within < 1:

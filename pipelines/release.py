@@ -6,31 +6,36 @@ import dataclasses
 import json
 import os
 import sys
+import uuid
 from collections.abc import Sequence
 
 import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from dpgmm_beam.config import ReleaseConfig, check_classes
+from dpgmm_beam.data.schema import UNIT
+from dpgmm_beam.defaults import AUTO
 from dpgmm_beam.encoders.registry import check_encoder, encoder_for_process, known_dimension
 from dpgmm_beam.errors import ConfigError, printable
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.allocation import with_shares
+from dpgmm_beam.privacy.neighbours import MAX_FOUND
 from dpgmm_beam.release import manifest
 from dpgmm_beam.release.class_rows import CLASSES_FILE, ClassRows
 from pipelines import budget as budgets
 from pipelines import cli, embed, job, paths, private, runner, runs, signals
-from pipelines.columns import columns_of
+from pipelines.columns import check_units, columns_of
 from pipelines.parsers.release import parser
 from pipelines.progress import StageWatch
 from transforms import survey
 from transforms.embed import EmbedImages
 from transforms.execution import MAX_THREADS, Execution
-from transforms.files import finding, inputs, run_files
+from transforms.files import finding, inputs, opening, run_files, unit_files
 from transforms.files.private import is_local
 from transforms.files.publish import Publication, exists, is_release, join, left_overs, occupied
 from transforms.files.small import read_bounded, read_small
-from transforms.prepare import Source
+from transforms.prepare import FindBound, Source
 from transforms.release import Release
 
 CLASSES_BYTES = 2**24
@@ -126,7 +131,11 @@ def is_made(output: str, config: ReleaseConfig, release_id: str | None) -> bool:
     except ConfigError:
         # Of another version.
         return False
-    return content["release_id"] == release_id and content["config_digest"] == config.digest
+    try:
+        made = manifest.plan_of(content).config.unbounded
+    except ConfigError:
+        return False
+    return content["release_id"] == release_id and made.digest == config.unbounded.digest
 
 
 def say_what_is_left(output: str, private_dir: str) -> None:
@@ -178,6 +187,7 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
         spread=not runner.is_local(options),
     )
     epsilon, delta = budgets.of(arguments)
+    found = arguments.max_rows_per_unit == AUTO
     config = ReleaseConfig(
         encoder=arguments.encoder,
         classes=read_classes(arguments.classes),
@@ -192,7 +202,14 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
         components=arguments.components,
         rounds=arguments.rounds,
         shares=with_shares(arguments.share),
+        # What is to be found is at most this.
+        max_rows_per_unit=MAX_FOUND if found else arguments.max_rows_per_unit,
+        bound_found=found,
+        adjacency=arguments.adjacency,
+        slice=arguments.slice,
     )
+    columns = columns_of(arguments)
+    check_units(columns, arguments.max_rows_per_unit)
     if arguments.noise_key_file is not None:
         private.check_key_file(arguments.noise_key_file)
     paths.check_writable_place("--output", arguments.output)
@@ -205,9 +222,7 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
             "--noise-key-file": arguments.noise_key_file,
         }
     )
-    source = inputs.describe_input(
-        arguments.input, arguments.encoder, arguments.dimension, columns_of(arguments)
-    )
+    source = inputs.describe_input(arguments.input, arguments.encoder, arguments.dimension, columns)
     config = dataclasses.replace(
         config,
         dimension=source.dimension or encoder_for_process(arguments.encoder).dimension,
@@ -218,6 +233,40 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
     # So that noise that would be too large to draw is refused here.
     Plan(config, arguments.release_id or "drawn")
     return Request(config, source, execution, join(private_dir, "embeddings"))
+
+
+def with_bound(request: Request, current: runs.Run, options: PipelineOptions) -> Request:
+    """The request, with a bound on a unit's rows that data says, where it is to be found.
+
+    It is a pipeline of its own, for all noise of the others follows from what it releases.  The same
+    data, configuration, key and id give the same bound, so that whoever runs it again spends nothing.
+    """
+    config = request.config
+    if not config.bound_found:
+        return request
+    # Of this attempt alone: what another one has left is of who knows which data.
+    folder = join(current.workspace.folder, "bound", uuid.uuid4().hex)
+    workspace = dataclasses.replace(current.workspace, folder=folder, rows=join(folder, "rows"), register="")
+    pipeline = beam.Pipeline(options=options)
+    source = start(pipeline, request, options)[0]
+    plan = Plan(config, current.release_id)
+    source | "Bound" >> FindBound(plan, workspace, request.execution)
+    job.run(pipeline, job.job_name(f"bound {current.release_id}", config.digest, folder), [])
+    (base,) = run_files.bases(folder)
+    most = int(opening.read_bytes(unit_files.bound_file(base)))
+    with contextlib.suppress(OSError):
+        FileSystems.delete([folder])
+    return dataclasses.replace(request, config=dataclasses.replace(config, max_rows_per_unit=most))
+
+
+def start(pipeline: beam.Pipeline, request: Request, options: PipelineOptions):
+    """The source of rows, and what embeds them first, if anything does."""
+    if request.source.holds_embeddings:
+        source = Source(request.source.pattern, columns=request.source.columns)
+        return pipeline | "Input" >> beam.Create([source]), None
+    threads = request.execution.threads if runner.is_local(options) else 0
+    embedding = EmbedImages(request.source, request.config.encoder, request.embed_cache, threads=threads)
+    return pipeline | "Embed" >> embedding, embedding
 
 
 def run(
@@ -231,20 +280,13 @@ def run(
     config = request.config
     plan = Plan(config, current.release_id)
     publication = Publication(finding.absolute(output), overwrite)
-    embedding = embedded = None
-    if not request.source.holds_embeddings:
-        threads = request.execution.threads if runner.is_local(options) else 0
-        embedding = EmbedImages(request.source, config.encoder, request.embed_cache, threads=threads)
+    embedded = None
     pipeline = beam.Pipeline(options=options)
     watch: list[contextlib.AbstractContextManager] = []
+    source, embedding = start(pipeline, request, options)
     if embedding:
         embedded = embed.progress(embedding, local=runner.is_local(options))
         watch.append(embedded)
-        source = pipeline | "Embed" >> embedding
-    else:
-        source = pipeline | "Input" >> beam.Create(
-            [Source(request.source.pattern, columns=request.source.columns)]
-        )
     source | "Release" >> Release(plan, publication, current.workspace, request.execution)
     folder, names = current.workspace.folder, [stage.name for stage in plan.stages]
     # One line at a time; entered first, it ends last.
@@ -268,11 +310,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.noise_key_file is None:
         job.check_drawn_key(options)
     request = check(arguments, options)
+    if request.config.bound_found and not job.waits(options):
+        raise ConfigError(
+            "max_rows_per_unit", AUTO, "be a number where the job is not waited for: it takes two jobs"
+        )
     private_dir = private.open_folder(arguments.private_dir)
     # Workers run in folders of their own.
     output = finding.absolute(arguments.output)
     key_file = arguments.noise_key_file and finding.absolute(arguments.noise_key_file)
     say_of_blanks(request.config.classes)
+    if request.source.unused_units:
+        cli.warn(
+            f"the input says whose each row is, and that is not used: each row is a privacy unit of its own;"
+            f" --privacy-unit-column {UNIT} makes people the unit"
+        )
     say_what_is_left(output, private_dir)
     with runs.open_run(
         private_dir,
@@ -283,6 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.release_id,
         arguments.restart,
     ) as current:
+        request = with_bound(request, current, options)
         plan = run(request, output, arguments.overwrite, current, options)
         if not job.waits(options):
             what = "template written" if runner.outlives_driver(options) else "submitted"
@@ -308,7 +360,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 delta=config.delta,
                 samples_per_class=config.samples_per_class,
                 classes=list(config.classes),
+                **({"max_rows_per_unit": config.max_rows_per_unit} if config.max_rows_per_unit else {}),
             )
+            if config.bound_found:
+                cli.say(
+                    f"at most {config.max_rows_per_unit} rows of a person count, by noisy numbers of people"
+                )
             say_class_rows(output)
     return 0
 

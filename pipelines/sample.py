@@ -19,7 +19,7 @@ from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.mixture import BASIS_FILE, COMPONENTS_FILE, Mixture, Sampler
 from dpgmm_beam.release import manifest
 from dpgmm_beam.release.class_rows import CLASSES_FILE
-from dpgmm_beam.release.labels import FEATURES_FILE, TEACHER_FILE, Labeller
+from dpgmm_beam.release.labels import FEATURES_FILE, RIDGES_FILE, TEACHER_FILE, Labeller
 from dpgmm_beam.release.loading import read_mixture
 from dpgmm_beam.release.row_statement import RowStatement
 from dpgmm_beam.release.synthesis import Parts, draw_part, generator_of_seed
@@ -89,7 +89,8 @@ def load(release: str) -> Loaded:
         return data
 
     # Each once, and before any is decoded.
-    names = (COMPONENTS_FILE, BASIS_FILE, CLASSES_FILE, TEACHER_FILE, FEATURES_FILE)
+    names = [COMPONENTS_FILE, BASIS_FILE, CLASSES_FILE, TEACHER_FILE, FEATURES_FILE]
+    names += [RIDGES_FILE] if config.ridges else []
     files = {name: read(name) for name in names}
     try:
         mixture = read_mixture(files.__getitem__)

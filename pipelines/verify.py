@@ -1,6 +1,7 @@
 """dpgmm verify: re-check a release, or derive it again and compare."""
 
 import argparse
+import dataclasses
 import os
 import sys
 import tempfile
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.release import manifest
 from pipelines import cli, paths, private, release, runner, runs
-from pipelines.columns import columns_of
+from pipelines.columns import check_units, columns_of
 from pipelines.parsers.verify import parser
 from transforms.execution import Execution
 from transforms.files import finding, inputs
@@ -70,10 +71,11 @@ def derive_again(content: dict, arguments: argparse.Namespace, options) -> list[
         }
     )
     private_dir = private.open_folder(arguments.private_dir)
-    config = manifest.plan_of(content).config
+    config, columns = manifest.plan_of(content).config, columns_of(arguments)
+    check_units(columns, config.max_rows_per_unit)
     # Plain lists may need to be told their length; a model's is its own.
     dimension = config.dimension if config.encoder == "precomputed" else None
-    source = inputs.describe_input(arguments.input, config.encoder, dimension, columns_of(arguments))
+    source = inputs.describe_input(arguments.input, config.encoder, dimension, columns)
     execution = Execution(threads=runner.threads_for(options, 0))
     request = release.Request(config, source, execution, join(private_dir, "embeddings"))
     # States of the release itself would prove nothing: those of a folder of its own.
@@ -83,6 +85,8 @@ def derive_again(content: dict, arguments: argparse.Namespace, options) -> list[
         key_file, rows = finding.absolute(arguments.noise_key_file), join(private_dir, runs.ROWS)
         workspace = Workspace(os.path.join(scratch, "run"), rows, key_file)
         current = runs.Run("verify", workspace, content["release_id"], drawn=False)
+        before = dataclasses.replace(request, config=config.unbounded)
+        request = release.with_bound(before, current, options)
         release.run(request, output, False, current, options)
         again = manifest.parse(read_bytes(join(output, manifest.FILE_NAME)), output)
     stated, derived = ({file["path"]: file for file in each["files"]} for each in (content, again))

@@ -26,6 +26,7 @@ from dpgmm_beam.release.in_memory import release_in_memory
 from pipelines import cli, release, runner, runs
 from transforms.execution import Execution
 from transforms.files import finding, inputs, parquet
+from transforms.files.columns import DEFAULT_COLUMNS, Columns
 from transforms.files.run_files import Workspace
 
 REPOSITORY = Path(__file__).parents[1]
@@ -113,6 +114,7 @@ def run(
     private_dir: str | Path = "",
     overwrite: bool = False,
     release_id: str = RELEASE_ID,
+    columns: Columns = DEFAULT_COLUMNS,
     **execution,
 ) -> dict[str, bytes]:
     """The files of a release made by the product's own `pipelines.release.run`.
@@ -121,7 +123,7 @@ def run(
       private_dir: default: one for this run alone.
     """
     config = config or small_config()
-    described = inputs.describe_input(str(source), config.encoder)
+    described = inputs.describe_input(str(source), config.encoder, columns=columns)
     beam_options = runner.job_options(options, verbose=False)
     with contextlib.ExitStack() as stack:
         folder = str(private_dir) or stack.enter_context(tempfile.TemporaryDirectory())

@@ -25,7 +25,8 @@ from apache_beam.io.filesystems import FileSystems
 from dpgmm_beam.data import images
 from dpgmm_beam.data.images import Note, Reason
 from dpgmm_beam.data.rows import MAX_LABEL_BYTES
-from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL, SOURCE
+from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL, SOURCE, UNIT
+from dpgmm_beam.data.units import id_bytes
 from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError
 from transforms.files import finding, image_folders, image_lists, opening, parquet, tars
@@ -78,8 +79,9 @@ class Shard:
       labels, files, sizes: of each image; the file is relative to the folder, or a path of its own.
       row_groups: of the Parquet file.
       labelled: whether the cache file has labels.
-      columns: names of the file's columns.
+      columns: names of the file's columns; they also say whether the cache file has ids of units.
       tar: whether the file is a tar, of which the shard has all rows.
+      units: ids of the images that are files.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Shard:
     row_groups: tuple[int, ...] = ()
     columns: Columns = DEFAULT_COLUMNS
     tar: bool = False
+    units: tuple[str | None, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +106,7 @@ class EncodedImage:
       size: in bytes; of what can't or shall not be read, image_folders.NO_FILE.
       data: None before a file is read.
       reason: why it shall not be read.
+      unit: the id of the privacy unit; None where there is none.
     """
 
     source: str
@@ -110,6 +114,7 @@ class EncodedImage:
     size: int
     data: bytes | None = None
     reason: Reason | None = None
+    unit: bytes | None = None
 
 
 @dataclasses.dataclass
@@ -153,8 +158,9 @@ class EmbedImages(beam.PTransform):
     Returns:
       A PCollection with one `Source`, once every cache file is finished.  Their
       columns are `label` (string; absent if the input is unlabelled),
-      `embedding` (fixed_size_list<float32>, the encoder's raw output) and
-      `source`.  Undecodable images are left out; null labels stay null.
+      `embedding` (fixed_size_list<float32>, the encoder's raw output), `source`
+      and `unit` (binary, the ids of privacy units as they are, for two folders of embeddings must
+      agree on them; absent if units are images).  Undecodable images are left out; null labels stay null.
 
     Raises:
       ConfigError: at construction, for bad parameters.
@@ -183,13 +189,13 @@ class EmbedImages(beam.PTransform):
             | "Spread" >> beam.Reshuffle()
             | "Embed" >> beam.ParDo(EmbedShards(self.encoder, self.cache_dir, self.batch_size, self.threads))
             | "All" >> beam.CombinePerKey(max)
-            | "Source" >> beam.Map(as_source, self.cache_dir)
+            | "Source" >> beam.Map(as_source, self.cache_dir, self.input.columns.has_units)
         )
 
 
-def as_source(finished: tuple[str, int], cache_dir: str) -> Source:
+def as_source(finished: tuple[str, int], cache_dir: str, units: bool = False) -> Source:
     """The finished cache files of an input, as rows to be read."""
-    return Source(cache_dir, finished[0])
+    return Source(cache_dir, finished[0], Columns(unit=UNIT if units else ""))
 
 
 @dataclasses.dataclass
@@ -253,7 +259,7 @@ class EmbedShards(beam.DoFn):
         remarks = _Remarks()
 
         use = Preparation(encoder)
-        schema = cache_schema(self.encoder, encoder.dimension, shard.labelled)
+        schema = cache_schema(self.encoder, encoder.dimension, shard.labelled, shard.columns.has_units)
 
         def start(part: list[EncodedImage]) -> Future:
             read = readers.submit(load, shard, part)
@@ -284,7 +290,8 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
     Raises:
       ConfigError: see `transforms.files.inputs.describe_input`.
     """
-    version = [_FORMAT, registry.encoder_fingerprint(encoder), description.labelled]
+    columns = description.columns
+    version = [_FORMAT, registry.encoder_fingerprint(encoder), description.labelled, columns.has_units]
     if description.kind in (image_folders.IMAGE_FOLDER, image_lists.IMAGE_LIST):
         folder, found = _files_of(description)
         for files in _cut(found, len(folder) + 1, shard_rows):
@@ -295,21 +302,23 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
                 labels=tuple(file.label for file in files),
                 files=tuple(file.path.removeprefix(folder + "/") for file in files),
                 sizes=tuple(file.size for file in files),
+                columns=columns,
+                units=tuple(file.unit for file in files) if columns.has_units else (),
             )
         return
     if description.kind == tars.IMAGE_TARS:
-        version.append(dataclasses.astuple(description.columns))
+        version.append(dataclasses.astuple(columns))
         for file in tars.list_tars(description.pattern):
             yield Shard(
                 name=_shard_name(version, [dataclasses.astuple(file), _changed(file)]),
                 path=file.path,
                 labelled=description.labelled,
-                columns=description.columns,
+                columns=columns,
                 tar=True,
             )
         return
     listed = {file.path: file for file in finding.list_parquet(description.pattern)}
-    pins, columns = {path: file.pin for path, file in listed.items()}, description.columns
+    pins = {path: file.pin for path, file in listed.items()}
     version.append(dataclasses.astuple(columns))
     for groups in parquet.read_footers(description.pattern, pins, encoder, columns=columns):
         for members in _pack(groups.rows, shard_rows):
@@ -331,7 +340,8 @@ def _files_of(description: InputDescription) -> tuple[str, list[ImageFile]]:
     if description.kind == image_lists.IMAGE_LIST:
         found = image_lists.list_images(pattern, description.columns, description.labelled)
         return os.path.dirname(pattern), found
-    return image_folders.base(pattern), image_folders.list_images(pattern, description.labelled)
+    level = description.columns.unit_level
+    return image_folders.base(pattern), image_folders.list_images(pattern, description.labelled, level=level)
 
 
 def finished_shards(cache_dir: str) -> set[str]:
@@ -391,7 +401,7 @@ def delete_others(cache_dir: str, names: set[str]) -> None:
                 raise
 
 
-def cache_schema(encoder: str, dimension: int, labelled: bool) -> pa.Schema:
+def cache_schema(encoder: str, dimension: int, labelled: bool, units: bool = False) -> pa.Schema:
     """Schema of a cache file; its metadata names the encoder."""
     fields = [
         pa.field(EMBEDDING, pa.list_(pa.float32(), dimension)),
@@ -399,6 +409,8 @@ def cache_schema(encoder: str, dimension: int, labelled: bool) -> pa.Schema:
     ]
     if labelled:
         fields.insert(0, pa.field(LABEL, pa.string()))
+    if units:
+        fields.append(pa.field(UNIT, pa.binary()))
     return pa.schema(fields, metadata={parquet.ENCODER_KEY: encoder.encode()})
 
 
@@ -467,13 +479,17 @@ def _listed(shard: Shard, rows: int) -> Iterator[EncodedImage]:
         for sample in tars.samples(shard.path, shard.columns, shard.labelled):
             reason = Reason.FILE_TOO_LARGE if sample.data is None else None
             source = f"{shard.path}#{sample.name}"
-            yield EncodedImage(source, _label_bytes(sample.label), sample.size, sample.data, reason)
-    for name, label, size in zip(shard.files, shard.labels, shard.sizes, strict=True):
+            said = _label_bytes(sample.label)
+            yield EncodedImage(source, said, sample.size, sample.data, reason, sample.unit)
+    units = shard.units or [None] * len(shard.files)
+    for name, label, size, unit in zip(shard.files, shard.labels, shard.sizes, units, strict=True):
         reason = _reason_of_size(size)
         whole = name.startswith("/") or not is_local(name)
         source = name if whole else f"{shard.path}/{name}"
         size = image_folders.NO_FILE if reason else size
-        yield EncodedImage(source, _label_bytes(label), size, reason=reason)
+        # Bytes decide, of a file's name as of any id.
+        who = None if unit is None else unit.encode(errors="surrogateescape")
+        yield EncodedImage(source, _label_bytes(label), size, reason=reason, unit=who)
 
 
 def _label_bytes(label: str | None) -> bytes | None:
@@ -489,11 +505,16 @@ def _read_row_groups(shard: Shard, rows: int) -> Iterator[EncodedImage]:
             at_once = max(1, min(rows, PART_BYTES * found.num_rows // max(found.total_byte_size, 1)))
             for batch in parquet.images(file, row_group, at_once, shard.path, shard.columns, shard.labelled):
                 labels = _labels(batch.column(LABEL)) if shard.labelled else [None] * len(batch)
-                for row, (image, label) in enumerate(zip(batch.column(IMAGE), labels, strict=True)):
+                units = (
+                    id_bytes(batch.column(UNIT)).to_pylist() if shard.columns.unit else [None] * len(batch)
+                )
+                rows_read = zip(batch.column(IMAGE), labels, units, strict=True)
+                for row, (image, label, unit) in enumerate(rows_read):
                     size = len(image.as_buffer()) if image.is_valid else image_folders.NO_FILE
                     reason = Reason.MISSING if not image.is_valid else _reason_of_size(size)
                     size, data = (image_folders.NO_FILE, None) if reason else (size, image.as_py())
-                    yield EncodedImage(f"{shard.path}#{row_group}:{start + row}", label, size, data, reason)
+                    source = f"{shard.path}#{row_group}:{start + row}"
+                    yield EncodedImage(source, label, size, data, reason, unit)
                 start += len(batch)
 
 
@@ -618,6 +639,7 @@ def _embed_part(use: Preparation, part: list[EncodedImage], schema: pa.Schema) -
         EMBEDDING: pa.FixedSizeListArray.from_arrays(values, dimension),
         SOURCE: pa.array([printable(image.source) for image in good], pa.string()),
         LABEL: pa.array([image.label for image in good], pa.binary()).cast(pa.string(), safe=False),
+        UNIT: pa.array([image.unit for image in good], pa.binary()),
     }
     return pa.table([columns[name] for name in schema.names], schema=schema), remarks
 

@@ -17,14 +17,16 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
-from dpgmm_beam.data.rows import RowFormat, Rows, SetAside, accept, without_long_lists
+from dpgmm_beam.data.rows import HashIds, RowFormat, Rows, SetAside, accept, without_long_lists
 from dpgmm_beam.data.schema import LABEL
 from dpgmm_beam.data.survey import LabelCounts, compare, undeclared
+from dpgmm_beam.data.units import TABLE, IdHasher, UnitKeys
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.plan import Plan
+from transforms.bound import BoundRows, CountUnits, is_done, report_file
 from transforms.execution import Execution
-from transforms.files import finding, keys, listing, opening, prepared, run_files, tables
+from transforms.files import finding, keys, listing, opening, prepared, run_files, tables, unit_files
 from transforms.files.columns import DEFAULT_COLUMNS, Columns
 from transforms.files.listing import Listing, Piece, Stretch
 from transforms.files.private import is_local, make_private_folder
@@ -74,10 +76,37 @@ class PrepareRows(beam.PTransform):
     execution: Execution
 
     def expand(self, source):
-        units = source | "List" >> beam.ParDo(ListUnits(self.plan, self.workspace, self.execution))
-        if self.execution.spread:
-            units = units | "Spread" >> beam.Reshuffle()
-        return units | "Prepare" >> beam.ParDo(PrepareUnits(self.workspace, self.execution))
+        pieces = _pieces(source, self.plan, self.workspace, self.execution)
+        if self.plan.config.max_rows_per_unit is None:
+            return pieces
+        return pieces | "Privacy units" >> BoundRows(self.workspace, self.execution)
+
+
+@dataclasses.dataclass
+class FindBound(beam.PTransform):
+    """PCollection[Source] with one element -> base, when it is in a file how many rows of a unit count.
+
+    Attributes:
+      plan: with the most that they may be.
+      workspace: of this alone.
+      execution: speed only.
+    """
+
+    plan: Plan
+    workspace: Workspace
+    execution: Execution
+
+    def expand(self, source):
+        pieces = _pieces(source, self.plan, self.workspace, self.execution)
+        return pieces | "Units" >> CountUnits(self.workspace, self.execution)
+
+
+def _pieces(source, plan: Plan, workspace: Workspace, execution: Execution):
+    """PCollection[Source] -> (base, number) of pieces, with hashes of privacy units where there are any."""
+    units = source | "List" >> beam.ParDo(ListUnits(plan, workspace, execution))
+    if execution.spread:
+        units = units | "Spread" >> beam.Reshuffle()
+    return units | "Prepare" >> beam.ParDo(PrepareUnits(workspace, execution))
 
 
 @beam.typehints.with_output_types(tuple[Base, int])
@@ -92,8 +121,15 @@ class ListUnits(beam.DoFn):
     def process(self, source: Source) -> Iterator[tuple[Base, int]]:
         config = self.plan.config
         columns = source.columns
+        if bool(columns.unit) != (config.max_rows_per_unit is not None):
+            raise ConfigError(
+                "max_rows_per_unit", config.max_rows_per_unit, "come together with a column of ids of units"
+            )
         pins = tables.pins_of(source.files(), columns)
-        base = self.workspace.base(listing.digest(pins, self.plan, self.execution.piece_bytes, columns))
+        secret = keys.load(self.workspace.key_file)
+        # Which rows of a unit count depends on the key; rows as such do not.
+        key = chain.commitment(secret) if columns.unit else b""
+        base = self.workspace.base(listing.digest(pins, self.plan, self.execution.piece_bytes, columns, key))
         # Footers are read once: a job that begins again finds what they said.
         if FileSystems.exists(run_files.input_file(base)):
             found = Listing.from_json(opening.read_bytes(run_files.input_file(base)))
@@ -102,7 +138,6 @@ class ListUnits(beam.DoFn):
             found = listing.cut(files, config.dimension, self.execution.piece_bytes, columns)
         check_room(self.plan, found, self.workspace, base)
         write_whole(run_files.input_file(base), found.to_json(), private=True, once=True)
-        secret = keys.load(self.workspace.key_file)
         run_files.write_state(base, chain.begin(self.plan, secret, len(found.pieces)))
         chain.check_key(run_files.load_state(base, 0), secret)
         yield from ((base, unit) for unit in range(len(found.units)))
@@ -112,10 +147,13 @@ def check_room(plan: Plan, found: Listing, workspace: Workspace, base: Base) -> 
     """Raises ConfigError where the private folder's disk has no room for the rows and their views."""
     if not is_local(workspace.rows):
         return
-    needed = 0
+    needed, units = 0, bool(found.columns.unit)
     for number, piece in enumerate(found.pieces):
         if not os.path.exists(workspace.piece(base, number)):
             needed += prepared.file_bytes(piece.rows, plan.config.dimension)
+            if units and not os.path.exists(unit_files.rows_file(workspace, base, number)):
+                needed += prepared.file_bytes(piece.rows, plan.config.dimension, units)
+                needed += piece.rows * TABLE.itemsize
         for view, dimension in plan.views:
             if not os.path.exists(run_files.view_piece(base, view.name, number)):
                 needed += prepared.file_bytes(piece.rows, dimension)
@@ -132,7 +170,10 @@ def check_room(plan: Plan, found: Listing, workspace: Workspace, base: Base) -> 
 
 @beam.typehints.with_output_types(tuple[Base, int])
 class PrepareUnits(beam.DoFn):
-    """(base, unit) -> (base, piece) of each of the unit's pieces, when their files are whole."""
+    """(base, unit) -> (base, piece) of each of the unit's pieces, when their files are whole.
+
+    Where a privacy unit is more than a row, these are files for `BoundRows`.
+    """
 
     def __init__(self, workspace: Workspace, execution: Execution):
         self.workspace, self.execution = workspace, execution
@@ -147,11 +188,17 @@ class PrepareUnits(beam.DoFn):
             found = Listing.from_json(opening.read_bytes(run_files.input_file(base)))
             self.known = base, plan, found
         _, plan, found = self.known
-        numbers = found.numbers_of(unit)
-        missing = [number for number in numbers if not self._is_whole(plan, base, number)]
+        numbers, units = found.numbers_of(unit), bool(found.columns.unit)
+        missing = [number for number in numbers if not self._is_whole(plan, base, number, units)]
         if missing:
-            pieces = {self.workspace.piece(base, number): found.pieces[number] for number in numbers}
-            wanted = {self.workspace.piece(base, number) for number in missing}
+            hash_ids, path_of = None, self.workspace.piece
+            if found.columns.unit:
+                secret = keys.load(self.workspace.key_file)
+                chain.check_key(run_files.load_state(base, 0), secret)
+                hash_ids = IdHasher(UnitKeys.of(secret), plan.config.slice)
+                path_of = functools.partial(unit_files.rows_file, self.workspace)
+            pieces = {path_of(base, number): found.pieces[number] for number in numbers}
+            wanted = {path_of(base, number) for number in missing}
             with ThreadPoolExecutor(self.execution.threads) as workers:
                 write_pieces(
                     found.units[unit],
@@ -161,16 +208,21 @@ class PrepareUnits(beam.DoFn):
                     found.columns,
                     workers,
                     self.execution.threads,
+                    hash_ids,
                 )
         yield from ((base, number) for number in numbers)
 
-    def _is_whole(self, plan: Plan, base: Base, number: int) -> bool:
+    def _is_whole(self, plan: Plan, base: Base, number: int, units: bool) -> bool:
         """Whether a piece is there; views of it that were cut short are deleted."""
         for view, dimension in plan.views:
             path = run_files.view_piece(base, view.name, number)
             if FileSystems.exists(path) and not prepared.is_whole(path, dimension):
                 run_files.delete_files([path])
-        return prepared.is_whole(self.workspace.piece(base, number), plan.config.dimension)
+        dimension = plan.config.dimension
+        if not units:
+            return prepared.is_whole(self.workspace.piece(base, number), dimension)
+        source = unit_files.rows_file(self.workspace, base, number)
+        return is_done(self.workspace, base, number, dimension) or prepared.is_whole(source, dimension, units)
 
 
 def write_pieces(
@@ -181,11 +233,13 @@ def write_pieces(
     columns: Columns,
     workers: Executor,
     threads: int,
+    hash_ids: HashIds | None = None,
 ) -> None:
     """Reads a unit and writes those of its pieces that are wanted, each with what was set aside of it.
 
     Args:
       pieces: by path, in the order of their rows.
+      hash_ids: see `rows.accept`.
 
     Raises:
       RuntimeError: a file of the input has changed or cannot be decoded.
@@ -202,7 +256,7 @@ def write_pieces(
         def blocks(rows: int = piece.rows, facts: PieceFacts = facts) -> Iterator[Rows]:
             taken = batches.take(rows)
             for block, aside, labels in ordered_map(
-                lambda batch: workers.submit(_accept, batch, row_format), taken, threads + 1
+                lambda batch: workers.submit(_accept, batch, row_format, hash_ids), taken, threads + 1
             ):
                 facts.add(block, aside, labels)
                 yield block
@@ -210,12 +264,14 @@ def write_pieces(
             _check_pins(unit, columns)
 
         make_private_folder(os.path.dirname(os.path.dirname(path)))
-        prepared.write(path, row_format.dimension, blocks())
+        prepared.write(path, row_format.dimension, blocks(), hash_ids is not None)
         write_whole(report_file(path), facts.to_json(), private=True)
 
 
-def _accept(batch: pa.RecordBatch, row_format: RowFormat) -> tuple[Rows, SetAside, LabelCounts]:
-    rows, aside = accept(batch, row_format)
+def _accept(
+    batch: pa.RecordBatch, row_format: RowFormat, hash_ids: HashIds | None
+) -> tuple[Rows, SetAside, LabelCounts]:
+    rows, aside = accept(batch, row_format, hash_ids)
     if not aside.label:
         return rows, aside, LabelCounts()
     return rows, aside, undeclared(batch.column(LABEL), row_format.classes)
@@ -254,11 +310,6 @@ class PieceFacts:
             "undeclared": self.undeclared.to_json(),
         }
         return json.dumps(content).encode()
-
-
-def report_file(piece: str) -> str:
-    """Path of what was set aside of a piece: exact, and as private as its rows."""
-    return piece.removesuffix(".npy") + ".json"
 
 
 class _Batches:
@@ -317,7 +368,11 @@ def set_aside(folder: str, classes: Sequence[str] = ()) -> dict:
         if classes and "classes" in report:
             accepted += report["classes"]
             labels.merge(LabelCounts.from_json(report["undeclared"]))
-    result = {"rows": rows, "set_aside": dataclasses.asdict(total)}
+    aside = dataclasses.asdict(total)
+    if not total.unit + total.bound + total.slice:
+        # Where a unit is a row there is nothing to say of it.
+        del aside["unit"], aside["bound"], aside["slice"]
+    result = {"rows": rows, "set_aside": aside}
     if classes:
         survey = compare(labels, classes)
         by_class = dict(zip(classes, accepted.tolist(), strict=True))

@@ -30,19 +30,21 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 
 from dpgmm_beam.data import arrays
 from dpgmm_beam.data.digest import digest_limbs, digest_of_limbs
-from dpgmm_beam.data.rows import RowFormat, Rows, SetAside, concatenate, record_type
+from dpgmm_beam.data.rows import HashIds, RowFormat, Rows, SetAside, concatenate, record_type
 from dpgmm_beam.data.schema import EMBEDDING, LABEL
+from dpgmm_beam.data.units import IdHasher, UnitKeys
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.lattice import MAX_ROWS
+from dpgmm_beam.privacy.noise import NoiseKey
+from transforms.bound import BoundRows, is_done, report_file
 from transforms.execution import Execution
-from transforms.files import keys, opening, prepared, run_files
+from transforms.files import keys, opening, prepared, run_files, unit_files
 from transforms.files.listing import LEAST_PIECE_ROWS, PIECES
 from transforms.files.private import is_local, make_private_folder
 from transforms.files.run_files import Base, Workspace
 from transforms.files.write import write_whole
-from transforms.prepare import report_file
 
 SPILL_BYTES = 2**24
 """Of rows that a bundle holds in memory, about, and of a spill."""
@@ -77,6 +79,8 @@ class PrepareElements(beam.PTransform):
       workspace: private files of the run (`pipelines.own.private_run` makes one).
       execution: speed only.
       embedding_field, label_field: names of the fields.
+      unit_field: name of the field with the id of the privacy unit, text, bytes or an integer, where the
+        plan bounds rows of a unit; a row without one is set aside.  "": a unit is a row.
 
     Raises:
       ConfigError: the rows are unbounded or windowed, or their type has no such fields.
@@ -87,10 +91,11 @@ class PrepareElements(beam.PTransform):
     execution: Execution = dataclasses.field(default_factory=Execution)
     embedding_field: str = EMBEDDING
     label_field: str = LABEL
+    unit_field: str = ""
 
     def expand(self, rows):
         self._check(rows)
-        spill = SpillRows(self.plan, self.workspace, self.embedding_field, self.label_field)
+        spill = SpillRows(self.plan, self.workspace, self.embedding_field, self.label_field, self.unit_field)
         nothing = rows.pipeline | "Also without rows" >> beam.Create([(0, ("", 0, bytes(64)))])
         spills = (
             rows
@@ -106,9 +111,19 @@ class PrepareElements(beam.PTransform):
         )
         if self.execution.spread:
             units = units | "Spread" >> beam.Reshuffle()
-        return units | "Place" >> beam.ParDo(PlacePiece(self.workspace))
+        pieces = units | "Place" >> beam.ParDo(PlacePiece(self.workspace))
+        return (
+            pieces | "Privacy units" >> BoundRows(self.workspace, self.execution)
+            if self.unit_field
+            else pieces
+        )
 
     def _check(self, rows) -> None:
+        most = self.plan.config.max_rows_per_unit
+        if bool(self.unit_field) != (most is not None):
+            raise ConfigError(
+                "unit_field", self.unit_field, "be given where the plan has max_rows_per_unit only"
+            )
         if not rows.is_bounded:
             raise ConfigError("rows", "an unbounded PCollection", "be bounded: a release is of one data set")
         if not rows.windowing.is_default():
@@ -122,6 +137,8 @@ class PrepareElements(beam.PTransform):
             wanted = {"embedding_field": self.embedding_field}
             if self.plan.config.labelled:
                 wanted["label_field"] = self.label_field
+            if self.unit_field:
+                wanted["unit_field"] = self.unit_field
             for argument, name in wanted.items():
                 if name not in fields:
                     raise ConfigError(argument, name, f"be a field of the rows: {', '.join(fields)}")
@@ -136,31 +153,33 @@ def path_of(workspace: Workspace, name: str) -> str:
 class SpillRows(beam.DoFn):
     """Elements -> (group, spill) of each file that the bundle's rows were written to."""
 
-    def __init__(self, plan: Plan, workspace: Workspace, embedding: str, label: str):
+    def __init__(self, plan: Plan, workspace: Workspace, embedding: str, label: str, unit: str = ""):
         # Plain data: what a plan computes lazily has no business in the graph.
         self.row_format, self.workspace = plan.row_format, workspace
-        self.fields = embedding, label
+        self.fields, self.has_units, self.slice = (embedding, label, unit), bool(unit), plan.config.slice
 
     def setup(self):
-        self.hash_key: bytes | None = None
+        self.secret: NoiseKey | None = None
 
     def start_bundle(self):
         self.embeddings: list[np.ndarray | None] = []
         self.labels: list[str | None] = []
+        self.units: list[bytes | None] = []
         self.rows: list[Rows] = []
         self.held, self.left_out = 0, SetAside()
 
     def process(self, element) -> Iterator[tuple[int, Spill]]:
-        embedding, label = _fields_of(element, self.fields)
+        embedding, label, unit = _fields_of(element, self.fields)
         if _is_batch(embedding, label):
-            batch = _batch(embedding, label, self.row_format)
-            for rows, left_out in arrays.accepted(batch, self.row_format):
+            batch = _batch(embedding, label, self.row_format, unit if self.has_units else None)
+            for rows, left_out in arrays.accepted(batch, self.row_format, self._hash_ids()):
                 self._take(rows, left_out)
                 if self.held >= SPILL_BYTES:
                     yield self._spill()
             return
         self.embeddings.append(_vector(embedding, self.row_format.dimension))
         self.labels.append(_label(label))
+        self.units.append(_unit(unit))
         if len(self.embeddings) >= ROWS_AT_ONCE:
             self._take_single_rows()
             if self.held >= SPILL_BYTES:
@@ -174,7 +193,17 @@ class SpillRows(beam.DoFn):
 
     def __getstate__(self):
         # What is derived from the key stays in the process.
-        return {name: value for name, value in self.__dict__.items() if name != "hash_key"}
+        return {name: value for name, value in self.__dict__.items() if name != "secret"}
+
+    def _key(self) -> NoiseKey:
+        if self.secret is None:
+            self.secret = keys.load(self.workspace.key_file)
+        return self.secret
+
+    def _hash_ids(self) -> HashIds | None:
+        if not self.has_units:
+            return None
+        return IdHasher(UnitKeys.of(self._key()), self.slice)
 
     def _take_single_rows(self) -> None:
         if not self.embeddings:
@@ -184,32 +213,34 @@ class SpillRows(beam.DoFn):
         matrix = np.array([self.embeddings[position] for position in good]).reshape(len(good), dimension)
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), dimension)
         labels = pa.array([self.labels[position] for position in good], pa.string())
+        units = pa.array([self.units[position] for position in good], pa.large_binary())
+        batch = arrays.batch_of(vectors, labels, units if self.has_units else None)
         self.left_out += SetAside(length=len(self.embeddings) - len(good))
-        for rows, left_out in arrays.accepted(arrays.batch_of(vectors, labels), self.row_format):
+        for rows, left_out in arrays.accepted(batch, self.row_format, self._hash_ids()):
             self._take(rows, left_out)
-        self.embeddings, self.labels = [], []
+        self.embeddings, self.labels, self.units = [], [], []
 
     def _take(self, rows: Rows, left_out: SetAside) -> None:
         self.left_out += left_out
         if len(rows):
             self.rows.append(rows)
-            self.held += len(rows) * record_type(self.row_format.dimension).itemsize
+            self.held += len(rows) * record_type(self.row_format.dimension, self.has_units).itemsize
 
     def _spill(self) -> tuple[int, Spill]:
         """Writes what is held."""
-        if self.hash_key is None:
-            self.hash_key = chain.row_hash_key(keys.load(self.workspace.key_file))
+        hash_key = chain.row_hash_key(self._key())
         rows, left_out = concatenate(self.rows, self.row_format.dimension), self.left_out
         self.rows, self.held, self.left_out = [], 0, SetAside()
         report = _report(len(rows), left_out)
         # Keyed, for it travels: nobody checks a guess at the rows by it.
-        sha = hashlib.blake2b(report, key=self.hash_key, digest_size=16)
+        sha = hashlib.blake2b(report, key=hash_key, digest_size=16)
         sha.update(rows.records().view(np.uint8).data)
         name = f"rows/{sha.hexdigest()}"
         path = path_of(self.workspace, name)
         write_whole(report_file(path), report, private=True)
-        prepared.write(path, self.row_format.dimension, rows.blocks(_READ_ROWS))
-        digest = digest_of_limbs(digest_limbs(rows, self.hash_key))
+        prepared.write(path, self.row_format.dimension, rows.blocks(_READ_ROWS), self.has_units)
+        # Of whose rows they are, too: a run goes on with the same rows of the same units only.
+        digest = digest_of_limbs(digest_limbs(rows, hash_key))
         return int(sha.hexdigest()[:8], 16) % PIECES, (name, len(rows), digest)
 
 
@@ -283,18 +314,33 @@ def _label(label: Any) -> str | None:
     return str(int(label)) if int(label).bit_length() < 4096 else None
 
 
-def _batch(embeddings: Any, labels: Any, row_format: RowFormat) -> pa.RecordBatch:
+def _unit(unit: Any) -> bytes | None:
+    """An id of a privacy unit as the bytes that decide; None where it is none."""
+    if isinstance(unit, bytes | bytearray | memoryview):
+        return bytes(unit)
+    text = _label(unit)
+    return None if text is None else text.encode()
+
+
+def _batch(embeddings: Any, labels: Any, row_format: RowFormat, units: Any = None) -> pa.RecordBatch:
     """A batch's columns.
 
     What becomes of a row depends on no other row of its batch: where values are objects of
     Python, each is looked at by itself, as in elements of one row.
     """
     column = _embeddings(embeddings, row_format.dimension)
-    if not row_format.labelled:
-        return arrays.batch_of(column, None)
-    texts = _labels(labels)
-    # Nobody can say which label is which row's.
-    return arrays.batch_of(column, texts if len(texts) == len(column) else pa.nulls(len(column), pa.string()))
+    others = {
+        "labels": _labels(labels) if row_format.labelled else None,
+        "units": _units(units) if units is not None else None,
+    }
+    # Where there are not as many nobody can say which label or id is which row's.
+    return arrays.batch_of(
+        column,
+        **{
+            name: each if each is None or len(each) == len(column) else pa.nulls(len(column), pa.string())
+            for name, each in others.items()
+        },
+    )
 
 
 def _embeddings(embeddings: Any, dimension: int) -> pa.Array:
@@ -329,13 +375,28 @@ def _labels(labels: Any) -> pa.Array:
     return pa.array(texts, pa.string())
 
 
+def _units(units: Any) -> pa.Array:
+    if isinstance(units, pa.Array | pa.ChunkedArray):
+        try:
+            return arrays.unit_column(units)
+        except ConfigError:
+            return pa.nulls(len(units), pa.string())
+    try:
+        values = units if isinstance(units, list | tuple) else arrays.as_numpy(units)
+        found = [_unit(each) for each in values] if not isinstance(values, str | bytes) else []
+    except Exception:
+        found = []
+    return pa.array(found, pa.large_binary())
+
+
 @beam.typehints.with_output_types(tuple[int, Spill])
 class MergeSpills(beam.DoFn):
     """(group, spills) -> (0, spill) of the pieces that the group's spills were put together to."""
 
     def __init__(self, plan: Plan, workspace: Workspace, execution: Execution):
         self.dimension, self.workspace = plan.config.dimension, workspace
-        row_bytes = record_type(self.dimension).itemsize
+        self.has_units = plan.config.max_rows_per_unit is not None
+        row_bytes = record_type(self.dimension, self.has_units).itemsize
         self.piece_rows = max(LEAST_PIECE_ROWS, execution.piece_bytes // row_bytes)
 
     def process(self, element) -> Iterator[tuple[int, Spill]]:
@@ -352,22 +413,22 @@ class MergeSpills(beam.DoFn):
         names = [name for name, _, _ in spills]
         name = f"pieces/{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:32]}"
         path = path_of(self.workspace, name)
-        if not prepared.is_whole(path, self.dimension):
+        if not prepared.is_whole(path, self.dimension, self.has_units):
             paths = [path_of(self.workspace, each) for each in names]
             reports = [json.loads(opening.read_bytes(report_file(each))) for each in paths]
             aside = sum((SetAside(**each["set_aside"]) for each in reports), SetAside())
             report = {"rows": sum(each["rows"] for each in reports), "set_aside": dataclasses.asdict(aside)}
             write_whole(report_file(path), json.dumps(report).encode(), private=True)
-            prepared.write(path, self.dimension, self._read(spills))
+            prepared.write(path, self.dimension, self._read(spills), self.has_units)
         rows, digest = sum(rows for _, rows, _ in spills), add_digests(each for _, _, each in spills)
         return name, rows, digest
 
     def _read(self, spills: list[Spill]) -> Iterator[Rows]:
         for name, count, _ in spills:
             path, found = path_of(self.workspace, name), 0
-            if not prepared.is_whole(path, self.dimension):
+            if not prepared.is_whole(path, self.dimension, self.has_units):
                 raise RuntimeError(f"{path} is damaged or gone: run the same pipeline again")
-            for block in prepared.read(path, self.dimension, _READ_ROWS):
+            for block in prepared.read(path, self.dimension, _READ_ROWS, self.has_units):
                 found += len(block)
                 yield block
             if found != count:
@@ -429,7 +490,7 @@ class NumberPieces(beam.DoFn):
 
 @beam.typehints.with_output_types(tuple[Base, int])
 class PlacePiece(beam.DoFn):
-    """(base, (number, name)) -> (base, number), when the piece lies where passes read it."""
+    """(base, (number, name)) -> (base, number), when the piece lies where passes, or `BoundRows`, read it."""
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
@@ -438,16 +499,21 @@ class PlacePiece(beam.DoFn):
         base, (number, name) = element
         plan = run_files.load_state(base, 0).plan
         target, dimension = self.workspace.piece(base, number), plan.config.dimension
+        units = plan.config.max_rows_per_unit is not None
+        done = units and is_done(self.workspace, base, number, dimension)
+        if units:
+            target = unit_files.rows_file(self.workspace, base, number)
         if not name:
-            prepared.write(target, dimension, [])
-        elif not prepared.is_whole(target, dimension):
+            write_whole(report_file(target), _report(0, SetAside()), private=True)
+            prepared.write(target, dimension, [], units)
+        elif not done and not prepared.is_whole(target, dimension, units):
             source = path_of(self.workspace, name)
-            if not prepared.is_whole(source, dimension):
+            if not prepared.is_whole(source, dimension, units):
                 # So that the next run puts the rows together anew.
                 run_files.delete_files([target, source])
                 raise RuntimeError(f"{target} is damaged or gone: run the same pipeline again")
             write_whole(report_file(target), opening.read_bytes(report_file(source)), private=True)
-            _place(source, target, dimension)
+            _place(source, target, dimension, units)
         for view, length in plan.views:
             path = run_files.view_piece(base, view.name, number)
             if FileSystems.exists(path) and not prepared.is_whole(path, length):
@@ -455,7 +521,7 @@ class PlacePiece(beam.DoFn):
         yield base, number
 
 
-def _place(source: str, target: str, dimension: int) -> None:
+def _place(source: str, target: str, dimension: int, units: bool) -> None:
     """Gives a whole file a second name, without a copy where the file system can."""
     if is_local(source) and is_local(target):
         folder, name = os.path.split(target)
@@ -470,4 +536,4 @@ def _place(source: str, target: str, dimension: int) -> None:
                 if os.path.lexists(hidden):
                     os.unlink(hidden)
             return
-    prepared.write(target, dimension, prepared.read(source, dimension, _READ_ROWS))
+    prepared.write(target, dimension, prepared.read(source, dimension, _READ_ROWS, units), units)

@@ -14,8 +14,8 @@ import pyarrow as pa
 from dpgmm_beam.data import images
 from dpgmm_beam.data.images import Header, Note, Reason
 from dpgmm_beam.data.rows import RowFormat, accept
-from dpgmm_beam.data.schema import LABEL
-from dpgmm_beam.data.survey import LabelCounts
+from dpgmm_beam.data.schema import LABEL, UNIT
+from dpgmm_beam.data.survey import LabelCounts, UnitCounts
 from transforms import embed
 from transforms.files import inputs, opening, tables
 from transforms.files.inputs import InputDescription
@@ -63,6 +63,7 @@ class Found:
       rejected: rows that are none, with their reasons.
       passed_over: what the listing leaves out.
       notes: what their owner should know of pictures.
+      units: good rows of each privacy unit; None where a unit is a row.
     """
 
     labels: LabelCounts
@@ -75,9 +76,11 @@ class Found:
     rejected: Named = dataclasses.field(default_factory=Named)
     passed_over: Named = dataclasses.field(default_factory=Named)
     notes: Named = dataclasses.field(default_factory=Named)
+    units: UnitCounts | None = None
 
     def to_json(self) -> dict:
         return {
+            **({"units": self.units.to_json()} if self.units else {}),
             "rows": self.rows,
             "good_rows": self.good,
             "bytes": self.size,
@@ -113,7 +116,7 @@ def look(
     Raises:
       RuntimeError, OSError: a file could not be read.
     """
-    found = Found(labels)
+    found = Found(labels, units=UnitCounts() if description.columns.has_units else None)
     for item in left_out(description):
         found.passed_over.add(item.path, item.reason)
     if description.holds_embeddings:
@@ -130,6 +133,7 @@ class _Seen:
     size: int
     header: Header | Reason
     notes: tuple[Note, ...] = ()
+    unit: bytes | None = None
 
 
 def _look_at_images(
@@ -170,7 +174,8 @@ def _look_at_image(image: embed.EncodedImage, decode: bool, side: int) -> _Seen:
         refused = images.use_image(image.data, lambda picture: None, side, notes.append)
         header = header if refused is None else refused
     label = None if image.label is None else image.label.decode(errors="backslashreplace")
-    return _Seen(embed.printable(image.source), label, max(image.size, 0), header, tuple(notes))
+    source = embed.printable(image.source)
+    return _Seen(source, label, max(image.size, 0), header, tuple(notes), image.unit)
 
 
 def _add(found: Found, seen: _Seen) -> None:
@@ -181,6 +186,8 @@ def _add(found: Found, seen: _Seen) -> None:
         return
     found.good += 1
     found.labels.add(seen.label)
+    if found.units is not None:
+        found.units.add_all(pa.array([seen.unit], pa.binary()))
     found.formats[seen.header.kind] += 1
     size = seen.header.width, seen.header.height
     pixels = size[0] * size[1]
@@ -199,23 +206,27 @@ def _look_at_embeddings(
     decode: bool,
     progress: Callable[[float], None],
 ) -> None:
-    def add(rows: int, labels: pa.Array | None) -> None:
+    columns = description.columns
+
+    def add(rows: int, labels: pa.Array | None, units: pa.Array | None = None) -> None:
         found.rows += rows
         found.good += rows
         if labels is not None:
             found.labels.add_all(labels)
+        if found.units is not None and units is not None:
+            found.units.add_all(units)
         if description.rows:
             progress(min(1.0, found.rows / description.rows))
 
-    if description.labelled and not decode:
+    if description.labelled and not decode and not columns.unit:
         for labels in inputs.labels_of(description):
             add(len(labels), labels)
         return
-    dimension, columns = description.dimension or 1, description.columns
+    dimension = description.dimension or 1
     row_format = RowFormat(("",), dimension, None, labelled=False)
     pins = tables.pins_of(tables.list_files(description.pattern, columns), columns)
     for groups in tables.read_footers(description.pattern, pins, encoder, dimension, columns):
-        if not decode:
+        if not decode and not columns.unit:
             add(sum(groups.rows), None)
             continue
         numbers = range(len(groups.rows))
@@ -223,8 +234,14 @@ def _look_at_embeddings(
             for batch in tables.embeddings(
                 groups.path, numbers, _TABLE_ROWS, dimension, columns, description.labelled
             ):
+                add(
+                    len(batch),
+                    batch.column(LABEL) if description.labelled else None,
+                    batch.column(UNIT) if columns.unit else None,
+                )
+                if not decode:
+                    continue
                 left = accept(batch, row_format)[1]
-                add(len(batch), batch.column(LABEL) if description.labelled else None)
                 found.good -= left.length + left.value
                 found.rejected.counts.update({NULL_OR_LENGTH: left.length, NOT_A_NUMBER: left.value})
     # What was never met is not said.

@@ -1,14 +1,15 @@
 """Arrays, data frames and Arrow columns of a user's own as columns of embeddings and labels."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from dpgmm_beam.data.rows import RowFormat, Rows, SetAside, accept, without_views
-from dpgmm_beam.data.schema import EMBEDDING, LABEL
+from dpgmm_beam.data.rows import HashIds, RowFormat, Rows, SetAside, accept, without_views
+from dpgmm_beam.data.schema import EMBEDDING, LABEL, UNIT
+from dpgmm_beam.data.units import is_id
 from dpgmm_beam.errors import ConfigError
 
 SLICE_ROWS = 8192
@@ -64,20 +65,35 @@ def label_column(labels: Any) -> pa.Array:
     >>> label_column(np.array(["cat", None], object)).to_pylist()
     ['cat', None]
     """
-    wanted = "hold one string or integer for each row"
-    if isinstance(labels, pa.Array | pa.ChunkedArray):
-        column = _one_chunk(labels)
+    return _column("labels", labels, is_label, "hold one string or integer for each row")
+
+
+def unit_column(units: Any) -> pa.Array:
+    """Ids of privacy units as Arrow's strings, bytes or integers; None and NaN are rows without one.
+
+    Raises:
+      ConfigError: they are none of these; nothing of their values is told.
+
+    >>> unit_column([12, None]).to_pylist()
+    [12, None]
+    """
+    return _column("units", units, is_id, "hold one string, bytes or integer for each row")
+
+
+def _column(argument: str, values: Any, is_kind: Callable[[pa.DataType], bool], wanted: str) -> pa.Array:
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        column = _one_chunk(values)
     else:
         # numpy would make one type of the entries of a list, and a text of what is missing.
-        array: Any = labels if isinstance(labels, list | tuple) else _numpy(labels, "labels", wanted)
+        array: Any = values if isinstance(values, list | tuple) else _numpy(values, argument, wanted)
         if not isinstance(array, list | tuple) and array.ndim != 1:
-            raise ConfigError("labels", f"an array of {_dimensions(array)}", wanted)
+            raise ConfigError(argument, f"an array of {_dimensions(array)}", wanted)
         try:
             column = pa.array(array, from_pandas=True) if len(array) else pa.nulls(0, pa.string())
         except (pa.ArrowException, OverflowError, TypeError, ValueError):
-            raise ConfigError("labels", f"a {type(labels).__name__} of several types", wanted) from None
-    if not is_label(column.type):
-        raise ConfigError("labels", f"a column of {_shown(column.type)}", wanted)
+            raise ConfigError(argument, f"a {type(values).__name__} of several types", wanted) from None
+    if not is_kind(column.type):
+        raise ConfigError(argument, f"a column of {_shown(column.type)}", wanted)
     return column
 
 
@@ -112,24 +128,27 @@ def dimension_of(column: pa.Array) -> int:
     return int(lengths[0])
 
 
-def batch_of(embeddings: pa.Array, labels: pa.Array | None) -> pa.RecordBatch:
+def batch_of(embeddings: pa.Array, labels: pa.Array | None, units: pa.Array | None = None) -> pa.RecordBatch:
     """Columns as the rows of an input.
 
     Raises:
-      ConfigError: there are not as many labels as embeddings.
+      ConfigError: there are not as many labels, or ids of units, as embeddings.
     """
     columns = {EMBEDDING: embeddings}
-    if labels is not None:
-        if len(labels) != len(embeddings):
-            raise ConfigError("labels", "another number of them", "be one for each row")
-        columns[LABEL] = labels
+    for name, argument, values in ((LABEL, "labels", labels), (UNIT, "units", units)):
+        if values is not None:
+            if len(values) != len(embeddings):
+                raise ConfigError(argument, "another number of them", "be one for each row")
+            columns[name] = values
     return pa.RecordBatch.from_pydict(columns)
 
 
-def accepted(batch: pa.RecordBatch, row_format: RowFormat) -> Iterator[tuple[Rows, SetAside]]:
+def accepted(
+    batch: pa.RecordBatch, row_format: RowFormat, hash_ids: HashIds | None = None
+) -> Iterator[tuple[Rows, SetAside]]:
     """The accepted rows of a record batch of any size, and how many were not, slice by slice."""
     for start in range(0, len(batch), SLICE_ROWS):
-        yield accept(batch.slice(start, SLICE_ROWS), row_format)
+        yield accept(batch.slice(start, SLICE_ROWS), row_format, hash_ids)
 
 
 def _shown(kind: pa.DataType) -> str:

@@ -1,6 +1,8 @@
 """The digest of the data: a keyed hash of the multiset of its rows."""
 
 import hashlib
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -30,9 +32,12 @@ def digest_limbs(rows: Rows, key: bytes) -> np.ndarray:
     """
     records = rows.records()
     size, data = records.itemsize, records.view(np.uint8).data
-    hashes = b"".join(
-        hashlib.blake2b(data[start : start + size], key=key).digest() for start in range(0, len(data), size)
-    )
+    return limbs_of((data[start : start + size] for start in range(0, len(data), size)), key)
+
+
+def limbs_of(items: Iterable[Any], key: bytes) -> np.ndarray:
+    """The same of items of bytes."""
+    hashes = b"".join(hashlib.blake2b(item, key=key).digest() for item in items)
     return np.frombuffer(hashes, dtype="<u2").reshape(-1, DIGEST_LIMBS).sum(axis=0, dtype=np.int64)
 
 

@@ -7,17 +7,20 @@ is a statistic of the data: `SetAside` is for the owner's private folder only.
 
 import dataclasses
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dpgmm_beam.data.schema import EMBEDDING, LABEL
+from dpgmm_beam.data.schema import EMBEDDING, LABEL, UNIT
 from dpgmm_beam.privacy import lattice
 
 MAX_LABEL_BYTES = 3 * 2**12
 """No label that is longer can be declared: config.MAX_LABEL characters have no more, decomposed either."""
+
+UNIT_HASH = np.dtype("<u8")
+"""Of two such a hash of a privacy unit is made."""
 
 _QUANTISED_ROWS = 256
 
@@ -51,6 +54,8 @@ class Rows:
       classes: (n,) int32, indices of the declared classes.
       squares: (n,) int32, squared norms of the values, where they are known.
       stored: (n,) of `record_type`, the rows as a file holds them, where they come from one.
+      units: (n, 2) of UNIT_HASH, keyed hashes of the rows' privacy units, until it is decided which rows
+        count (`data.units`).
 
     >>> rows = Rows(np.array([[3, 4], [0, 5]], np.int16), np.array([0, 1], np.int32))
     >>> len(rows), rows.square_norms().tolist(), [len(block) for block in rows.blocks(1)]
@@ -61,6 +66,7 @@ class Rows:
     classes: np.ndarray
     squares: np.ndarray | None = None
     stored: np.ndarray | None = None
+    units: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -68,15 +74,23 @@ class Rows:
     @staticmethod
     def of_records(records: np.ndarray) -> "Rows":
         """The rows of an array of `record_type`, without a copy."""
-        return Rows(records["values"], records["class"], records["square"], records)
+        units = records["unit"] if "unit" in (records.dtype.names or ()) else None
+        return Rows(records["values"], records["class"], records["square"], records, units)
 
     def records(self) -> np.ndarray:
         """The rows as an array (n,) of `record_type`."""
         if self.stored is not None:
             return self.stored
-        result = np.empty(len(self), record_type(self.values.shape[1]))
+        result = np.empty(len(self), record_type(self.values.shape[1], self.units is not None))
         result["class"], result["square"], result["values"] = self.classes, self.square_norms(), self.values
+        if self.units is not None:
+            result["unit"] = self.units
         return result
+
+    def kept(self, positions: np.ndarray) -> "Rows":
+        """Some of the rows, in the order of their positions, without hashes of their units."""
+        squares = None if self.squares is None else self.squares[positions]
+        return Rows(self.values[positions], self.classes[positions], squares)
 
     def square_norms(self) -> np.ndarray:
         """Exact squared norms of the values, (n,) float64."""
@@ -89,12 +103,18 @@ class Rows:
         for start in range(0, len(self), block_rows):
             block = slice(start, start + block_rows)
             squares = None if self.squares is None else self.squares[block]
-            yield Rows(self.values[block], self.classes[block], squares)
+            units = None if self.units is None else self.units[block]
+            yield Rows(self.values[block], self.classes[block], squares, units=units)
 
 
-def record_type(dimension: int) -> np.dtype:
-    """A row in a file: class index, squared norm and `dimension` values; 8 + 2 d bytes."""
-    return np.dtype([("class", "<i4"), ("square", "<i4"), ("values", "<i2", (dimension,))])
+def record_type(dimension: int, units: bool = False) -> np.dtype:
+    """A row in a file: class index, squared norm and `dimension` values; 8 + 2 d bytes.
+
+    Args:
+      units: whether the hash of its privacy unit comes behind; 16 bytes.
+    """
+    fields = [("class", "<i4"), ("square", "<i4"), ("values", "<i2", (dimension,))]
+    return np.dtype([*fields, *([("unit", UNIT_HASH, (2,))] if units else [])])
 
 
 def label_indices(labels: pa.Array | pa.ChunkedArray, classes: tuple[str, ...]) -> np.ndarray:
@@ -214,14 +234,26 @@ class SetAside:
       length: the embedding is null or of another length.
       label: the label is null or not declared.
       value: the embedding is not finite, zero or huge.
+      unit: the id of the privacy unit is null or empty.
+      bound: the unit has more rows than count.
+      slice: the unit is in another slice.
     """
 
     length: int = 0
     label: int = 0
     value: int = 0
+    unit: int = 0
+    bound: int = 0
+    slice: int = 0
 
     def __add__(self, other: "SetAside") -> "SetAside":
-        return SetAside(self.length + other.length, self.label + other.label, self.value + other.value)
+        return SetAside(
+            *(one + two for one, two in zip(*map(dataclasses.astuple, (self, other)), strict=True))
+        )
+
+
+HashIds = Callable[[pa.Array], tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""Keyed hashes (n, 2) of ids, which rows have one, and whose is in the slice: `units.IdHasher`."""
 
 
 def rows_of_batch(batch: pa.RecordBatch | pa.Table, row_format: RowFormat) -> Rows:
@@ -247,10 +279,15 @@ def without_long_lists(batch: pa.RecordBatch, row_format: RowFormat) -> pa.Recor
 
 
 @np.errstate(all="ignore")
-def accept(batch: pa.RecordBatch | pa.Table, row_format: RowFormat) -> tuple[Rows, SetAside]:
+def accept(
+    batch: pa.RecordBatch | pa.Table, row_format: RowFormat, hash_ids: HashIds | None = None
+) -> tuple[Rows, SetAside]:
     """The accepted rows of a record batch, and how many were not.
 
     What numpy would warn of, a signalling NaN say, is a fact about a row.
+
+    Args:
+      hash_ids: what makes hashes of the column `unit`; None: a privacy unit is a row.
     """
     matrix, keep = embedding_matrix(batch.column(EMBEDDING), row_format.dimension)
     if row_format.labelled:
@@ -260,6 +297,12 @@ def accept(batch: pa.RecordBatch | pa.Table, row_format: RowFormat) -> tuple[Row
     declared = classes >= 0
     if not declared.all():
         matrix, classes = matrix[declared], classes[declared]
+    left_out = SetAside(int((~keep).sum()), int((~declared).sum()))
+    units = None
+    if hash_ids is not None:
+        hashes, known, within = (each[keep][declared] for each in hash_ids(batch.column(UNIT)))
+        left_out += SetAside(unit=int((~known).sum()), slice=int((known & ~within).sum()))
+        matrix, classes, units = matrix[within], classes[within], hashes[within]
     values = np.empty(matrix.shape, np.int16)
     squares, good = np.empty(len(matrix), np.int32), np.empty(len(matrix), bool)
     count = 0
@@ -270,12 +313,18 @@ def accept(batch: pa.RecordBatch | pa.Table, row_format: RowFormat) -> tuple[Row
         values[count : count + len(on_lattice)] = on_lattice
         squares[count : count + len(on_lattice)] = lattice.square_norms(on_lattice)
         count += len(on_lattice)
-    left_out = SetAside(int((~keep).sum()), int((~declared).sum()), len(good) - count)
-    return Rows(values[:count], classes[good], squares[:count]), left_out
+    left_out += SetAside(value=len(good) - count)
+    units = None if units is None else units[good]
+    return Rows(values[:count], classes[good], squares[:count], units=units), left_out
 
 
 def concatenate(blocks: list[Rows], dimension: int) -> Rows:
     """One block of all the rows."""
     if not blocks:
         return Rows(np.zeros((0, dimension), np.int16), np.zeros(0, np.int32))
-    return Rows(np.concatenate([b.values for b in blocks]), np.concatenate([b.classes for b in blocks]))
+    with_units = all(block.units is not None for block in blocks)
+    return Rows(
+        np.concatenate([block.values for block in blocks]),
+        np.concatenate([block.classes for block in blocks]),
+        units=np.concatenate([block.units for block in blocks]) if with_units else None,
+    )

@@ -1,7 +1,8 @@
 """Names of Parquet columns, said once."""
 
-LABEL, IMAGE, EMBEDDING, SOURCE = "label", "image", "embedding", "source"
-"""Of an input and of the embed cache; a release has the label and the embedding, too."""
+LABEL, IMAGE, EMBEDDING, SOURCE, UNIT = "label", "image", "embedding", "source", "unit"
+"""Of an input and of the embed cache; a release has the label and the embedding, too.
+`unit` is the id of a row's privacy unit."""
 
 PROBABILITIES = "label_probabilities"
 """Of a release: the teacher's, in the order of the declared classes.  `label` is the likeliest."""

@@ -5,17 +5,29 @@ Everything here is exact, and so for the owner's eyes and private folder only.
 
 import collections
 import dataclasses
+import hashlib
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dpgmm_beam.data.rows import MAX_LABEL_BYTES, label_indices
+from dpgmm_beam.data.units import id_bytes
 
 MAX_LABELS = 1000
 """Different labels that are counted one by one, at most."""
+
+MAX_UNITS = 2**22
+"""Different ids of privacy units whose rows are counted, at most."""
+
+HARDLY_ANY = 0.01
+
+MAX_POWER = 10
+"""Of 2, of the bounds on a unit's rows that are looked at."""
 
 SHOWN_CHARACTERS = 200
 """Of a label that is longer, the first so many are shown."""
@@ -80,6 +92,76 @@ class LabelCounts:
     @staticmethod
     def from_json(content: Mapping) -> "LabelCounts":
         return LabelCounts(dict(content["rows"]), content["null"], content["other_labels"])
+
+
+@dataclasses.dataclass
+class UnitCounts:
+    """Rows of each privacy unit; ids themselves are not kept.
+
+    Attributes:
+      rows: by a hash of the id.
+      null: rows without an id.
+      others: rows of ids that came when there were `MAX_UNITS` already.
+
+    >>> counts = UnitCounts()
+    >>> counts.add_all(pa.array(["x", "y", "x", None, "x"]))
+    >>> counts.quantiles(), counts.null
+    ({'median': 1, '90%': 3, '99%': 3, 'most': 3}, 1)
+    >>> counts.bounds()[1]
+    (0.5, 0.5)
+    """
+
+    rows: dict[bytes, int] = dataclasses.field(default_factory=dict)
+    null: int = 0
+    others: int = 0
+
+    def add_all(self, ids: pa.Array | pa.ChunkedArray) -> None:
+        """Adds the ids of many rows, of any type that ids have."""
+        found = pc.value_counts(id_bytes(ids))
+        for value, rows in zip(found.field(0), found.field(1).to_pylist(), strict=True):
+            if not value.is_valid:
+                self.null += rows
+                continue
+            key = hashlib.blake2b(value.as_buffer(), digest_size=16).digest()
+            if key in self.rows or len(self.rows) < MAX_UNITS:
+                self.rows[key] = self.rows.get(key, 0) + rows
+            else:
+                self.others += rows
+
+    def quantiles(self) -> dict[str, int]:
+        """Rows of a unit: of which half of all units have no more, and so on."""
+        ordered = np.sort(list(self.rows.values()))
+        named = {"median": 0.5, "90%": 0.9, "99%": 0.99, "most": 1.0}
+        if not len(ordered):
+            return {}
+        return {
+            name: int(ordered[max(0, math.ceil(part * len(ordered)) - 1)]) for name, part in named.items()
+        }
+
+    def bounds(self) -> dict[int, tuple[float, float]]:
+        """For powers of 2: the share of rows that such a bound leaves, and of units that have more.
+
+        It ends with the first that hardly any unit is beyond.
+        """
+        counts, found = np.array(list(self.rows.values())), {}
+        for bound in (2**power for power in range(MAX_POWER + 1)):
+            kept, beyond = np.minimum(counts, bound).sum() / counts.sum(), (counts > bound).mean()
+            found[bound] = float(kept), float(beyond)
+            if beyond <= HARDLY_ANY:
+                break
+        return found
+
+    def to_json(self) -> dict:
+        bounds = self.bounds() if self.rows else {}
+        return {
+            "units": len(self.rows),
+            "null": self.null,
+            "other_ids": self.others,
+            "rows_of_a_unit": self.quantiles(),
+            "bounds": {
+                str(bound): {"rows": rows, "beyond": beyond} for bound, (rows, beyond) in bounds.items()
+            },
+        }
 
 
 def _texts(labels: pa.Array) -> list[str | None]:

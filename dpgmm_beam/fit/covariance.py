@@ -50,7 +50,8 @@ class PooledMoment(Stage):
     @property
     def queries(self) -> tuple[SumQuery, ...]:
         d = self.shape.dimension
-        return (SumQuery("moment", d * (d + 1) // 2, float(self.bound) ** 2, symmetric_order=d),)
+        bound = float(self.bound) ** 2
+        return (SumQuery("moment", d * (d + 1) // 2, bound, symmetric_order=d, one_sided=True),)
 
     def begin(self) -> Sums:
         return {"moment": np.zeros((self.shape.dimension, self.shape.dimension), np.int64)}

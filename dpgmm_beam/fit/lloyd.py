@@ -1,4 +1,4 @@
-"""Step 5: noisy Lloyd steps, which refine the centres in the view `within`.
+"""Step 4: noisy Lloyd steps, which refine the centres in the view `within`.
 
 A round assigns rows to the nearest centre and moves it by the noisy mean of
 their residuals, shrunk by what its noise explains (empirical Bayes); the first rounds
@@ -86,7 +86,7 @@ class CentreRound(sketch.WithinStage):
         cells = self.shape.cells
         both = float(np.ceil(np.sqrt(2.0) * self.SQUARE_UNIT))
         return (
-            SumQuery("count", 2 * cells, both),
+            SumQuery("count", 2 * cells, both, one_sided=True),
             SumQuery("sum", cells * self.shape.subspace_dim, self.bound),
         )
 

@@ -48,9 +48,9 @@ class Means(Stage):
     def queries(self) -> tuple[SumQuery, ...]:
         classes = self.shape.classes
         return (
-            SumQuery("count", classes, 1),
+            SumQuery("count", classes, 1, one_sided=True),
             SumQuery("sum", classes * self.shape.dimension, lattice.UNIT),
-            SumQuery("square", self.shape.dimension, self.square_bound),
+            SumQuery("square", self.shape.dimension, self.square_bound, one_sided=True),
         )
 
     def adder(self, before: FitState) -> Callable[[Rows, Sums], None]:

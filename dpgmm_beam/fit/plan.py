@@ -23,7 +23,7 @@ from dpgmm_beam.fit.sketch import Sketch
 from dpgmm_beam.fit.stage import Shape, Stage
 from dpgmm_beam.fit.teacher import TeacherStep
 from dpgmm_beam.privacy.accounting import Budget
-from dpgmm_beam.privacy.allocation import allocate
+from dpgmm_beam.privacy.allocation import UNITS_ROWS, allocate
 from dpgmm_beam.privacy.noise import MAX_STANDARD_DEVIATION, SCHEME
 
 
@@ -43,7 +43,7 @@ class Plan:
 
     >>> plan = Plan(ReleaseConfig("precomputed", ("cat", "dog"), 512, epsilon=1.0, delta=1e-6), "2026-05")
     >>> len(plan.stages), [stage.name for stage in plan.stages[:3]]
-    (32, ['means 0', 'moment 0', 'teacher 0'])
+    (32, ['means 0', 'moment 0', 'sketch 0'])
     >>> f"{plan.budget.noise_multiplier:.3f}"
     '4.225'
     """
@@ -54,6 +54,8 @@ class Plan:
 
     def __post_init__(self):
         # Here and not in the first stage that draws: the data has been read then.
+        many = (self.config.max_rows_per_unit or 1) > 1
+        smaller = ", or max_rows_per_unit smaller" if many else ""
         for stage in self.stages:
             multipliers = self.multipliers(stage)
             for query in stage.queries:
@@ -62,7 +64,7 @@ class Plan:
                     raise ConfigError(
                         "epsilon",
                         self.config.epsilon,
-                        f"be larger, for the noise of {name} would be too large to draw",
+                        f"be larger{smaller}, for the noise of {name} would be too large to draw",
                     )
 
     @property
@@ -76,14 +78,13 @@ class Plan:
             shaped_dim=config.shaped_room,
             exact_components=config.components is not None,
             unit_norm=config.clip_norm is None,
+            ridges=config.ridges,
         )
 
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:
         shape, method, clustering = self.shape, self.config.method, self.config.clustering_stages
         stages: list[Stage] = [Means(shape, method), PooledMoment(shape, method)]
-        if shape.classes > 1:
-            stages += [TeacherStep(shape, method, step) for step in range(method.teacher_steps)]
         if clustering:
             sketches = min(2, clustering // 2)
             stages += [Sketch(shape, method, position) for position in range(sketches)]
@@ -91,11 +92,13 @@ class Plan:
         stages.append(ClassScatter(shape, method))
         if clustering:
             stages.append(ComponentScales(shape, method))
+        if shape.classes > 1:
+            stages += [TeacherStep(shape, method, step) for step in range(method.teacher_steps)]
         return tuple(stages)
 
     @functools.cached_property
     def budget(self) -> Budget:
-        repetitions: dict[str, int] = {}
+        repetitions: dict[str, int] = {UNITS_ROWS: 1} if self.config.bound_found else {}
         for stage in self.stages:
             for query in stage.queries:
                 name = f"{stage.mechanism}/{query.name}"
@@ -137,9 +140,27 @@ class Plan:
         )
 
     def multipliers(self, stage: Stage) -> dict[str, float]:
-        """Noise multipliers of a stage's queries."""
+        """Noise over what one row may add, of each of a stage's queries.
+
+        The budget's multipliers are noise over what a privacy unit may change: here, and nowhere
+        else, the one becomes the other.  Steps learn the noise of their sums from it.
+        """
         return {
-            query.name: self.budget.multiplier(f"{stage.mechanism}/{query.name}") for query in stage.queries
+            query.name: self.budget.multiplier(f"{stage.mechanism}/{query.name}")
+            * self.config.neighbours.rows(query)
+            for query in stage.queries
+        }
+
+    @functools.cached_property
+    def row_multipliers(self) -> dict[str, float]:
+        """`multipliers` by mechanism, e.g. "means/sum"; of "units/rows" it is noise over one unit."""
+        found = {}
+        if self.config.bound_found:
+            found[UNITS_ROWS] = self.budget.multiplier(UNITS_ROWS) * self.config.neighbours.of_units
+        return found | {
+            f"{stage.mechanism}/{name}": value
+            for stage in self.stages
+            for name, value in self.multipliers(stage).items()
         }
 
     @property

@@ -1,4 +1,4 @@
-"""Step 7: the size of each component, and its own shape where it has rows enough.
+"""Step 6: the size of each component, and its own shape where it has rows enough.
 
 A row's offset from its nearest centre is divided by the root of its class's
 covariance (`fit.scatter`); what is left would be the unit matrix in every component, did they
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dpgmm_beam.data.rows import Rows
-from dpgmm_beam.fit import scatter, shrinkage, sketch
+from dpgmm_beam.fit import ridges, scatter, shrinkage, sketch
 from dpgmm_beam.fit.scatter import MAX_OWN_DIRECTIONS, MEAN_SQUARE_PRIOR
 from dpgmm_beam.fit.stage import Advanced, Multipliers, add_moments_by_group
 from dpgmm_beam.fit.state import FitState, Shapes
@@ -27,7 +27,10 @@ LEAST_OWN = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class ComponentScales(sketch.WithinStage):
-    """Mean square, and second moment in a few directions, of each component's rows -> `FitState.shapes`."""
+    """Mean square, and second moment in a few directions, of each component's rows -> `FitState.shapes`.
+
+    As the last step in the view `within` it also makes the teacher's ridges (`fit.ridges`).
+    """
 
     KIND = "scales"
     BITS = 12
@@ -47,9 +50,10 @@ class ComponentScales(sketch.WithinStage):
     @property
     def queries(self) -> tuple[SumQuery, ...]:
         cells, h = self.shape.cells, self.room
+        size, bound = cells * (h * (h + 1) // 2), float(self.bound) ** 2
         return (
-            SumQuery("square", cells, self.bound),
-            SumQuery("moment", cells * (h * (h + 1) // 2), float(self.bound) ** 2, symmetric_order=h),
+            SumQuery("square", cells, self.bound, one_sided=True),
+            SumQuery("moment", size, bound, symmetric_order=h, one_sided=True),
         )
 
     def begin(self) -> Sums:
@@ -105,7 +109,10 @@ class ComponentScales(sketch.WithinStage):
         after = dataclasses.replace(
             shapes, scales=scatter.rounded(np.clip(scales, MIN_SCALE, MAX_SCALE)), factors=factors
         )
-        return Advanced(dataclasses.replace(before, shapes=after))
+        state = dataclasses.replace(before, shapes=after)
+        if self.shape.ridges:
+            state = ridges.with_ridges(state, self.shape.ridges, multipliers["square"])
+        return Advanced(state)
 
 
 def _own_shape(packed: np.ndarray, own: int, rows: float, noise_multiplier: float, bound: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Step 6: the shape of each class round its centres.
+"""Step 5: the shape of each class round its centres.
 
 In the view `within` a row's offset from its nearest centre is divided by the standard
 deviation that the pooled covariance leaves there, so that without classes of their
@@ -55,9 +55,10 @@ class ClassScatter(sketch.WithinStage):
     @property
     def queries(self) -> tuple[SumQuery, ...]:
         classes, r = self.shape.classes, self.shape.shaped_dim
+        size, bound = classes * (r * (r + 1) // 2), float(self.bound) ** 2
         return (
-            SumQuery("moment", classes * (r * (r + 1) // 2), float(self.bound) ** 2, symmetric_order=r),
-            SumQuery("square", classes, self.bound),
+            SumQuery("moment", size, bound, symmetric_order=r, one_sided=True),
+            SumQuery("square", classes, self.bound, one_sided=True),
         )
 
     def begin(self) -> Sums:

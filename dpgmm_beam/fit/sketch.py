@@ -1,4 +1,4 @@
-"""Step 4: how many rows lie where, in many more cells than there are components.
+"""Step 3: how many rows lie where, in many more cells than there are components.
 
 The rows' principal subspace is released already (`fit.covariance`).  In it lies the view
 `within` of all steps that follow: residuals from the class mean in r directions,
@@ -157,7 +157,10 @@ class Sketch(WithinStage):
     @property
     def queries(self) -> tuple[SumQuery, ...]:
         cells = self.shape.classes * room_of(self.shape)
-        return (SumQuery("count", cells, 1), SumQuery("sum", cells * self.shape.subspace_dim, SKETCH_BOUND))
+        return (
+            SumQuery("count", cells, 1, one_sided=True),
+            SumQuery("sum", cells * self.shape.subspace_dim, SKETCH_BOUND),
+        )
 
     def adder(self, before: FitState) -> Callable[[Rows, Sums], None]:
         assert before.components is not None

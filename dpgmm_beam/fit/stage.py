@@ -59,6 +59,7 @@ class Shape:
       shaped_dim: room for those of them, the first, in which classes and components have shapes of their own.
       exact_components: whether all of the room is used, for the user has named the number.
       unit_norm: whether every row has norm 1, and so the mean squared norm is known.
+      ridges: H, how many ridge functions the teacher sees beside a row.
     """
 
     classes: int
@@ -68,6 +69,7 @@ class Shape:
     shaped_dim: int
     exact_components: bool = True
     unit_norm: bool = True
+    ridges: int = 0
 
     @property
     def cells(self) -> int:

@@ -48,15 +48,39 @@ class Subspace:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Ridges:
+    """Functions of a view's row f that bend between two points: |a f - b| c - m, and mixtures of them.
+
+    Attributes:
+      matrix: (H, d) int32, each a the difference of two points, in view steps.
+      offsets: (H,) b, half the difference of their squared norms.
+      scales: (H,) c, about one over the length of a.
+      means: (H,) integers m.
+      mix: (H, H) int32 in steps of 2**-12, symmetric: functions of it are uncorrelated.
+      kept: by which the row with its functions is multiplied.
+    """
+
+    matrix: np.ndarray
+    offsets: np.ndarray
+    scales: np.ndarray
+    means: np.ndarray
+    mix: np.ndarray
+    kept: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Teacher:
     """After `fit.covariance`, where the teacher starts, and after each step of `fit.teacher`.
 
+    D is the length of a row of the view `features`: d, and with ridges H more.
+
     Attributes:
       whitening: (d, d) int32 in steps of 2**-20, of the view `features`.
-      norm: root mean square norm of a whitened row, in single precision.
-      weights: (C, d + 1) float32, the bias last.
-      velocity: (C, d + 1) float32.
-      average: (C, d + 1) float32 of the weights of the last third of the steps; None before.
+      norm: root mean square norm of a whitened row, with its ridges.
+      weights: (C, D + 1) float32, the bias last.
+      velocity: (C, D + 1) float32.
+      average: (C, D + 1) float32 of the weights of the last third of the steps; None before.
+      ridges: of the view; None before `fit.ridges`, or without any.
     """
 
     whitening: np.ndarray
@@ -64,6 +88,7 @@ class Teacher:
     weights: np.ndarray
     velocity: np.ndarray
     average: np.ndarray | None = None
+    ridges: Ridges | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

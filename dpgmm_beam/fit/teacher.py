@@ -1,4 +1,4 @@
-"""Step 3: the private teacher that labels synthetic rows."""
+"""Step 7: the private teacher that labels synthetic rows."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,11 +19,12 @@ EXP_BITS = 30
 
 def _features(state: FitState) -> Projection:
     assert state.class_means is not None
-    return Projection(state.class_means.centre, _teacher(state).whitening)
+    found = _teacher(state)
+    return Projection(state.class_means.centre, found.whitening, found.ridges)
 
 
 FEATURES = View("features", _features)
-"""Whitened rows, the same for all classes."""
+"""Whitened rows, the same for all classes, and behind them their ridges."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ class TeacherStep(Stage):
 
     @property
     def view_dimension(self) -> int:
-        return self.shape.dimension
+        return self.shape.dimension + self.shape.ridges
 
     @property
     def bound(self) -> float:
@@ -63,7 +64,7 @@ class TeacherStep(Stage):
 
     @property
     def queries(self) -> tuple[SumQuery, ...]:
-        size = self.shape.classes * (self.shape.dimension + 1)
+        size = self.shape.classes * (self.view_dimension + 1)
         # The factor covers the rounding of the two norms that are multiplied.
         return (SumQuery("gradient", size, self.bound * (1 + 2.0**-40)),)
 
@@ -71,7 +72,7 @@ class TeacherStep(Stage):
         teacher = _teacher(before)
         ahead = teacher.weights + self.method.teacher_momentum * teacher.velocity.astype(np.float64)
         weights, bias = logit_weights(ahead, teacher.norm), bias_feature(teacher.norm)
-        shape = (self.shape.classes, self.shape.dimension + 1)
+        shape = (self.shape.classes, self.view_dimension + 1)
 
         def add(rows: Rows, sums: Sums) -> None:
             features = rows.values.astype(np.float64)
@@ -95,7 +96,7 @@ class TeacherStep(Stage):
     def advance(self, before: FitState, noisy: Sums, multipliers: Multipliers) -> Advanced:
         assert before.class_means is not None
         teacher, rows = _teacher(before), before.class_means.counts.sum()
-        shape = (self.shape.classes, self.shape.dimension + 1)
+        shape = (self.shape.classes, self.view_dimension + 1)
         unit = 2.0 ** (self.GRADIENT_BITS + VIEW_BITS)
         gradient = noisy["gradient"].reshape(shape) / (unit * rows)
         noise = multipliers["gradient"] * self.method.teacher_clip / rows
@@ -138,11 +139,11 @@ def logit_weights(weights: np.ndarray, norm: float) -> np.ndarray:
     """The teacher's weights for `probabilities`: their products with a view's row are logits.
 
     Args:
-      weights: (C, d + 1); the bias is the last column.
+      weights: (C, D + 1); the bias is the last column.
       norm: see `Teacher`.
 
     Returns:
-      (C, d + 1) float64 integers times a power of two; the last column holds the
+      (C, D + 1) float64 integers times a power of two; the last column holds the
       bias times its feature.
 
     Raises:
@@ -156,7 +157,7 @@ def logit_weights(weights: np.ndarray, norm: float) -> np.ndarray:
 
 
 def probabilities(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Softmax of the teacher's logits, (n, d), (C, d + 1) -> (n, C).
+    """Softmax of the teacher's logits, (n, D), (C, D + 1) -> (n, C).
 
     The products and the normalising sum are exact, so their order cannot matter, and
     every other operation is one that IEEE 754 fixes: the same on any processor.

@@ -5,8 +5,8 @@ mechanism with 1/z^2 = sum_i 1/z_i^2 (Dong, Roth and Su, *Gaussian differential
 privacy*, 2022, corollary 3.3).  z is calibrated by the analytic Gaussian
 mechanism (Balle and Wang 2018), whose curve is exact, and then raised by
 `_slack`, so that dp-accounting's PLD accountant, whose bound on a composition
-is slightly pessimistic, confirms what a manifest states.  Everything is for
-adding or removing one privacy unit.
+is slightly pessimistic, confirms what a manifest states.  s_i is the most by which
+neighbouring data sets differ (`privacy.neighbours`).
 
 dp-accounting takes seconds to import and is for checking only: a release is
 calibrated, drawn and described without it.
@@ -24,8 +24,8 @@ from dpgmm_beam.errors import ConfigError
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-ADJACENCY = "add or remove one privacy unit"
-PRIVACY_UNIT = "one row (one labelled image)"
+REPLACED = 2.0
+"""dp-accounting takes noise over the norm of one unit's sums, of which a replacement moves two."""
 
 # Where closed form and PLD accountant were compared; tests go through the corners.
 MIN_EPSILON, MAX_EPSILON = 0.001, 1000
@@ -121,14 +121,21 @@ class Budget:
                 return mechanism
         raise KeyError(name)
 
-    def event(self) -> dict:
-        """What was done to the data, as plain data: `event_from_json` makes it a DpEvent."""
+    def event(self, relation: str = "ADD_OR_REMOVE_ONE") -> dict:
+        """What was done to the data, as plain data: `event_from_json` makes it a DpEvent.
+
+        Args:
+          relation: for which dp-accounting is to compose it.
+        """
+        scale = REPLACED if relation == "REPLACE_ONE" else 1.0
         return {
             "ComposedDpEvent": {
                 "events": [
                     {
                         "SelfComposedDpEvent": {
-                            "event": {"GaussianDpEvent": {"noise_multiplier": self._multiplier(mechanism)}},
+                            "event": {
+                                "GaussianDpEvent": {"noise_multiplier": scale * self._multiplier(mechanism)}
+                            },
                             "count": mechanism.repetitions,
                         }
                     }
@@ -230,7 +237,7 @@ def _log_delta(mu: float, epsilon: float) -> float:
     return math.log(difference / 2) - a * a / 2 if difference > 0 else -math.inf
 
 
-def epsilon_by_pld(event: "DpEvent", delta: float) -> float:
+def epsilon_by_pld(event: "DpEvent", delta: float, relation: str = "ADD_OR_REMOVE_ONE") -> float:
     """The epsilon that dp-accounting's PLD accountant gives a composition of Gaussians at delta.
 
     Above epsilon 500, where the accountant leaves double precision, it is
@@ -242,7 +249,9 @@ def epsilon_by_pld(event: "DpEvent", delta: float) -> float:
     import dp_accounting
     from dp_accounting import pld
 
-    precision = _precision(event)
+    neighbours = dp_accounting.NeighboringRelation[relation]
+    replaced = REPLACED if neighbours is dp_accounting.NeighboringRelation.REPLACE_ONE else 1.0
+    precision = _precision(event) * replaced**2
     if not 0 < precision < math.inf:
         # Nothing was done, or something without noise.
         return precision
@@ -250,9 +259,7 @@ def epsilon_by_pld(event: "DpEvent", delta: float) -> float:
     exact = dp_accounting.get_epsilon_gaussian(1 / mu, delta)
     if exact > _MAX_PLD_EPSILON:
         return exact
-    accountant = pld.PLDAccountant(
-        dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=_PLD_GRID * mu
-    )
+    accountant = pld.PLDAccountant(neighbours, value_discretization_interval=_PLD_GRID * mu)
     accountant.compose(event)
     return accountant.get_epsilon(delta)
 

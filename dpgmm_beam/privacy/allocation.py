@@ -25,6 +25,9 @@ SHARES = (
 )
 """Shares of 1/z^2, by mechanism; what a release does not use is spread over the others."""
 
+UNITS_ROWS, UNITS_ROWS_SHARE = "units/rows", 0.01
+"""The mechanism that finds how many rows of a privacy unit count, and its share where that is wanted."""
+
 MIN_SHARE, MAX_SHARE = 1e-6, 1e6
 
 CLUSTERING_HEIRS = (
@@ -53,7 +56,7 @@ def allocate(
       shares: what the user wants, for the mechanisms that one may choose.
       single: whether classes are of one component.
     """
-    given = dict(shares)
+    given = {UNITS_ROWS: UNITS_ROWS_SHARE, **shares}
     if "teacher/gradient" not in repetitions and not single:
         # Clustering is all that is wanted.
         for name, part in CLUSTERING_HEIRS:

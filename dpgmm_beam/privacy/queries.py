@@ -29,19 +29,22 @@ class SumQuery:
     Attributes:
       name: unique within the stage.
       size: number of values.
-      l2_sensitivity: the most by which one row can move the vector in the
+      l2_sensitivity: the most by which adding one row can move the vector in the
         Euclidean norm (in the Frobenius norm where `symmetric_order` is set), in
         lattice steps.
       symmetric_order: order of the symmetric matrices whose packed upper triangles
         make up the vector; 0 for a plain vector.  The isometric vector of a
         symmetric matrix is (diagonal, sqrt 2 x upper triangle); noise s on it
         is noise s on the diagonal and s / sqrt 2 on the plain triangle.
+      one_sided: whether what any two rows add has an inner product of 0 or more: counts, squares and
+        r r^T.  Replacing rows then moves the vector by less (`privacy.neighbours`).
     """
 
     name: str
     size: int
     l2_sensitivity: float
     symmetric_order: int = 0
+    one_sided: bool = False
 
     def noise_stddevs(self, noise_multiplier: float) -> np.ndarray | float:
         """Standard deviations of the noise on the values, a number or (size,)."""

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy import accounting
+from dpgmm_beam.privacy.neighbours import IMAGES, REPLACE_ONE, Neighbours
 
 if TYPE_CHECKING:
     import mpmath
@@ -183,8 +184,11 @@ def mu_of_advantage(advantage: float) -> float:
         return float(_cut(Decimal(mpmath.nstr(mu, _PRECISION - 10)), _MU_DIGITS, ROUND_FLOOR))
 
 
-def in_words(figures: Operational) -> tuple[str, ...]:
+def in_words(figures: Operational, neighbours: Neighbours = IMAGES) -> tuple[str, ...]:
     """The figures in plain sentences.
+
+    Args:
+      neighbours: whom they are about.
 
     >>> for sentence in in_words(operational(3.7306)):
     ...     print(sentence)
@@ -198,23 +202,27 @@ def in_words(figures: Operational) -> tuple[str, ...]:
         [(f"{round(1 / rate):,}", _times(value, round(1 / rate))) for rate, value in pairs.items()]
         for pairs in (figures.tpr_at_fpr, figures.reconstruction)
     )
+    image = neighbours.noun
+    told = f"one given {image} was in the data or was not"
+    if neighbours.adjacency == REPLACE_ONE:
+        told = f"one given {image} was in the data or another one in its place"
     return (
-        f"Told that one given image was in the data or was not, with even odds, nobody guesses right more"
+        f"Told that {told}, with even odds, nobody guesses right more"
         f" than {_times(right, 100)} times in 100; a coin does so 50 times.",
         _sentence(
             found,
-            "Whoever accuses wrongly 1 in {of} of the images that were not in finds at most {most} in {of} of"
-            " those that were",
+            f"Whoever accuses wrongly 1 in {{of}} of the {neighbours.nouns} that were not in finds at most"
+            " {most} in {of} of those that were",
             "with 1 in {of} wrongly, at most {most} in {of}",
         ),
         _sentence(
             made,
-            "Whoever would reconstruct an image from other knowledge 1 time in {of} does so with the release"
-            " at most {most} times in {of}",
+            f"Whoever would reconstruct {neighbours.a_noun} from other knowledge 1 time in {{of}} does so"
+            " with the release at most {most} times in {of}",
             "if 1 time in {of}, at most {most} times in {of}",
         ),
-        "This holds against all who lack the noise key, even if they know every other image. For a person"
-        " with m images, mu is m times as large.",
+        f"This holds against all who lack the noise key, even if they know every other {image}."
+        f" {neighbours.whom}",
     )
 
 

@@ -10,6 +10,7 @@ import math
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.errors import printable
 from dpgmm_beam.fit.plan import Plan
+from dpgmm_beam.privacy.neighbours import REPLACE_ONE, Neighbours
 from dpgmm_beam.privacy.tradeoff import in_words, operational
 from dpgmm_beam.release.class_rows import CLASSES_FILE, count_stddev
 
@@ -38,11 +39,10 @@ fitted to private, labelled images. No row stands for an image. Release {release
 ## Privacy
 
 This whole folder is (epsilon, delta)-differentially private with epsilon = {epsilon:.12g} and
-delta = {delta:.12g}, for adding or removing one image with its label.
+delta = {delta:.12g}, for {relation}.
 
 - **What that means.** {meaning}
-- **The unit is one image.** Somebody who is in m of the images is protected less: as by a release
-  whose noise is m times smaller.
+{unit}
 - **Releases add up.** This one has spent its own epsilon and delta; another release of the same
   images spends more.
 - **What is made of it is covered, too**: more rows from the model, a network that is trained on it,
@@ -109,6 +109,8 @@ def card(plan: Plan) -> bytes:
         encoder=_code(config.encoder),
         epsilon=config.epsilon,
         delta=config.delta,
+        relation=_relation(config.neighbours),
+        unit=_unit(config),
         meaning=_meaning(plan),
         stddev=stddev,
         classes_file=CLASSES_FILE,
@@ -118,19 +120,54 @@ def card(plan: Plan) -> bytes:
     ).encode()
 
 
+def _relation(neighbours: Neighbours) -> str:
+    what = "one image with its label"
+    if neighbours.max_rows_per_unit is not None:
+        what = "one person with all images and labels"
+    replaced = neighbours.adjacency == REPLACE_ONE
+    return f"replacing {what} by another" if replaced else f"adding or removing {what}"
+
+
+def _unit(config: ReleaseConfig) -> str:
+    if config.max_rows_per_unit is None:
+        return (
+            "- **The unit is one image.** Somebody who is in m of the images is protected less: as by a"
+            " release\n  whose noise is m times smaller."
+        )
+    sliced = ""
+    if config.bound_found:
+        sliced = (
+            " (How many was found from\n  noisy numbers of people by their images, for which epsilon has"
+            " paid, too.)"
+        )
+    if config.slice is not None:
+        number, _, count = config.slice.partition("/")
+        sliced += (
+            f" Only people of slice\n  {config.slice} were: part {number} of {count}, into which ids fall by"
+            " their hashes."
+        )
+    return (
+        "- **The unit is a person**: all images of one id, whatever their number and classes. At most\n"
+        f"  {config.max_rows_per_unit:,} of them were used, chosen at random; images without an id"
+        f" were not.{sliced}"
+    )
+
+
 def _meaning(plan: Plan) -> str:
-    config = plan.config
+    config, neighbours = plan.config, plan.config.neighbours
     sure = f"up to a chance of {config.delta:.3g}, in which nothing is promised"
     if config.epsilon > _PLAIN_EPSILON:
         return (
             f"Hardly anything by itself: at an epsilon above {_PLAIN_EPSILON:g} the bound on what the"
-            f" release tells of one image is too weak to be put into words ({sure})."
+            f" release tells of one {neighbours.noun} is too weak to be put into words ({sure})."
         )
-    guess, *_ = in_words(operational(plan.budget.noise_multiplier))
+    guess, *_ = in_words(operational(plan.budget.noise_multiplier), neighbours)
+    other = " in the place of another" if neighbours.adjacency == REPLACE_ONE else ""
     return (
         "Whatever somebody does with this folder, and whatever else they know, each outcome is at most"
-        f" {_up(math.exp(config.epsilon), 100):.12g} times as likely as it would have been without any one"
-        f" image, or the other way round ({sure}). {guess}"
+        f" {_up(math.exp(config.epsilon), 100):.12g} times as likely as it would have been"
+        f" {'with' if other else 'without'} any one {neighbours.noun}{other}, or the other"
+        f" way round ({sure}). {guess}"
     )
 
 

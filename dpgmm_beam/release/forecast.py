@@ -46,7 +46,8 @@ class Step:
 
     Attributes:
       mechanism: its name in a manifest.
-      repetitions, share, noise_multiplier: as in a manifest.
+      repetitions, share: as in a manifest.
+      noise_multiplier: noise over what one row may add.
       noise: size of the noise, in `unit`.
       signal: what it is held against, in `unit`.
       unit: of both.
@@ -126,7 +127,7 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
     classes, d, components = shape.classes, shape.dimension, shape.components
     of_class = rows / classes
     spread = math.sqrt(geometry.within[-1])
-    z = {each.name: plan.budget.multiplier(each.name) for each in plan.budget.mechanisms}
+    z = plan.row_multipliers
     moment = moment_noise(plan, geometry, rows)
     of_noise = of_class / z["moment/moment"]
     if not shape.exact_components:
@@ -233,7 +234,7 @@ def moment_noise(plan: Plan, geometry: Geometry, rows: int) -> float:
     """
     explained = geometry.between[-1] + geometry.centre[-1]
     square = min(max(1.0 - explained, 0.01), 1.0)
-    multiplier = plan.budget.multiplier("moment/moment")
+    multiplier = plan.row_multipliers["moment/moment"]
     return multiplier * square * max(plan.config.method.residual_radius, 1.0) ** 2 / rows
 
 
@@ -305,7 +306,7 @@ def simulate(plan: Plan, rows: int, geometry: Geometry, draws: int = DRAWS) -> E
 def count_error(plan: Plan, rows: int) -> float:
     """Root mean square error of a class's count: its noise, but no count is below its noise (`fit.means`)."""
     of_class = rows / plan.shape.classes
-    stddev = plan.budget.multiplier("means/count")
+    stddev = plan.row_multipliers["means/count"]
     floor = (max(stddev, 0.01 * of_class) - of_class) / stddev
     # The mean square of a normal deviate that is raised to the floor.
     density = math.exp(-floor * floor / 2) / math.sqrt(2 * math.pi)
@@ -354,11 +355,11 @@ def _fit(
     state, covariance, view, viewed = FitState(), None, None, rows
     for stage in small.stages:
         if stage.KIND == "scatter":
-            # Shapes of classes come after all that is looked at here.
-            break
+            # Nothing that is looked at here depends on the shapes of classes.
+            continue
         scale = more ** {"means": 0.5, "moment": 1.5, "teacher": 1.0}[stage.KIND]
         multipliers = {
-            query.name: plan.budget.multiplier(f"{stage.mechanism}/{query.name}")
+            query.name: plan.row_multipliers[f"{stage.mechanism}/{query.name}"]
             * fewer
             * (1.0 if query.name == "count" else scale)
             for query in stage.queries
@@ -402,17 +403,21 @@ def needs(plan: Plan, rows: int, geometry: Geometry, within: float) -> tuple[Nee
       within: of the accuracy above chance, the part that may be lost to noise.
     """
     config, d = plan.config, plan.shape.dimension
-    share = {each.name: each.share for each in plan.budget.mechanisms}
+    # Noise at a noise multiplier of 1 for the whole.
+    counts, sums = (
+        plan.row_multipliers[name] / plan.budget.noise_multiplier for name in ("means/count", "means/sum")
+    )
     states = {
-        f"class counts are {CLEAR:g} times their noise": CLEAR / math.sqrt(share["means/count"]),
+        f"class counts are {CLEAR:g} times their noise": CLEAR * counts,
         "a class mean's noise is half of its distance from the centre": 2
-        * math.sqrt(d / share["means/sum"])
+        * math.sqrt(d)
+        * sums
         / geometry.class_distance,
     }
     if plan.shape.classes > 1:
         strength = references.curve().strength_for(within)
         states[f"{within:.1%} of the accuracy above chance is lost to noise (middle of the band)"] = (
-            strength * math.sqrt(d)
+            strength * math.sqrt(d) * config.neighbours.of_vectors
         )
     mu = 1 / plan.budget.noise_multiplier
     return tuple(
@@ -449,9 +454,9 @@ def epsilon_of(mu: float, delta: float) -> float | None:
 
 
 def strength(plan: Plan, rows: int) -> float:
-    """Rows of a class times mu over sqrt(d): what losses of accuracy were measured against."""
-    shape = plan.shape
-    return rows / shape.classes / plan.budget.noise_multiplier / math.sqrt(shape.dimension)
+    """Rows of a class times the mu of a row over sqrt(d): what losses of accuracy were measured against."""
+    shape, noise = plan.shape, plan.budget.noise_multiplier * plan.config.neighbours.of_vectors
+    return rows / shape.classes / noise / math.sqrt(shape.dimension)
 
 
 def warnings(plan: Plan, rows: int) -> tuple[str, ...]:
@@ -465,10 +470,10 @@ def warnings(plan: Plan, rows: int) -> tuple[str, ...]:
         )
     elif delta > 0.1 / rows:
         found.append(f"delta {delta:g} is above a tenth of one over {rows:,} rows: {most} or less is usual")
-    if rows / plan.shape.classes < plan.budget.multiplier("means/count"):
+    if rows / plan.shape.classes < plan.row_multipliers["means/count"]:
         found.append(
             f"a class of {rows / plan.shape.classes:,.0f} rows is less than the noise of its count"
-            f" ({plan.budget.multiplier('means/count'):,.0f}): such a release is a guess"
+            f" ({plan.row_multipliers['means/count']:,.0f}): such a release is a guess"
         )
     return tuple(found)
 

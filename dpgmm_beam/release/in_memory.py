@@ -19,7 +19,8 @@ def release_in_memory(
 
     Args:
       plan: of the release.
-      blocks: gives the rows in blocks, again each time that it is called.
+      blocks: gives the rows in blocks, again each time that it is called; where the plan bounds the rows
+        of a unit, those that count (`data.units.bounded`).
       secret: the noise key.
       threads: that fit side by side; they change nothing but the speed.
 

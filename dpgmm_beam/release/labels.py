@@ -1,9 +1,10 @@
 """The private teacher that labels synthetic rows with probabilities; part of a release.
 
 On disk (`save`, `load`): `teacher.parquet` with a row for each class, columns class
-and weights (d + 1 floats, the bias last), and `features.parquet` with the d rows of
+and weights (D + 1 floats, the bias last), and `features.parquet` with the d rows of
 the view that the weights are of: row (d int32 in steps of 2**-20) and centre (in
-lattice steps).
+lattice steps).  In a release of several components there is `ridges.parquet` with the H
+ridge functions that follow in the view, D = d + H (`fit.state.Ridges`); else D = d.
 """
 
 import dataclasses
@@ -19,10 +20,11 @@ from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import teacher
 from dpgmm_beam.fit.checkpoint import Checkpoint
 from dpgmm_beam.fit.projection import Projection
+from dpgmm_beam.fit.state import Ridges
 from dpgmm_beam.mixture import fixed_size_list, matrix_of, parquet_bytes, reader_of
 from dpgmm_beam.privacy import lattice
 
-TEACHER_FILE, FEATURES_FILE = "teacher.parquet", "features.parquet"
+TEACHER_FILE, FEATURES_FILE, RIDGES_FILE = "teacher.parquet", "features.parquet", "ridges.parquet"
 _METADATA = "dpgmm.teacher"
 _ROWS_AT_ONCE = 1024
 
@@ -39,8 +41,8 @@ class Labeller:
 
     Attributes:
       classes: C labels.
-      weights: (C, d + 1) float32, the bias last.
-      view: lattice rows -> whitened features.
+      weights: (C, D + 1) float32, the bias last.
+      view: lattice rows -> whitened features, (n, D).
       norm: root mean square norm of a whitened row.
       clip_norm: as in `lattice.quantise_rows`.
     """
@@ -91,10 +93,26 @@ class Labeller:
         )
         centre = pa.array(np.rint(self.view.offset).astype(np.int32))
         features = pa.table({"row": fixed_size_list(self.view.matrix), "centre": centre})
-        about = {"features_norm": self.norm.hex(), "clip_norm": self.clip_norm}
+        ridges = self.view.ridges
+        about = {
+            "features_norm": self.norm.hex(),
+            "clip_norm": self.clip_norm,
+            "kept": ridges.kept.hex() if ridges is not None else None,
+        }
         features = features.replace_schema_metadata({_METADATA: json.dumps(about)})
         write(TEACHER_FILE, parquet_bytes(table), len(table))
         write(FEATURES_FILE, parquet_bytes(features), len(features))
+        if ridges is not None:
+            bent = pa.table(
+                {
+                    "row": fixed_size_list(ridges.matrix),
+                    "offset": pa.array(ridges.offsets),
+                    "scale": pa.array(ridges.scales),
+                    "mean": pa.array(ridges.means),
+                    "mix": fixed_size_list(ridges.mix),
+                }
+            )
+            write(RIDGES_FILE, parquet_bytes(bent), len(bent))
 
     @staticmethod
     def load(read: Callable[[str], bytes]) -> "Labeller":
@@ -110,10 +128,24 @@ class Labeller:
         return Labeller(
             classes=tuple(table.column("class").to_pylist()),
             weights=matrix_of(table.column("weights")),
-            view=Projection(centre, matrix_of(features.column("row"))),
+            view=Projection(centre, matrix_of(features.column("row")), _ridges(about["kept"], read)),
             norm=float.fromhex(about["features_norm"]),
             clip_norm=about["clip_norm"],
         )
+
+
+def _ridges(kept: str | None, read: Callable[[str], bytes]) -> Ridges | None:
+    if kept is None:
+        return None
+    table = pq.read_table(io.BytesIO(read(RIDGES_FILE)))
+    return Ridges(
+        matrix=matrix_of(table.column("row")),
+        offsets=table.column("offset").to_numpy(),
+        scales=table.column("scale").to_numpy(),
+        means=table.column("mean").to_numpy(),
+        mix=matrix_of(table.column("mix")),
+        kept=float.fromhex(kept),
+    )
 
 
 def load_labeller(folder: str) -> Labeller:

@@ -20,7 +20,7 @@ from dpgmm_beam.privacy import accounting
 from dpgmm_beam.privacy.tradeoff import operational
 from dpgmm_beam.release.card import CARD_FILE, card
 from dpgmm_beam.release.class_rows import CLASSES_FILE
-from dpgmm_beam.release.labels import FEATURES_FILE, TEACHER_FILE
+from dpgmm_beam.release.labels import FEATURES_FILE, RIDGES_FILE, TEACHER_FILE
 from dpgmm_beam.release.synthesis import Parts
 
 FILE_NAME = "manifest.json"
@@ -38,7 +38,7 @@ Measure = Callable[[str, int], tuple[int, str]]
 MAX_BYTES = 2**26
 """Of a manifest that is read; that of the largest release takes some MB."""
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Rises with what a manifest states, with the files of a release and with the words of its card."""
 
 _PACKAGES = ("apache-beam", "dp-accounting", "numpy", "open_clip_torch", "pyarrow", "scipy", "timm", "torch")
@@ -69,7 +69,7 @@ def statement(plan: Plan) -> dict[str, Any]:
     It follows from configuration and release id, so that whoever reads a manifest
     can compute what it must state.
     """
-    spent = plan.budget
+    spent, neighbours = plan.budget, plan.config.neighbours
     return {
         "schema_version": SCHEMA_VERSION,
         "release_id": plan.release_id,
@@ -79,13 +79,18 @@ def statement(plan: Plan) -> dict[str, Any]:
         "privacy": {
             "epsilon": spent.epsilon,
             "delta": spent.delta,
-            "adjacency": accounting.ADJACENCY,
-            "neighboring_relation": "ADD_OR_REMOVE_ONE",
-            "privacy_unit": accounting.PRIVACY_UNIT,
+            "adjacency": neighbours.stated,
+            "neighboring_relation": neighbours.relation,
+            "privacy_unit": neighbours.unit,
+            "max_rows_per_unit": neighbours.max_rows_per_unit,
+            "bound_found": plan.config.bound_found,
+            "slice": plan.config.slice,
             "noise_multiplier": spent.noise_multiplier,
             "operational": operational(spent.noise_multiplier).to_dict(),
-            "mechanisms": spent.describe(),
-            "dp_event": spent.event(),
+            "mechanisms": [
+                {**each, "noise_over_row": plan.row_multipliers[each["name"]]} for each in spent.describe()
+            ],
+            "dp_event": spent.event(neighbours.relation),
         },
     }
 
@@ -105,6 +110,8 @@ def files_of(config: ReleaseConfig) -> dict[str, int | None]:
         TEACHER_FILE: classes,
         FEATURES_FILE: config.dimension,
     }
+    if config.ridges:
+        fitted[RIDGES_FILE] = config.ridges
     rows = {f"{MIXTURE}/{name}": count for name, count in fitted.items()}
     drawn = {f"{SYNTHETIC}/{parts.name(part)}": parts.rows_of(part) for part in range(len(parts))}
     return {CARD_FILE: 0, **rows, **drawn}
@@ -188,7 +195,9 @@ def check(content: dict, present: Collection[str], measure: Measure) -> list[str
         problems.append("the manifest does not state the versions that it was made with")
     if unknown := set(content) - {*due, "versions", "files"}:
         problems.append(f"the manifest has entries of no known meaning: {', '.join(sorted(unknown))}")
-    epsilon = accounting.epsilon_by_pld(accounting.event_from_json(plan.budget.event()), plan.budget.delta)
+    relation = plan.config.neighbours.relation
+    event = accounting.event_from_json(plan.budget.event(relation))
+    epsilon = accounting.epsilon_by_pld(event, plan.budget.delta, relation)
     if not epsilon <= plan.budget.epsilon:
         problems.append(f"the privacy event composes to epsilon {epsilon:.6g}, above {plan.budget.epsilon}")
     problems += _check_files(content.get("files"), files_of(plan.config), present, measure)

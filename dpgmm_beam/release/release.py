@@ -26,13 +26,19 @@ import pyarrow.parquet as pq
 
 from dpgmm_beam.config import Method, ReleaseConfig
 from dpgmm_beam.data import arrays
-from dpgmm_beam.data.rows import SetAside
+from dpgmm_beam.data.digest import digest_of_limbs
+from dpgmm_beam.data.rows import Rows, SetAside
 from dpgmm_beam.data.schema import COMPONENT, COMPONENT_CLASS, EMBEDDING, LABEL, PROBABILITIES
+from dpgmm_beam.data.units import IdHasher, UnitKeys, bounded, digest_limbs_of, joined, smallest
+from dpgmm_beam.defaults import AUTO
 from dpgmm_beam.errors import ConfigError
+from dpgmm_beam.fit import unit_bound
+from dpgmm_beam.fit.chain import row_hash_key
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.mixture import Mixture, Sample, Sampler, matrix_of
 from dpgmm_beam.privacy.allocation import with_shares
+from dpgmm_beam.privacy.neighbours import MAX_FOUND
 from dpgmm_beam.privacy.noise import KEY_BYTES, NoiseKey
 from dpgmm_beam.release import manifest
 from dpgmm_beam.release.in_memory import release_in_memory
@@ -93,6 +99,10 @@ class Release:
         rounds: int | None = None,
         shares: Mapping[str, float] | None = None,
         method: Method | None = None,
+        units: Any = None,
+        max_rows_per_unit: int | str | None = None,
+        adjacency: str = ReleaseConfig.adjacency,
+        slice: str | None = None,
         report: Callable[[SetAside], object] | None = None,
         threads: int = 0,
     ) -> "Release":
@@ -104,7 +114,7 @@ class Release:
           embeddings: (n, d) of numbers: an array, a data frame, a tensor; or a column of lists, by Arrow or
             as objects.
           labels: (n,) of strings or integers; None: the rows are one class.
-          epsilon, delta: the budget, for adding or removing one row.
+          epsilon, delta: the budget, for adding or removing one row (or see `units`, `adjacency`).
           classes: the labels that the release has, in their order.  They are declared and never taken from
             `labels`: a class that one row brings about would tell that the row is there.  Rows of other
             labels are set aside.  Integers are compared by their decimal form: 7 is "7".  May be left out
@@ -122,6 +132,12 @@ class Release:
           rounds: of clustering, when there are several components.
           shares: parts of the budget by mechanism (docs/privacy.md); others stay as they are.
           method: constants of the fit.
+          units: (n,) of strings, bytes or integers: whose row each is.  The privacy unit is then all rows of
+            one id; rows without one are set aside.  None: it is a row.
+          max_rows_per_unit: how many rows of a unit count, over all classes; noise is so many times as large.
+            "auto": as a noisy histogram says, for which the budget pays (`fit.unit_bound`).
+          adjacency: what epsilon is for, "add_remove" or "replace_one" unit.
+          slice: "K/N": only the units of the K-th of N parts, into which ids fall by their hashes.
           report: called with how many rows were set aside and why: exact, and as private as the rows.
           threads: that fit side by side; 0: as many as cores, and 8 at most.  They change only the speed.
 
@@ -153,16 +169,24 @@ class Release:
             rounds=None if rounds is None else _whole("rounds", rounds),
             shares=with_shares([f"{name}={share}" for name, share in (shares or {}).items()]),
             method=method or Method(),
+            **_bound(max_rows_per_unit),
+            adjacency=adjacency,
+            slice=slice,
         )
+        if (units is None) != (max_rows_per_unit is None):
+            raise ConfigError(
+                "max_rows_per_unit", max_rows_per_unit, "come together with units, the ids of its rows"
+            )
         plan = Plan(config, release_id or secrets.token_hex(16))
-        batch = arrays.batch_of(column, None if labels is None else arrays.label_column(labels))
-        rows, left_out = [], SetAside()
-        for block, aside in arrays.accepted(batch, config.row_format):
-            rows.append(block)
-            left_out += aside
+        batch = arrays.batch_of(
+            column,
+            None if labels is None else arrays.label_column(labels),
+            None if units is None else arrays.unit_column(units),
+        )
+        secret = key if isinstance(key, NoiseKey) else NoiseKey(key or secrets.token_bytes(KEY_BYTES))
+        rows, left_out, plan = _accepted(batch, plan, secret)
         if report is not None:
             report(left_out)
-        secret = key if isinstance(key, NoiseKey) else NoiseKey(key or secrets.token_bytes(KEY_BYTES))
         files = release_in_memory(
             plan,
             lambda: (block for each in rows for block in each.blocks(BLOCK_ROWS)),
@@ -445,6 +469,34 @@ def _number(argument: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise ConfigError(argument, value, "be a number") from None
+
+
+def _bound(most: int | str | None) -> dict[str, Any]:
+    """The fields of a configuration that say how many rows of a unit count."""
+    if most == AUTO:
+        return {"max_rows_per_unit": MAX_FOUND, "bound_found": True}
+    return {"max_rows_per_unit": None if most is None else _whole("max_rows_per_unit", most)}
+
+
+def _accepted(batch: pa.RecordBatch, plan: Plan, secret: NoiseKey) -> tuple[list[Rows], SetAside, Plan]:
+    """The rows that count, in blocks, how many were set aside, and the plan with the bound that was found."""
+    config, unit_keys = plan.config, UnitKeys.of(secret)
+    most = config.max_rows_per_unit
+    hash_ids = None if most is None else IdHasher(unit_keys, config.slice)
+    rows, left_out = [], SetAside()
+    for block, aside in arrays.accepted(batch, config.row_format, hash_ids):
+        rows.append(block)
+        left_out += aside
+    if most is None:
+        return rows, left_out, plan
+    if config.bound_found:
+        table = smallest(joined(rows, unit_keys), most)
+        digest = digest_of_limbs(digest_limbs_of(table, row_hash_key(secret)))
+        most = unit_bound.find(plan, unit_bound.histogram(table["unit"]), digest, secret)
+        plan = Plan(dataclasses.replace(config, max_rows_per_unit=most), plan.release_id)
+    accepted = sum(map(len, rows))
+    rows = bounded(rows, most, unit_keys)
+    return rows, left_out + SetAside(bound=accepted - sum(map(len, rows))), plan
 
 
 def _check_key(key: bytes | NoiseKey | None, release_id: str | None) -> None:

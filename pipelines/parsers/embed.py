@@ -1,7 +1,7 @@
 """The options of `dpgmm embed`."""
 
 from pipelines.arguments import Parser
-from pipelines.columns import IMAGE, LABEL, add_columns
+from pipelines.columns import IMAGE, LABEL, UNIT, add_columns
 
 
 def parser() -> Parser:
@@ -28,5 +28,5 @@ def parser() -> Parser:
     result.add_argument(
         "--batch-size", type=int, default=0, help="images per run of the network; 0 suits the hardware"
     )
-    add_columns(result, IMAGE, LABEL)
+    add_columns(result, IMAGE, LABEL, UNIT)
     return result

@@ -3,6 +3,7 @@
 from dpgmm_beam.defaults import ROUNDS
 from pipelines import budget as budgets
 from pipelines.arguments import Parser
+from pipelines.columns import add_neighbours
 
 REFERENCE = "Fashion-MNIST"
 
@@ -24,6 +25,7 @@ def parser() -> Parser:
     what.add_argument("--dimension", type=int, required=True, help="length of an embedding")
     budget = result.add_argument_group("privacy")
     budgets.add_options(budget)
+    add_neighbours(budget)
     budget.add_argument(
         "--share", action="append", default=[], metavar="NAME=NUMBER", help="of the budget, for one mechanism"
     )

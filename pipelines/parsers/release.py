@@ -3,7 +3,7 @@
 from dpgmm_beam.defaults import BLOCK_ROWS, ROUNDS, SAMPLES_PER_CLASS
 from pipelines import budget as budgets
 from pipelines.arguments import Parser
-from pipelines.columns import add_columns
+from pipelines.columns import add_columns, add_neighbours, add_slice
 from pipelines.folders import default_folder
 
 
@@ -41,6 +41,8 @@ def parser() -> Parser:
     add_columns(result)
     budget = result.add_argument_group("privacy")
     budgets.add_options(budget)
+    add_neighbours(budget, auto=True)
+    add_slice(budget)
     budget.add_argument("--noise-key-file", help="32 secret bytes, with --release-id; else drawn and dropped")
     budget.add_argument("--release-id", help="public name of this one publication, never used twice")
     budget.add_argument("--private-dir", help=f"runs, rows, embeddings (default: {default_folder()})")

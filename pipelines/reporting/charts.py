@@ -81,7 +81,7 @@ def _installed(name: str) -> bool:
         return False
 
 
-def trade_off(rates: np.ndarray, found: np.ndarray, percent: float) -> Chart:
+def trade_off(rates: np.ndarray, found: np.ndarray, percent: float, nouns: str = "images") -> Chart:
     """True- against false-positive rate of the best attack, and of guessing."""
     with _figure(3.1) as figure:
         axes = figure.add_subplot()
@@ -89,15 +89,15 @@ def trade_off(rates: np.ndarray, found: np.ndarray, percent: float) -> Chart:
         axes.fill_between(100 * rates, 100 * rates, 100 * found, color=SERIES[0], alpha=0.15, linewidth=0)
         axes.plot(100 * rates, 100 * found, color=SERIES[0], linewidth=2, label="best possible attack")
         axes.set(xlim=(0, 100), ylim=(0, 100))
-        axes.set_xlabel("images wrongly said to be in (%)")
-        axes.set_ylabel("images rightly said to be in (%)")
+        axes.set_xlabel(f"{nouns} wrongly said to be in (%)")
+        axes.set_ylabel(f"{nouns} rightly said to be in (%)")
         _legend(axes, "lower right")
         return _chart(
             figure,
             "trade-off",
             "What the best possible attack finds",
-            "Share of the images in the data that an attacker can recognise, against the share of others that"
-            f" are accused wrongly. The largest distance from guessing is {percent:.3g} points.",
+            f"Share of the {nouns} in the data that an attacker can recognise, against the share of others"
+            f" that are accused wrongly. The largest distance from guessing is {percent:.3g} points.",
         )
 
 

@@ -14,7 +14,9 @@ import numpy as np
 from dpgmm_beam import __version__
 from dpgmm_beam.errors import printable
 from dpgmm_beam.privacy import tradeoff
+from dpgmm_beam.privacy.neighbours import REPLACE_ONE, Neighbours
 from dpgmm_beam.release.class_rows import NOISE_STDDEVS
+from dpgmm_beam.release.manifest import plan_of
 from pipelines.reporting import charts
 from pipelines.reporting.charts import Chart
 from pipelines.reporting.comparison import Comparison, NetworkFacts
@@ -27,6 +29,7 @@ WIDE_ADVANTAGE = 0.5
 """From here on an attacker may be right in three cases of four, and the page says so."""
 
 STEPS = {
+    "units/rows": ("Images of people", "one is added to the people with about so many images"),
     "means/count": ("Class sizes", "one is added to the size of its class"),
     "means/sum": ("Class means", "its embedding is added to the sum of its class"),
     "moment/moment": ("Spread of the rows", "the products of its offset from the mean of its class"),
@@ -44,12 +47,16 @@ STEPS = {
 def public_page(release: ReleaseFacts) -> str:
     """The page of a release, a function of the release alone."""
     figures = tradeoff.operational(release.privacy["noise_multiplier"])
+    neighbours = _neighbours(release)
     many = len(release.classes) > FULL_TABLE
     return _render(
         "public.html",
         release=release,
         figures=figures,
-        words=tradeoff.in_words(figures),
+        words=tradeoff.in_words(figures, neighbours),
+        noun=neighbours.noun,
+        whom=neighbours.whom,
+        replaced=neighbours.adjacency == REPLACE_ONE,
         right=_right(figures.advantage),
         wide=figures.advantage >= WIDE_ADVANTAGE,
         large_delta=release.privacy["delta"] * release.rows >= 1,
@@ -142,6 +149,10 @@ def _steps(release: ReleaseFacts) -> list[dict[str, Any]]:
     return [dict(each) for each in release.privacy["mechanisms"]]
 
 
+def _neighbours(release: ReleaseFacts) -> Neighbours:
+    return plan_of(dict(release.content)).config.neighbours
+
+
 def _settings(config: Any) -> list[tuple[str, str]]:
     """The configuration but its classes, which have a table, as names and values."""
     method = config.get("method", {})
@@ -166,7 +177,7 @@ def _public_charts(release: ReleaseFacts, mu: float, advantage: float) -> dict[s
     count = len(labels)
     sizes = np.array([each.rows for each in release.classes])
     result = {
-        "trade_off": _trade_off(mu, advantage),
+        "trade_off": _trade_off(mu, advantage, _neighbours(release).nouns),
         "budget": charts.bars(
             "budget",
             "Shares of the privacy budget by step",
@@ -239,11 +250,11 @@ def _public_charts(release: ReleaseFacts, mu: float, advantage: float) -> dict[s
     return result
 
 
-def _trade_off(mu: float, advantage: float) -> Chart:
+def _trade_off(mu: float, advantage: float, nouns: str) -> Chart:
     from scipy.special import ndtr, ndtri
 
     rates = np.concatenate([[0.0], ndtr(np.linspace(-4, 4, 161)), [1.0]])
-    return charts.trade_off(rates, ndtr(ndtri(rates) + mu), 100 * advantage)
+    return charts.trade_off(rates, ndtr(ndtri(rates) + mu), 100 * advantage, nouns)
 
 
 def _spectrum(release: ReleaseFacts) -> Chart:

@@ -142,8 +142,14 @@ def test_the_digest_changes_with_every_field():
         "rounds": 5,
         "shares": with_shares(["means/sum=.08"]),
         "method": Method(damping=0.2),
+        "max_rows_per_unit": 3,
+        "adjacency": "replace_one",
+        "slice": "1/2",
+        "bound_found": True,
     }
-    digests = {dataclasses.replace(GOOD, **{k: v}).digest for k, v in changes.items()}
+    # A slice is of units.
+    needed = {"slice": {"max_rows_per_unit": 4}, "bound_found": {"max_rows_per_unit": 5}}
+    digests = {dataclasses.replace(GOOD, **{k: v}, **needed.get(k, {})).digest for k, v in changes.items()}
     digests.add(GOOD.digest)
     digests.add(dataclasses.replace(GOOD, classes=("a",)).digest)
     digests.add(dataclasses.replace(GOOD, classes=("a",), labelled=False).digest)

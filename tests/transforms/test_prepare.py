@@ -307,11 +307,11 @@ def test_a_file_that_changes_while_it_is_read(setting, tmp_path, monkeypatch):
     (unit,) = steps.list_units(plan, workspace, source)
     accept, blocks = prepare.accept, []
 
-    def accept_and_change(batch, row_format):
+    def accept_and_change(batch, *others):
         blocks.append(len(batch))
         if sum(blocks) == 40:
             os.utime(source / "rows-0.parquet")
-        return accept(batch, row_format)
+        return accept(batch, *others)
 
     monkeypatch.setattr(prepare, "SLICE_ROWS", 20)
     monkeypatch.setattr(prepare, "accept", accept_and_change)

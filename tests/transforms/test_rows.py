@@ -231,8 +231,8 @@ def test_upstream_that_says_something_else_each_time(tmp_path, workspace, monkey
 
     def restless(element, names):
         """As where a step before the spill is fused with it, and is asked again with it."""
-        embedding, label = fields_of(element, names)
-        return np.array(embedding) + random.random(), label
+        embedding, label, unit = fields_of(element, names)
+        return np.array(embedding) + random.random(), label, unit
 
     monkeypatch.setattr(rows, "_fields_of", restless)
     pipeline = pipeline_of(ROWS, tmp_path / "out", workspace, whole=False)
@@ -267,7 +267,7 @@ def test_bad_rows_are_set_aside_and_told_to_the_owner(tmp_path, workspace, expec
     (folder,) = Path(workspace.rows).iterdir()
     found = set_aside(str(folder))
     assert found["rows"] == sum(found["set_aside"].values()) + len(ROWS)
-    assert found["set_aside"] == dataclasses.asdict(
+    assert SetAside(**found["set_aside"]) == (
         SetAside(length=13 + 3 + 2 + 2 + 1 + 3, label=6 + 4 + 2, value=4)
     )
 

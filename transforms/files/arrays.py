@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
-from dpgmm_beam.data.schema import EMBEDDING, LABEL
+from dpgmm_beam.data.schema import EMBEDDING, LABEL, UNIT
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy import lattice
 from transforms.files import finding
@@ -73,10 +73,11 @@ class _Array:
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-    """Embeddings (n, d) and their labels (n,), if there are any."""
+    """Embeddings (n, d), and their labels (n,) and ids of privacy units (n,), if there are any."""
 
     embeddings: _Array
     labels: _Array | None
+    units: _Array | None = None
 
     @property
     def dimension(self) -> int:
@@ -92,7 +93,7 @@ class Arrays:
     def row_groups(self) -> tuple[int, ...]:
         """Rows of each group."""
         rows = self.embeddings.shape[0]
-        if self.embeddings.compressed or (self.labels is not None and self.labels.compressed):
+        if any(each.compressed for each in (self.embeddings, self.labels, self.units) if each is not None):
             return (rows,)
         return tuple(min(GROUP_ROWS, rows - start) for start in range(0, rows, GROUP_ROWS))
 
@@ -131,10 +132,17 @@ def labels_beside(path: str, columns: Columns) -> str | None:
     return found[0] if found else None
 
 
+def units_beside(path: str, columns: Columns) -> str | None:
+    """The `.npy` of ids beside a `.npy` of embeddings, whether it is there or not; None if none is meant."""
+    if path.lower().endswith(_NPZ) or not columns.unit:
+        return None
+    return f"{path.rpartition('/')[0]}/{columns.unit}{path[-len(_NPY) :]}"
+
+
 def pin_of(path: str, columns: Columns) -> str:
-    """Pins the embeddings and their labels; empty where they are gone."""
-    beside = labels_beside(path, columns)
-    pins = [finding.pin_of(each) for each in (path, beside) if each]
+    """Pins the embeddings, their labels and ids; empty where they are gone."""
+    beside = labels_beside(path, columns), units_beside(path, columns)
+    pins = [finding.pin_of(each) for each in (path, *beside) if each]
     return " ".join(pins) if all(pins) else ""
 
 
@@ -153,7 +161,16 @@ def look(pattern: str, path: str, columns: Columns) -> Arrays:
                     name for name in sorted(LABEL_WORDS) if FileSystems.exists(f"{folder}/{name}{ending}")
                 ]
                 _refuse_other_labels(folder, others, columns)
-            found = Arrays(_header_of(path), _header_of(beside) if beside else None)
+            ids = units_beside(path, columns)
+            if ids and not FileSystems.exists(ids):
+                raise ConfigError(
+                    "privacy_unit_column", columns.unit, f"be an array of the input; there is no {ids}"
+                )
+            found = Arrays(
+                _header_of(path),
+                _header_of(beside) if beside else None,
+                _header_of(ids) if ids else None,
+            )
         else:
             found = _look_into_zip(pattern, path, columns)
     except ConfigError:
@@ -180,11 +197,15 @@ def _look_into_zip(pattern: str, path: str, columns: Columns) -> Arrays:
 
         embeddings = one(columns.embedding, EMBEDDING)
         labels = one(columns.label, LABEL) if columns.label else None
+        units = one(columns.unit, "") if columns.unit else None
     if embeddings is None:
         raise _no_embeddings(pattern, path, list(members), columns)
     if labels is None and columns.label:
         _refuse_other_labels(path, list(members), columns)
-    return Arrays(embeddings, labels)
+    if units is None and columns.unit:
+        held = ", ".join(members) or "none"
+        raise ConfigError("privacy_unit_column", columns.unit, f"be an array of the input; {path} has {held}")
+    return Arrays(embeddings, labels, units)
 
 
 def _no_embeddings(pattern: str, path: str, held: Sequence[str], columns: Columns) -> ConfigError:
@@ -262,16 +283,19 @@ def _check(pattern: str, found: Arrays, columns: Columns) -> None:
     lattice.check_dimension(found.dimension)
     if values.fortran and values.compressed:
         raise refuse(values, "be saved in the order of rows, or uncompressed")
-    if labels is None:
-        return
-    if labels.dtype.kind not in "iuUS" or labels.shape[1:] not in ((), (1,)):
-        raise refuse(labels, "hold text or integers of shape (rows,) as its labels")
-    if labels.dtype.itemsize > MAX_LABEL_ITEM:
-        raise refuse(labels, f"hold labels of at most {MAX_LABEL_ITEM:,} bytes")
-    if labels.shape[0] != values.shape[0]:
-        raise ConfigError(
-            "input", pattern, f"have as many labels as embeddings; {labels.shown} and {values.shown} differ"
-        )
+    for what, array in (("labels", labels), ("ids of privacy units", found.units)):
+        if array is None:
+            continue
+        if array.dtype.kind not in "iuUS" or array.shape[1:] not in ((), (1,)):
+            raise refuse(array, f"hold text or integers of shape (rows,) as its {what}")
+        if array.dtype.itemsize > MAX_LABEL_ITEM:
+            raise refuse(array, f"hold {what} of at most {MAX_LABEL_ITEM:,} bytes")
+        if array.shape[0] != values.shape[0]:
+            raise ConfigError(
+                "input",
+                pattern,
+                f"have as many {what} as embeddings; {array.shown} and {values.shown} differ",
+            )
 
 
 def agreeing(pattern: str, paths: Sequence[str], columns: Columns) -> Iterator[Arrays]:
@@ -316,11 +340,14 @@ def embeddings(
     """As `parquet.embeddings`."""
     found = look(path, path, columns if labelled else dataclasses.replace(columns, label=""))
     assert not labelled or found.labels is not None
-    if found.labels is not None:
-        rows = max(1, min(rows, _LABEL_BYTES // max(found.labels.row_bytes, 1)))
+    others = {
+        name: array for name, array in ((LABEL, found.labels), (UNIT, found.units)) if array is not None
+    }
+    for array in others.values():
+        rows = max(1, min(rows, _LABEL_BYTES // max(array.row_bytes, 1)))
     with contextlib.ExitStack() as stack:
         values = stack.enter_context(_opened(found.embeddings))
-        texts = stack.enter_context(_opened(found.labels)) if found.labels is not None else None
+        texts = {name: stack.enter_context(_opened(array)) for name, array in others.items()}
         for start, count in _slices(found.row_groups, row_groups, rows):
             block = values.rows(start, count)
             # Arrow has the machine's own order of bytes only.
@@ -328,8 +355,8 @@ def embeddings(
             columns_read: dict[str, pa.Array] = {
                 EMBEDDING: pa.FixedSizeListArray.from_arrays(pa.array(flat), found.dimension)
             }
-            if texts is not None:
-                columns_read[LABEL] = _to_arrow(texts.rows(start, count).reshape(-1))
+            for name, reader in texts.items():
+                columns_read[name] = _to_arrow(reader.rows(start, count).reshape(-1))
             yield pa.record_batch(columns_read)
 
 

@@ -7,6 +7,9 @@ from collections.abc import Collection, Iterable
 from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL
 from dpgmm_beam.errors import ConfigError
 
+MAX_LEVEL = 64
+"""Of a folder below another."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
@@ -20,19 +23,36 @@ class Columns:
         file the path of an image.
       label: text or integers; empty for data without labels, which is one class.
       embedding: lists of floats.
+      unit: ids of privacy units, text, bytes or integers; empty where a unit is a row.
+      unit_level: which folder below that of the label names the unit, in folders of images; 0 for none.
 
     Raises:
-      ConfigError: at construction, for an empty name.
+      ConfigError: at construction, for an empty name or a level below 0, or where a unit is named twice.
     """
 
     image: str = IMAGE
     label: str = LABEL
     embedding: str = EMBEDDING
+    unit: str = ""
+    unit_level: int = 0
 
     def __post_init__(self):
+        if not 0 <= self.unit_level <= MAX_LEVEL:
+            raise ConfigError(
+                "privacy_unit_level", self.unit_level, f"be a whole number from 1 to {MAX_LEVEL}"
+            )
+        if self.unit and self.unit_level:
+            raise ConfigError(
+                "privacy_unit_level", self.unit_level, "come without a privacy unit's column: one says who"
+            )
         for name in (IMAGE, EMBEDDING):
             if not getattr(self, name):
                 raise ConfigError(f"{name}_column", "''", "be the name of a column")
+
+    @property
+    def has_units(self) -> bool:
+        """Whether a privacy unit is more than a row."""
+        return bool(self.unit or self.unit_level)
 
 
 DEFAULT_COLUMNS = Columns()

@@ -60,9 +60,15 @@ _FAR_READERS = 16
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageFile(InputFile):
-    """An image and its label: in Unicode's form NFC, as macOS's file names are not; None without labels."""
+    """An image, its label and the id of its privacy unit.
+
+    Attributes:
+      label: in Unicode's form NFC, as macOS's file names are not; None without labels.
+      unit: as it is written; None where a unit is an image, or this one names none.
+    """
 
     label: str | None
+    unit: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +132,7 @@ def layout(pattern: str, far: FarFiles | None = None) -> Layout | None:
     return Layout(tuple(trees), any(trees.values()))
 
 
-def find(pattern: str, labelled: bool = True, far: FarFiles | None = None) -> Found:
+def find(pattern: str, labelled: bool = True, far: FarFiles | None = None, level: int = 0) -> Found:
     """The images of a folder, or of a glob of folders, and what else is there.
 
     Links are followed, each folder once: under the first of its paths, as a
@@ -140,12 +146,14 @@ def find(pattern: str, labelled: bool = True, far: FarFiles | None = None) -> Fo
       pattern: the input.
       labelled: whether folders are labels, as `layout` said.
       far: as in `layout`.
+      level: which folder below the label's is named by the privacy unit; 0: a unit is an image.  Of several
+        names of a file or folder each unit then has its own first one.
 
     Raises:
       ConfigError: a folder or an image can't be read.
     """
     left_out: list[LeftOut] = []
-    images = list_images(pattern, labelled, far, lambda *item: left_out.append(LeftOut(*item)))
+    images = list_images(pattern, labelled, far, lambda *item: left_out.append(LeftOut(*item)), level)
     return Found(images, sorted(left_out, key=lambda item: item.path))
 
 
@@ -154,12 +162,13 @@ def list_images(
     labelled: bool = True,
     far: FarFiles | None = None,
     leave_out: LeaveOut = lambda path, reason: None,
+    level: int = 0,
 ) -> list[ImageFile]:
     """The images of a folder, sorted by path: see `find`."""
     if is_local(pattern):
         with listable(pattern):
-            return list(_local_images(local_folders(pattern), labelled, leave_out))
-    return list(_far_images(far_files(pattern) if far is None else far, labelled, leave_out))
+            return list(_local_images(local_folders(pattern), labelled, leave_out, level))
+    return list(_far_images(far_files(pattern) if far is None else far, labelled, leave_out, level))
 
 
 def files_below(pattern: str, wanted: Callable[[str], bool], far: FarFiles | None = None) -> list[InputFile]:
@@ -204,6 +213,11 @@ def _is_shown(name: str) -> bool:
 
 def _why_hidden(name: str) -> str:
     return "hidden, by its name" if name.startswith(".") else "of the system, by its name"
+
+
+def _unit(folders: Sequence[str], level: int) -> str | None:
+    """The folder, of those on the way to a file or folder from its label's on, that names its unit."""
+    return folders[level] if level and level < len(folders) else None
 
 
 def _label(name: str) -> str:
@@ -280,10 +294,13 @@ def _refuse_parts(pattern: str, root: str, names: Sequence[str], what: str) -> N
 # The local disk --------------------------------------------------------------------------------
 
 
-def _local_images(roots: Sequence[str], labelled: bool, leave_out: LeaveOut) -> Iterator[ImageFile]:
-    found = _local_candidates(roots, labelled, leave_out)
+def _local_images(
+    roots: Sequence[str], labelled: bool, leave_out: LeaveOut, level: int
+) -> Iterator[ImageFile]:
+    found = _local_candidates(roots, labelled, leave_out, level)
     seen: dict[object, str] = {}
-    for path, label, linked in sorted(found):
+    # Paths are there once: what comes behind them is never compared.
+    for path, label, unit, linked in sorted(found):
         status = stat_of(path)
         name = os.path.basename(path)
         by_name = image_names.is_image(name)
@@ -291,11 +308,11 @@ def _local_images(roots: Sequence[str], labelled: bool, leave_out: LeaveOut) -> 
             # What is no link has just been deleted, as if it had been so before.
             if status is not None or linked:
                 if by_name:
-                    yield ImageFile(path, NO_FILE, 0.0, label)
+                    yield ImageFile(path, NO_FILE, 0.0, label, unit)
                 else:
                     leave_out(path, "no regular file" if status else "a link to nothing")
             continue
-        first = seen.setdefault(identity_of(path, status), path)
+        first = seen.setdefault((identity_of(path, status), unit), path)
         if first != path:
             leave_out(path, f"the same file as {first}")
             continue
@@ -303,14 +320,14 @@ def _local_images(roots: Sequence[str], labelled: bool, leave_out: LeaveOut) -> 
             leave_out(path, reason)
             continue
         check_readable(path)
-        yield ImageFile(path, status.st_size, status.st_mtime, label)
+        yield ImageFile(path, status.st_size, status.st_mtime, label, unit)
 
 
 def _local_candidates(
-    roots: Sequence[str], labelled: bool, leave_out: LeaveOut
-) -> Iterator[tuple[str, str | None, bool]]:
-    """Path, label and whether it is a link, of all that may be an image by name and place; unsorted."""
-    for root, entry in _walk(roots, leave_out):
+    roots: Sequence[str], labelled: bool, leave_out: LeaveOut, level: int
+) -> Iterator[tuple[str, str | None, str | None, bool]]:
+    """Path, label, unit and whether it is a link, of all that may be an image by name and place; unsorted."""
+    for root, entry in _walk(roots, leave_out, level):
         start = len(root.rstrip("/")) + 1
         first, *below = entry.path[start:].split("/", 1)
         outside = labelled and not below
@@ -320,7 +337,8 @@ def _local_candidates(
         elif reason := _why_not_listed(entry.name, outside):
             leave_out(entry.path, reason)
         else:
-            yield entry.path, _label(first) if labelled else None, entry.is_symlink()
+            unit = _unit(entry.path[start:].split("/")[:-1], level)
+            yield entry.path, _label(first) if labelled else None, unit, entry.is_symlink()
 
 
 def _why_not_listed(name: str, outside_labels: bool) -> str:
@@ -335,8 +353,8 @@ def _why_not_listed(name: str, outside_labels: bool) -> str:
     return "in no label's folder: directly in the input, beside the labels"
 
 
-def _walk(roots: Sequence[str], leave_out: LeaveOut) -> Iterator[tuple[str, os.DirEntry]]:
-    """Whatever is no folder below the roots, with its root; each folder is entered once.
+def _walk(roots: Sequence[str], leave_out: LeaveOut, level: int = 0) -> Iterator[tuple[str, os.DirEntry]]:
+    """Whatever is no folder below the roots, with its root; each folder is entered once, by each unit.
 
     Raises:
       OSError: a folder can't be listed.
@@ -348,7 +366,8 @@ def _walk(roots: Sequence[str], leave_out: LeaveOut) -> Iterator[tuple[str, os.D
         status = stat_of(folder)
         if status is None:
             continue
-        first = entered.setdefault(identity_of(folder, status), folder)
+        unit = _unit(folder[len(root.rstrip("/")) + 1 :].split("/"), level)
+        first = entered.setdefault((identity_of(folder, status), unit), folder)
         if first != folder:
             leave_out(folder, f"the same folder as {first}")
             continue
@@ -390,8 +409,8 @@ def far_files(pattern: str) -> FarFiles:
     return sorted(listed, key=lambda item: item[1][1].path)
 
 
-def _far_images(far: FarFiles, labelled: bool, leave_out: LeaveOut) -> Iterator[ImageFile]:
-    found: list[tuple[InputFile, str | None]] = []
+def _far_images(far: FarFiles, labelled: bool, leave_out: LeaveOut, level: int) -> Iterator[ImageFile]:
+    found: list[tuple[InputFile, str | None, str | None]] = []
     unnamed: list[InputFile] = []
     for _, (names, file) in far:
         if not names[-1]:
@@ -403,14 +422,14 @@ def _far_images(far: FarFiles, labelled: bool, leave_out: LeaveOut) -> Iterator[
             continue
         if not image_names.is_image(names[-1]):
             unnamed.append(file)
-        found.append((file, _label(names[0]) if labelled else None))
+        found.append((file, _label(names[0]) if labelled else None, _unit(names[:-1], level)))
     with ThreadPoolExecutor(_FAR_READERS) as readers:
         reasons = dict(zip((file.path for file in unnamed), readers.map(_far_reason, unnamed), strict=True))
-    for file, label in found:
+    for file, label, unit in found:
         if reason := reasons.get(file.path, ""):
             leave_out(file.path, reason)
         else:
-            yield ImageFile(file.path, file.size, file.modified, label)
+            yield ImageFile(file.path, file.size, file.modified, label, unit)
 
 
 def _far_reason(file: InputFile) -> str:

@@ -1,8 +1,9 @@
 """Lists of images: CSV or JSON lines, with the path of an image and its label in each row.
 
 Paths are absolute, or relative to the list's own folder.  A row whose file is not
-there is set aside like a link to nothing.  Rows of one file are one row: the
-privacy unit is an image.
+there is set aside like a link to nothing.  Rows of one file are one row, for the
+privacy unit is an image; where it is a person, rows of one file and one person: what
+others' rows say must not change what becomes of this one's.
 """
 
 import codecs
@@ -81,6 +82,11 @@ class _Row:
     line: int
     path: str | None
     label: str | None
+    unit: str | None = None
+
+
+_Image = tuple[str, str | None]
+"""Path and privacy unit of a row; no unit where units are images."""
 
 
 def is_list(pattern: str) -> bool:
@@ -135,34 +141,34 @@ def list_images(
     leave_out: LeaveOut = lambda path, reason: None,
 ) -> list[ImageFile]:
     """The images of lists, sorted by path: see `find`."""
-    named: dict[str, _Mention] = {}
-    again: list[tuple[str, _Mention]] = []
+    named: dict[_Image, _Mention] = {}
+    again: list[tuple[_Image, _Mention]] = []
     for file in list_files(pattern):
         for row in _rows(pattern, file.path, columns, has_labels, leave_out):
             mention = _Mention(_normal(row.label), file.path, row.line)
             if not row.path:
                 leave_out(mention.place, "no path of an image in this line")
                 continue
-            path = resolve(file.path, row.path)
-            before = named.setdefault(path, mention)
+            image = resolve(file.path, row.path), row.unit
+            before = named.setdefault(image, mention)
             if before is not mention:
                 # The smallest is kept, whatever the order of lines and lists.
-                named[path] = min(before, mention)
-                again.append((path, max(before, mention)))
-    far = _far_files([path for path in named if not is_local(path)])
+                named[image] = min(before, mention)
+                again.append((image, max(before, mention)))
+    far = _far_files(list({path: None for path, _ in named if not is_local(path)}))
     images: list[ImageFile] = []
     seen: dict[object, _Mention] = {}
     with finding.listable(pattern):
-        for path in sorted(named):
-            mention = named[path]
+        for path, unit in sorted(named, key=lambda image: (image[0], image[1] is not None, image[1] or "")):
+            mention = named[path, unit]
             file, identity = _near_file(path) if is_local(path) else (far[path], path)
-            first = mention if identity is None else seen.setdefault(identity, mention)
+            first = mention if identity is None else seen.setdefault((identity, unit), mention)
             if first is mention:
-                images.append(ImageFile(file.path, file.size, file.modified, mention.label))
+                images.append(ImageFile(file.path, file.size, file.modified, mention.label, unit))
             else:
                 leave_out(mention.place, f"the same file as in {first.place}")
-    for path, mention in again:
-        leave_out(mention.place, f"the same file as in {named[path].place}")
+    for image, mention in again:
+        leave_out(mention.place, f"the same file as in {named[image].place}")
     return images
 
 
@@ -214,8 +220,8 @@ def _dialect(path: str, header: str) -> str:
     return max(",;\t", key=header.count)
 
 
-def _fields(pattern: str, path: str, columns: Columns) -> tuple[str, str | None]:
-    """The fields that hold path and label in a list; no label field where there are no labels."""
+def _fields(pattern: str, path: str, columns: Columns) -> tuple[str, str | None, str | None]:
+    """The fields that hold path, label and unit in a list; None where there are no labels, or no units."""
     try:
         with reading(path), _open(path) as file:
             lines = _lines(file)
@@ -226,7 +232,7 @@ def _fields(pattern: str, path: str, columns: Columns) -> tuple[str, str | None]
                 rows = [row for row in parsed if row is not None]
                 if not rows:
                     # As good as empty: a data set without rows.
-                    return columns.image, columns.label or None
+                    return columns.image, columns.label or None, columns.unit or None
                 names = sorted({name for row in rows for name in row})
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is damaged"
@@ -237,12 +243,15 @@ def _fields(pattern: str, path: str, columns: Columns) -> tuple[str, str | None]
         where = "a first line with the columns' names" if _is_table(path) else "fields in each line"
         # Without such a line the first is a row, and not to be repeated.
         raise ConfigError("input", pattern, f"have {where}, one for paths of images, called {known}")
+    unit = None
+    if columns.unit:
+        unit = _choose(pattern, path, names, columns.unit, "", (), "privacy_unit_column")
     if not columns.label:
-        return image, None
+        return image, None, unit
     label = _choose(pattern, path, names, columns.label, Columns.label, (), "label_column")
     if label is None and (meant := likely(names, LABEL_WORDS)):
         raise ConfigError("label_column", columns.label, NO_LABEL.format(path=path, name=meant[0]))
-    return image, label
+    return image, label, unit
 
 
 def _choose(
@@ -287,21 +296,24 @@ def _parse(line: str) -> dict | None:
 
 
 def _rows(pattern: str, path: str, columns: Columns, has_labels: bool, leave_out: LeaveOut) -> Iterator[_Row]:
-    image, label = _fields(pattern, path, columns)
+    image, label, unit = _fields(pattern, path, columns)
     label = label if has_labels else None
     with reading(path), _open(path) as file:
         lines = _lines(file)
         rows = _table_rows if _is_table(path) else _json_rows
-        yield from rows(path, lines, image, label, leave_out)
+        yield from rows(path, lines, image, label, unit, leave_out)
 
 
 def _table_rows(
-    path: str, lines: Iterator[str], image: str, label: str | None, leave_out: LeaveOut
+    path: str, lines: Iterator[str], image: str, label: str | None, unit: str | None, leave_out: LeaveOut
 ) -> Iterator[_Row]:
     first = next(lines, "")
     reader = csv.reader(itertools.chain([first], lines), delimiter=_dialect(path, first))
     header = next(reader, [])
-    image_at, label_at = header.index(image), header.index(label) if label is not None else None
+    image_at, label_at, unit_at = (
+        None if name is None else header.index(name) for name in (image, label, unit)
+    )
+    assert image_at is not None
     while True:
         line = reader.line_num + 1
         try:
@@ -318,11 +330,12 @@ def _table_rows(
             line,
             values.get(image_at),
             None if label_at is None else _bounded(values.get(label_at)),
+            None if unit_at is None else values.get(unit_at),
         )
 
 
 def _json_rows(
-    path: str, lines: Iterator[str], image: str, label: str | None, leave_out: LeaveOut
+    path: str, lines: Iterator[str], image: str, label: str | None, unit: str | None, leave_out: LeaveOut
 ) -> Iterator[_Row]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -336,6 +349,7 @@ def _json_rows(
             number,
             _valid(value) if isinstance(value, str) else None,
             None if label is None else _bounded(label_text(row.get(label))),
+            None if unit is None else label_text(row.get(unit)),
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from dpgmm_beam.data.schema import UNIT
 from dpgmm_beam.errors import ConfigError
 from transforms.files import arrays, image_folders, image_lists, image_names, tables, tars
 from transforms.files.arrays import EMBEDDING_ARRAYS
@@ -50,6 +51,7 @@ class InputDescription:
       encoder: the encoder named inside the files, where they name one.
       rows: how many there are, bad ones included, where the driver knows.  Never shown.
       columns: names of its columns: of a table, a list or what a tar has of them.
+      unused_units: whether embeddings were written with ids of privacy units, which nobody has named.
     """
 
     kind: str
@@ -59,6 +61,7 @@ class InputDescription:
     encoder: str | None = None
     rows: int | None = None
     columns: Columns = DEFAULT_COLUMNS
+    unused_units: bool = False
 
     @property
     def holds_embeddings(self) -> bool:
@@ -94,6 +97,34 @@ def describe_input(
     if not pattern.strip("/"):
         raise ConfigError("input", pattern, _WANTED)
     by_name = not is_folder(pattern)
+    found = _described(pattern, by_name, encoder, dimension, columns)
+    _check_units(found)
+    return found
+
+
+def _check_units(found: InputDescription) -> None:
+    """Raises ConfigError where privacy units are named in a way that this kind of input does not have."""
+    columns = found.columns
+    if found.kind != IMAGE_FOLDER:
+        if columns.unit_level:
+            raise ConfigError(
+                "privacy_unit_level",
+                columns.unit_level,
+                "be left out, for the input is no folder of images: a privacy_unit_column has the ids",
+            )
+    elif columns.unit:
+        raise ConfigError(
+            "privacy_unit_column",
+            columns.unit,
+            "be left out of folders of images, where a privacy_unit_level says whose folder it is",
+        )
+    elif columns.unit_level and not found.labelled:
+        raise ConfigError("privacy_unit_level", columns.unit_level, "be left out, for there are no folders")
+
+
+def _described(
+    pattern: str, by_name: bool, encoder: str, dimension: int | None, columns: Columns
+) -> InputDescription:
     if by_name and image_lists.is_list(pattern):
         _refuse_precomputed(pattern, encoder)
         _refuse_dimension(dimension)
@@ -225,7 +256,11 @@ def _describe_parquet(
     if agreed.kind == IMAGE_PARQUET:
         return InputDescription(IMAGE_PARQUET, pattern, None, labelled, columns=columns)
     known = rows if len(found) == len(paths) else None
-    return InputDescription(EMBEDDING_PARQUET, pattern, length, labelled, agreed.encoder, known, columns)
+    names = footers[0].metadata.schema.to_arrow_schema().names
+    unused = bool(agreed.encoder) and UNIT in names and not columns.unit
+    return InputDescription(
+        EMBEDDING_PARQUET, pattern, length, labelled, agreed.encoder, known, columns, unused
+    )
 
 
 def _describe_arrays(

@@ -13,7 +13,7 @@ def left_out(description: InputDescription) -> list[LeftOut]:
     """
     pattern, columns = description.pattern, description.columns
     if description.kind == image_folders.IMAGE_FOLDER:
-        return image_folders.find(pattern, description.labelled).left_out
+        return image_folders.find(pattern, description.labelled, level=columns.unit_level).left_out
     if description.kind == image_lists.IMAGE_LIST:
         return image_lists.find(pattern, columns, description.labelled).left_out
     if description.kind == tars.IMAGE_TARS:

@@ -86,18 +86,28 @@ class Listing:
         return Listing(tuple(units), pieces, Columns(**content["columns"]))
 
 
-def digest(pins: Mapping[str, str], plan: Plan, piece_bytes: int, columns: Columns = DEFAULT_COLUMNS) -> str:
+def digest(
+    pins: Mapping[str, str],
+    plan: Plan,
+    piece_bytes: int,
+    columns: Columns = DEFAULT_COLUMNS,
+    key: bytes = b"",
+) -> str:
     """Names the data as this plan's rows are prepared from it, before a footer is read.
 
     Args:
       pins: of the files, by path.
       piece_bytes: see `cut`.
       columns: names of the columns.
+      key: what the choice of rows depends on, where a privacy unit is more than a row.
     """
     row_format = dataclasses.asdict(plan.row_format)
     limits = (PIECES, LEAST_PIECE_ROWS, piece_bytes)
     names = dataclasses.astuple(columns)
-    text = json.dumps([_SCHEME, limits, row_format, plan.config.encoder, names, sorted(pins.items())])
+    of_units = plan.config.max_rows_per_unit, plan.config.slice, key.hex()
+    text = json.dumps(
+        [_SCHEME, limits, row_format, plan.config.encoder, names, of_units, sorted(pins.items())]
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL
+from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL, UNIT
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy import lattice
 from transforms.files import parquet_schema
@@ -43,6 +43,9 @@ MAX_EXTRA_VALUES = 2**25
 
 MAX_LABEL_CHUNK, MAX_LABEL_CHUNK_ROW = 2**27, 2**4
 """Bytes of a row group's labels, uncompressed, and as many more for each row."""
+
+MAX_UNIT_CHUNK_ROW = 2**6
+"""The same for ids of privacy units."""
 
 MAX_IMAGE_CHUNKS = (2**27, 2**24), (2**30, 2**20)
 """Bytes of a row group's images, uncompressed, and as many more for each row; both hold."""
@@ -82,7 +85,11 @@ def read_footers(
       ConfigError: the files' schemas do not agree, or a row group or all of
         them are beyond what is stated in this module and in `lattice.MAX_ROWS`.
     """
-    named = {pin if is_local(path) else path: path for path, pin in reversed(list(pins.items()))}
+    # Folders that are named by ids: a file of two people is a file of each of them.
+    named = {
+        (pin if is_local(path) else path, parquet_schema.id_in_path(path, columns)): path
+        for path, pin in reversed(list(pins.items()))
+    }
     groups = []
     for footer, agreed in agreeing(pattern, sorted(named.values()), encoder, columns):
         check_sizes(pattern, footer, agreed.kind, dimension)
@@ -129,21 +136,21 @@ def _schema(footer: pq.FileMetaData) -> pa.Schema:
 def embeddings(
     path: str, row_groups: Sequence[int], rows: int, dimension: int, columns: Columns, labelled: bool
 ) -> Iterator[pa.RecordBatch]:
-    """Embeddings, and labels where there are any, of some row groups, at most so many rows at a time."""
+    """Embeddings, and labels and ids of units if there are any, of some row groups, so many rows at once."""
     columns = columns if labelled else dataclasses.replace(columns, label="")
     with open_rows(path, columns.label) as file:
         where = locate(path, path, _schema(file.metadata), columns, EMBEDDING_PARQUET)
         for groups in streams(file.metadata, where, row_groups, dimension):
-            yield from _batches(file, groups, rows, where, EMBEDDING, labelled)
+            yield from _batches(file, groups, rows, where, EMBEDDING, labelled, bool(columns.unit))
 
 
 def images(
     file: pq.ParquetFile, row_group: int, rows: int, path: str, columns: Columns, labelled: bool
 ) -> Iterator[pa.RecordBatch]:
-    """Encoded images, and labels where there are any, of a row group of a file that `open_rows` opened."""
+    """Encoded images, and labels and ids where there are any, of a row group of a file of `open_rows`."""
     columns = columns if labelled else dataclasses.replace(columns, label="")
     where = locate(path, path, _schema(file.metadata), columns, IMAGE_PARQUET)
-    yield from _batches(file, [row_group], rows, where, IMAGE, labelled)
+    yield from _batches(file, [row_group], rows, where, IMAGE, labelled, bool(columns.unit))
 
 
 def labels(path: str, kind: str, rows: int, columns: Columns) -> Iterator[pa.Array]:
@@ -162,15 +169,22 @@ def labels(path: str, kind: str, rows: int, columns: Columns) -> Iterator[pa.Arr
 
 
 def _batches(
-    file: pq.ParquetFile, groups: Sequence[int], rows: int, where: FileColumns, name: str, labelled: bool
+    file: pq.ParquetFile,
+    groups: Sequence[int],
+    rows: int,
+    where: FileColumns,
+    name: str,
+    labelled: bool,
+    units: bool,
 ) -> Iterator[pa.RecordBatch]:
     # By numbers: a dotted name that pyarrow is given may mean several columns.
-    leaves = [where.value.leaf, *([where.label.leaf] if where.label else [])]
     rows = _at_once(file, groups, rows, where)
-    for batch in file.reader.iter_batches(rows, row_groups=list(groups), column_indices=sorted(leaves)):
+    for batch in file.reader.iter_batches(rows, row_groups=list(groups), column_indices=where.leaves):
         found = {name: where.value.of(batch)}
         if labelled:
             found[LABEL] = _labels(batch, where)
+        if units:
+            found[UNIT] = where.unit.of(batch) if where.unit else _one_label(where.unit_partition, len(batch))
         yield pa.record_batch(found)
 
 
@@ -276,12 +290,12 @@ def agreeing(
 
 def check_sizes(pattern: str, footer: Footer, kind: str, dimension: int | None) -> None:
     """Refuses row groups of which a worker could die, by what the footer says of them."""
-    value, label = footer.columns.value.leaf, footer.columns.label
+    value, label, unit = footer.columns.value.leaf, footer.columns.label, footer.columns.unit
     for index in range(footer.metadata.num_row_groups):
         group = footer.metadata.row_group(index)
         rows, values = group.num_rows, group.column(value)
         images = min(most + each * rows for most, each in MAX_IMAGE_CHUNKS)
-        labels = MAX_LABEL_CHUNK + MAX_LABEL_CHUNK_ROW * rows
+        labels, ids = (MAX_LABEL_CHUNK + each * rows for each in (MAX_LABEL_CHUNK_ROW, MAX_UNIT_CHUNK_ROW))
         if kind == IMAGE_PARQUET and values.total_uncompressed_size > images:
             allowed = (
                 "hold at most 128 MiB and 16 MiB a row, and at most 1 GiB and 1 MiB a row, of images in a row"
@@ -291,6 +305,8 @@ def check_sizes(pattern: str, footer: Footer, kind: str, dimension: int | None) 
             allowed = f"hold at most {dimension} values a row and {MAX_EXTRA_VALUES:,} in a row group"
         elif label is not None and group.column(label.leaf).total_uncompressed_size > labels:
             allowed = "hold at most 128 MiB and 16 bytes a row of labels in a row group"
+        elif unit is not None and group.column(unit.leaf).total_uncompressed_size > ids:
+            allowed = "hold at most 128 MiB and 64 bytes a row of ids in a row group"
         else:
             continue
         raise ConfigError("input", pattern, f"{allowed}; {footer.path} holds more")

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL
+from dpgmm_beam.data.units import is_id
 from dpgmm_beam.errors import ConfigError
 from transforms.files.columns import EMBEDDING_WORDS, IMAGE_WORDS, LABEL_WORDS, NO_LABEL, Columns, likely
 
@@ -65,6 +66,8 @@ class FileColumns:
       names: of integer labels, where the file's metadata has them.
       partition: the label of all rows, where the file's folder is named by it; None is a null.
       partitioned: whether it is.
+      unit: the ids of privacy units; None where units are rows, or the file's folder is named by the id.
+      unit_partition: that id; None is a null.
     """
 
     value: Found
@@ -72,6 +75,14 @@ class FileColumns:
     names: tuple[str, ...] | None = None
     partition: str | None = None
     partitioned: bool = False
+    unit: Found | None = None
+    unit_partition: str | None = None
+
+    @property
+    def leaves(self) -> list[int]:
+        """Numbers of the columns that are read."""
+        read = (self.value, self.label, self.unit)
+        return sorted({column.leaf for column in read if column is not None})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +93,7 @@ class Agreed:
       column: name of the images or embeddings.
       label: "string", "integer", "null" where every label is null, or None without labels.
       type: of the images or embeddings; null, or a list of nulls, where every one is null.
+      unit: as `label`, of the ids of privacy units; "bytes" too.
     """
 
     kind: str
@@ -89,20 +101,24 @@ class Agreed:
     label: str | None
     type: pa.DataType
     encoder: str | None
+    unit: str | None = None
 
     def __str__(self) -> str:
         label = f"{self.label} labels" if self.label else "no labels"
-        return f"{label}, column {self.column!r} of {self.type}, encoder {self.encoder}"
+        unit = f", {self.unit} ids" if self.unit else ""
+        return f"{label}{unit}, column {self.column!r} of {self.type}, encoder {self.encoder}"
 
     def and_also(self, other: "Agreed") -> "Agreed | None":
         """What both say together; None if they do not agree.  A column of nulls agrees with any."""
         label = other.label if self.label == _NULLS and other.label else self.label
+        unit = other.unit if self.unit == _NULLS and other.unit else self.unit
         kind = other.type if is_unknown(self.type) else self.type
         labels_agree = other.label == label or (label is not None and other.label == _NULLS)
+        labels_agree &= other.unit == unit or (unit is not None and other.unit == _NULLS)
         types_agree = other.type == kind or is_unknown(other.type)
         if not labels_agree or not types_agree or (other.kind, other.encoder) != (self.kind, self.encoder):
             return None
-        return dataclasses.replace(self, label=label, type=kind)
+        return dataclasses.replace(self, label=label, type=kind, unit=unit)
 
 
 def look(
@@ -138,7 +154,8 @@ def look(
         label = _label_kind(pattern, path, columns.label, where)
         if label is None and columns.label:
             _refuse_another_label(path, schema, columns)
-        return Agreed(kind, name, label, value, of_encoder), where
+        unit = _unit_kind(pattern, path, schema, columns.unit, where) if columns.unit else None
+        return Agreed(kind, name, label, value, of_encoder, unit), where
     raise ConfigError("input", pattern, f"{allowed}; {path} holds {value}")
 
 
@@ -164,21 +181,30 @@ def locate(pattern: str, path: str, schema: pa.Schema, columns: Columns, kind: s
     assert value is not None
     if kind == IMAGE_PARQUET:
         value = _bytes_of(value)
+    where = FileColumns(value, None)
+    if columns.unit:
+        unit, (by_folder, of_folder) = one(columns.unit), _partition(pattern, path, columns.unit)
+        if unit and by_folder:
+            raise _in_two_places(pattern, path, "ids", columns.unit)
+        where = dataclasses.replace(where, unit=unit, unit_partition=of_folder)
     if not columns.label:
-        return FileColumns(value, None)
+        return where
     label = one(columns.label)
     partitioned, partition = _partition(pattern, path, columns.label)
     if label and partitioned:
-        raise ConfigError(
-            "input",
-            pattern,
-            f"have labels in column '{columns.label}' or in folders '{columns.label}=...', not in both;"
-            f" {path} has both",
-        )
+        raise _in_two_places(pattern, path, "labels", columns.label)
     names = None
     if label and pa.types.is_integer(_plain(label.type)):
         names = _class_names(schema.metadata or {}, label.path)
-    return FileColumns(value, label, names, partition, partitioned)
+    return dataclasses.replace(where, label=label, names=names, partition=partition, partitioned=partitioned)
+
+
+def _in_two_places(pattern: str, path: str, what: str, name: str) -> ConfigError:
+    return ConfigError(
+        "input",
+        pattern,
+        f"have {what} in column '{name}' or in folders '{name}=...', not in both; {path} has both",
+    )
 
 
 def find(schema: pa.Schema, name: str) -> list[Found]:
@@ -282,6 +308,26 @@ def _label_kind(pattern: str, path: str, name: str, where: FileColumns) -> str |
     )
 
 
+def _unit_kind(pattern: str, path: str, schema: pa.Schema, name: str, where: FileColumns) -> str:
+    if where.unit is None:
+        by_folder, value = _partition(pattern, path, name)
+        if by_folder:
+            return _NULLS if value is None else "string"
+        raise ConfigError(
+            "privacy_unit_column", name, f"be a column of the input; {path} has {_names(schema)}"
+        )
+    plain = _plain(where.unit.type)
+    if not is_id(plain):
+        raise ConfigError(
+            "input",
+            pattern,
+            f"hold text, bytes or integers in column '{name}'; {path} holds {where.unit.type}",
+        )
+    if pa.types.is_null(plain):
+        return _NULLS
+    return "string" if is_text(plain) else "integer" if pa.types.is_integer(plain) else "bytes"
+
+
 def _neither(pattern: str, path: str, schema: pa.Schema, columns: Columns) -> ConfigError:
     """Of a file without images and embeddings: what may be them goes by another name, or nothing may."""
     for field, name, names, is_kind in (
@@ -343,6 +389,11 @@ def _folders(path: str) -> list[tuple[str, str]]:
     """Names and values, as written, of the folders `NAME=VALUE` in a file's path."""
     parts = (part.partition("=") for part in path.split("/")[:-1])
     return [(urllib.parse.unquote(key), value) for key, equals, value in parts if equals]
+
+
+def id_in_path(path: str, columns: Columns) -> str:
+    """What folders on the way to a file say of its privacy unit; empty where they say nothing."""
+    return "/".join(value for key, value in _folders(path) if columns.unit and key == columns.unit)
 
 
 def _partition(pattern: str, path: str, name: str) -> tuple[bool, str | None]:

@@ -28,12 +28,16 @@ CRC_BYTES = 4
 _RANGE_BYTES = 2**24
 
 
-def write(path: str, dimension: int, blocks: Iterable[Rows]) -> None:
-    """Writes rows to a file that appears whole; a second attempt writes the same bytes."""
+def write(path: str, dimension: int, blocks: Iterable[Rows], units: bool = False) -> None:
+    """Writes rows to a file that appears whole; a second attempt writes the same bytes.
+
+    Args:
+      units: here and below: whether rows have hashes of their privacy units.
+    """
 
     def fill(file: Any) -> None:
         count = checksum = 0
-        file.write(_header(dimension, 0))
+        file.write(_header(dimension, 0, units))
         for block in blocks:
             data = block.records().view(np.uint8).data
             checksum = zlib.crc32(data, checksum)
@@ -42,7 +46,7 @@ def write(path: str, dimension: int, blocks: Iterable[Rows]) -> None:
         file.write(checksum.to_bytes(CRC_BYTES, "little"))
         # numpy pads the header so that the count may grow in place.
         file.seek(0)
-        file.write(_header(dimension, count))
+        file.write(_header(dimension, count, units))
 
     if is_local(path):
         write_whole(path, fill, private=True)
@@ -53,7 +57,7 @@ def write(path: str, dimension: int, blocks: Iterable[Rows]) -> None:
         write_whole(path, lambda file: shutil.copyfileobj(spool, file, _RANGE_BYTES), private=True)
 
 
-def is_whole(path: str, dimension: int) -> bool:
+def is_whole(path: str, dimension: int, units: bool = False) -> bool:
     """Whether a file is there with every byte as it was written; reads all of it."""
     checksum = 0
     # Asked first: file systems differ in what they raise for a file that is not there.
@@ -61,8 +65,8 @@ def is_whole(path: str, dimension: int) -> bool:
         return False
     try:
         with open_ranges(path) as file:
-            count, start = _read_header(file, dimension)
-            size = count * record_type(dimension).itemsize
+            count, start = _read_header(file, dimension, units)
+            size = count * record_type(dimension, units).itemsize
             if file.size() != start + size + CRC_BYTES:
                 return False
             for offset in range(start, start + size, _RANGE_BYTES):
@@ -73,7 +77,7 @@ def is_whole(path: str, dimension: int) -> bool:
         return False
 
 
-def read(path: str, dimension: int, block_rows: int) -> Iterator[Rows]:
+def read(path: str, dimension: int, block_rows: int, units: bool = False) -> Iterator[Rows]:
     """The file's rows in consecutive blocks.
 
     Raises:
@@ -82,22 +86,22 @@ def read(path: str, dimension: int, block_rows: int) -> Iterator[Rows]:
     """
     if is_local(path):
         records = np.load(path, mmap_mode="r")
-        if records.dtype != record_type(dimension):
+        if records.dtype != record_type(dimension, units):
             raise ValueError(f"{os.path.basename(path)} does not hold rows of {dimension} values")
         ranges: Iterable[np.ndarray] = [np.asarray(records)]
     else:
-        ranges = _far_ranges(path, dimension, block_rows)
+        ranges = _far_ranges(path, dimension, block_rows, units)
     for found in ranges:
         for start in range(0, len(found), block_rows):
             yield Rows.of_records(found[start : start + block_rows])
 
 
-def _far_ranges(path: str, dimension: int, block_rows: int) -> Iterator[np.ndarray]:
+def _far_ranges(path: str, dimension: int, block_rows: int, units: bool) -> Iterator[np.ndarray]:
     """Ranges of whole blocks, the next one on its way while the last is used."""
-    kind = record_type(dimension)
+    kind = record_type(dimension, units)
     step = max(1, _RANGE_BYTES // (kind.itemsize * block_rows)) * block_rows
     with open_ranges(path) as file, ThreadPoolExecutor(1) as reader:
-        count, offset = _read_header(file, dimension)
+        count, offset = _read_header(file, dimension, units)
 
         def fetch(start: int) -> np.ndarray:
             rows = min(step, count - start)
@@ -111,13 +115,13 @@ def _far_ranges(path: str, dimension: int, block_rows: int) -> Iterator[np.ndarr
             yield current.result()
 
 
-def file_bytes(rows: int, dimension: int) -> int:
+def file_bytes(rows: int, dimension: int, units: bool = False) -> int:
     """Bytes of a file of so many rows."""
-    return len(_header(dimension, rows)) + rows * record_type(dimension).itemsize + CRC_BYTES
+    return len(_header(dimension, rows, units)) + rows * record_type(dimension, units).itemsize + CRC_BYTES
 
 
-def _header(dimension: int, count: int) -> bytes:
-    kind = record_type(dimension)
+def _header(dimension: int, count: int, units: bool) -> bytes:
+    kind = record_type(dimension, units)
     sink = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         sink, {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (count,)}
@@ -125,16 +129,16 @@ def _header(dimension: int, count: int) -> bytes:
     return sink.getvalue()
 
 
-def _read_header(file: Any, dimension: int) -> tuple[int, int]:
+def _read_header(file: Any, dimension: int, units: bool) -> tuple[int, int]:
     """Number of records, and where they start.
 
     Raises:
       ValueError: the file holds other records.
     """
-    empty = _header(dimension, 0)
+    empty = _header(dimension, 0, units)
     head = file.read_at(min(len(empty), file.size()), 0)
     with contextlib.suppress(ValueError):
         count = int(head[head.rindex(b"(") + 1 : head.rindex(b",)")])
-        if head == _header(dimension, count):
+        if head == _header(dimension, count, units):
             return count, len(empty)
     raise ValueError(f"not a file of rows of {dimension} values")

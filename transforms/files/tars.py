@@ -58,12 +58,14 @@ class Sample:
       label: as it stands, in Unicode's form NFC; None without one.
       size: in bytes; NO_FILE of an image that is too large.
       data: the encoded image; None if it is too large.
+      unit: the id of the privacy unit, as it stands; None without one.
     """
 
     name: str
     label: str | None
     size: int
     data: bytes | None
+    unit: bytes | None = None
 
 
 def is_tar(pattern: str) -> bool:
@@ -104,7 +106,7 @@ def samples(path: str, columns: Columns, labelled: bool) -> Iterator[Sample]:
       path: of the tar, on any file system.
       columns: `image` is the ending of the images' names (`left.png`), or by
         default any that images have; `label` is the ending of a member with
-        labels, or a field of the member `json`.
+        labels, or a field of the member `json`; so is `unit`.
       labelled: whether rows have labels.
 
     Raises:
@@ -121,7 +123,7 @@ def samples(path: str, columns: Columns, labelled: bool) -> Iterator[Sample]:
                 raise ValueError("changed between two readings")
             data = content.read() if member.size <= images.MAX_BYTES else None
             size = NO_FILE if data is None else len(data)
-            yield Sample(member.name, row.label if labelled else None, size, data)
+            yield Sample(member.name, row.label if labelled else None, size, data, row.unit)
 
 
 def left_out(path: str, columns: Columns) -> list[LeftOut]:
@@ -133,13 +135,14 @@ def left_out(path: str, columns: Columns) -> list[LeftOut]:
 
 @dataclasses.dataclass(slots=True)
 class _Row:
-    """Of one key: the number, name and ending of the image's member, and the label with its rank."""
+    """Of one key: number, name and ending of the image's member, the label with its rank, and the unit."""
 
     number: int = -1
     name: str = ""
     ending: str = ""
     label: str | None = None
     rank: int = 9
+    unit: bytes | None = None
 
 
 def _index(path: str, columns: Columns, labelled: bool, passed: list[LeftOut]) -> dict[str, _Row]:
@@ -159,12 +162,18 @@ def _index(path: str, columns: Columns, labelled: bool, passed: list[LeftOut]) -
                 leave_out(name, "hidden, by its name")
             elif not member.isreg() or member.issparse():
                 leave_out(name, "no regular file of its own")
-            elif (rank := _rank(ending, columns) if labelled else None) is not None:
-                row = rows.setdefault(key, _Row())
-                if rank < row.rank and member.size <= _SIDE_BYTES:
-                    label = _label(content.read(), rank == _JSON, columns)
+            elif _says_unit(ending, columns) or (labelled and _rank(ending, columns) is not None):
+                row, rank = rows.setdefault(key, _Row()), _rank(ending, columns) if labelled else None
+                wanted = _says_unit(ending, columns) or (rank is not None and rank < row.rank)
+                data = content.read() if wanted and member.size <= _SIDE_BYTES else b""
+                if rank is not None and rank < row.rank:
+                    label = _label(data, rank == _JSON, columns)
                     if label is not None:
                         row.label, row.rank = label, rank
+                if _says_unit(ending, columns):
+                    # A member of its own comes before a field.
+                    found = _unit(data, ending, columns)
+                    row.unit = found or row.unit if ending != "json" else row.unit or found
             elif reason := _why_no_image(name, ending, content, columns):
                 leave_out(name, reason)
             else:
@@ -219,6 +228,21 @@ def _label(data: bytes, is_json: bool, columns: Columns) -> str | None:
     if not text or len(text) > MAX_LABEL_BYTES:
         return None
     return unicodedata.normalize("NFC", text)
+
+
+def _says_unit(ending: str, columns: Columns) -> bool:
+    return bool(columns.unit) and ending in (columns.unit.lower(), "json")
+
+
+def _unit(data: bytes, ending: str, columns: Columns) -> bytes | None:
+    if ending == columns.unit.lower():
+        return data.rstrip(b"\r\n") or None
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    text = label_text(content.get(columns.unit)) if isinstance(content, dict) else None
+    return text.encode(errors="surrogateescape") if text else None
 
 
 def _why_no_image(name: str, ending: str, content: "_Content", columns: Columns) -> str:

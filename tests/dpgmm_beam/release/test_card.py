@@ -56,5 +56,30 @@ def test_names_stay_text():
 
 def test_its_words_belong_to_the_schema_of_the_manifest():
     """`verify` compares a release's card with these: whoever changes them raises SCHEMA_VERSION."""
-    digest = hashlib.sha256(text().encode()).hexdigest()[:24]
-    assert (manifest.SCHEMA_VERSION, digest) == (3, "2712106fc0ff951793098a2d")
+    of_people = text(max_rows_per_unit=4), text(max_rows_per_unit=4, adjacency="replace_one")
+    digests = [hashlib.sha256(each.encode()).hexdigest()[:24] for each in (text(), *of_people)]
+    assert (manifest.SCHEMA_VERSION, digests) == (
+        4,
+        ["2712106fc0ff951793098a2d", "af472f5ab568110e9cdc515c", "6a25c45acf1c1adae4649bf5"],
+    )
+
+
+def test_it_says_who_is_protected():
+    found = text(max_rows_per_unit=4)
+    for said in (
+        "for adding or removing one person with all images and labels.",
+        "The unit is a person**: all images of one id",
+        "At most\n  4 of them were used, chosen at random; images without an id were not.",
+        "as likely as it would have been without any one person",
+        "Told that one given person was in the data or was not",
+        "with noise of standard deviation 169 only",
+    ):
+        assert said in found, said
+    replaced = text(adjacency="replace_one")
+    for said in (
+        "for replacing one image with its label by another.",
+        "with any one image in the place of another",
+        "The unit is one image",
+        "one given image was in the data or another one in its place",
+    ):
+        assert said in replaced, said

