@@ -402,7 +402,7 @@ def report(results: Results, given: argparse.Namespace) -> str:
 Fashion-MNIST, 60,000 rows, delta 1e-5; accuracy on all 10,000 real test pictures of classifiers that saw
 {given.pictures:,} drawn pictures and nothing else, {given.epochs} times: the mean, and in brackets each key.
 Two releases share a budget: {parts}.
-Neither encoder was made from any data. The script's first lines say what each figure is. A dash: not run.
+Neither encoder was made from any data. A dash, or no line: not run. The script says what each figure is.
 
 {tables(results, [float(text) for text in given.epsilons.split(",")])}
 ## Published
