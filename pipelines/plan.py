@@ -210,7 +210,7 @@ def checked(arguments: argparse.Namespace) -> Plan:
     forecast.check_rows(arguments.rows, config)
     if not 1e-4 <= arguments.within < 1:
         raise ConfigError("within", arguments.within, "be a number from 0.0001 and below 1")
-    return Plan(config, "plan")
+    return Plan(config, "plan", counted=arguments.rows)
 
 
 def forecast_of(plan: Plan, rows: int, like: str, within: float) -> Forecast:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.release import decoded, manifest
+from dpgmm_beam.release.class_rows import ClassRows
 from pipelines import cli, paths, private, release, runner, runs
 from pipelines.columns import check_units, columns_of
 from pipelines.parsers.verify import parser
@@ -18,7 +19,7 @@ from transforms.files.opening import read_bytes
 from transforms.files.private import is_local
 from transforms.files.publish import exists, files_below, join
 from transforms.files.run_files import Workspace
-from transforms.files.small import measure, read_small
+from transforms.files.small import measure, read_bounded, read_small
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     if (pictures := decoded.parse(data)) is not None:
         return check_pictures(pictures, decoded.check(pictures, present, measured), arguments)
     content = manifest.parse(data, arguments.release)
-    problems = manifest.check(content, present, measured)
+    problems = manifest.check(content, present, measured) or check_rows(content, arguments.release)
     if arguments.input is not None and not problems:
         problems = derive_again(content, arguments, options)
     for problem in problems:
@@ -61,6 +62,19 @@ def main(argv: Sequence[str]) -> int:
         derived_again=arguments.input is not None,
     )
     return 0
+
+
+def check_rows(content: dict, release: str) -> list[str]:
+    """What is wrong with the noisy number of rows that a manifest states, whose files are as it says."""
+    try:
+        found = ClassRows.load(
+            lambda name: read_bounded(join(release, manifest.MIXTURE, name), manifest.MAX_BYTES)
+        )
+        if int(found.rows.sum()) == content["privacy"]["noisy_rows"]:
+            return []
+    except (ArithmeticError, KeyError, OSError, TypeError, ValueError):
+        pass
+    return ["noisy_rows of the privacy statement is not the sum of those of the classes"]
 
 
 def check_pictures(content: dict, problems: list[str], arguments: argparse.Namespace) -> int:

@@ -85,7 +85,7 @@ def write_key(path: Path, key: bytes = KEY) -> str:
 
 
 def small_config(**changes) -> ReleaseConfig:
-    """Eight stages, every kind of stage among them."""
+    """Nine stages, every kind of stage among them."""
     config = ReleaseConfig(
         encoder="precomputed",
         classes=CLASSES,
@@ -101,7 +101,7 @@ def small_config(**changes) -> ReleaseConfig:
 
 
 def default_config(dimension: int = 16) -> ReleaseConfig:
-    """All options as they are by default: 32 stages."""
+    """All options as they are by default: 33 stages."""
     return ReleaseConfig("precomputed", CLASSES, dimension, epsilon=1.0, delta=1e-5)
 
 

@@ -116,8 +116,11 @@ def advance(before: Checkpoint, sums: PassSums, secret: NoiseKey) -> Checkpoint:
         stage.queries, sums.queries, multipliers, release_key(before, secret).within(stage.name)
     )
     after, done = stage.advance(before.state, noisy, multipliers), before.stages_done + 1
+    if after.counted is not None:
+        plan = dataclasses.replace(plan, noise_multiplier=plan.budget.noise_multiplier, counted=after.counted)
     return dataclasses.replace(
         before,
+        plan=plan,
         stages_done=done,
         state=after.state,
         covariance=after.covariance,

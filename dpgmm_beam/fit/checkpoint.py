@@ -17,10 +17,6 @@ from dpgmm_beam.fit.state import Covariance, FitState
 
 _DIGEST = "sha256"
 
-# Exact integers, which no processor computes otherwise: the digest that the register of
-# release ids holds does without them, as it did before they were kept.
-_NOT_DIGESTED = "state.class_means.noisy_counts"
-
 _NOTHING = FitState()
 
 
@@ -64,7 +60,7 @@ class Checkpoint:
 
     def digest(self) -> bytes:
         """SHA-256 of all in it that could come out otherwise elsewhere: it names a draw of the noise."""
-        return _digest({name: array for name, array in _to_arrays(self).items() if name != _NOT_DIGESTED})
+        return _digest(_to_arrays(self))
 
     def to_bytes(self) -> bytes:
         """A file of numpy's own format (.npz); the same checkpoint gives the same bytes."""

@@ -1,4 +1,4 @@
-"""Step 2: the covariance of the rows within their classes, and what starts from it."""
+"""Step 3: the covariance of the rows within their classes, and what starts from it."""
 
 import dataclasses
 from collections.abc import Callable

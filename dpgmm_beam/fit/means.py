@@ -1,4 +1,4 @@
-"""Step 1: count and mean of each class, and the rows' variance in each coordinate."""
+"""Step 2: mean of each class, and the rows' variance in each coordinate."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,7 +23,7 @@ random pieces of scikit-learn's sample photographs, and 95% of its digits (.42),
 
 @dataclasses.dataclass(frozen=True)
 class Means(Stage):
-    """Count and sum of each class, and the sum of all squares -> `FitState.class_means`.
+    """Sum of each class, and the sum of all squares -> `FitState.class_means`.
 
     The squares of a row's coordinates are one vector; of a row whose coordinates are
     alike Gaussian its norm is about sqrt(3 / d), and it is clipped at 1.8 times that.
@@ -48,7 +48,6 @@ class Means(Stage):
     def queries(self) -> tuple[SumQuery, ...]:
         classes = self.shape.classes
         return (
-            SumQuery("count", classes, 1, one_sided=True),
             SumQuery("sum", classes * self.shape.dimension, lattice.UNIT),
             SumQuery("square", self.shape.dimension, self.square_bound, one_sided=True),
         )
@@ -57,7 +56,6 @@ class Means(Stage):
         classes = self.shape.classes
 
         def add(rows: Rows, sums: Sums) -> None:
-            sums["count"] += np.bincount(rows.classes, minlength=classes)
             sums["sum"] += sums_by_group(rows.values, rows.classes, classes).ravel()
             squares = rows.values.astype(np.float64)
             squares *= squares
@@ -69,11 +67,9 @@ class Means(Stage):
 
     def advance(self, before: FitState, noisy: Sums, multipliers: Multipliers) -> Advanced:
         classes, dimension = self.shape.classes, self.shape.dimension
-        counts = noisy["count"].astype(np.float64)
-        total = max(counts.sum(), float(classes))
-        # A class of fewer rows than the noise could make up, or than a hundredth
-        # of its equal share, is taken to have that many.
-        counts = np.maximum(counts, max(multipliers["count"], 0.01 * total / classes))
+        assert before.class_counts is not None
+        total = max(float(before.class_counts.noisy.sum()), float(classes))
+        counts = before.class_counts.counts
         totals = noisy["sum"].reshape(classes, dimension).astype(np.float64)
         stddev = multipliers["sum"] * lattice.UNIT
         # Both the centre (towards zero) and each mean (towards the centre) keep
@@ -95,7 +91,6 @@ class Means(Stage):
         variances = self._variances(squares, whole, shares @ (means / lattice.UNIT) ** 2, stddev)
         found = ClassMeans(
             counts=counts,
-            noisy_counts=noisy["count"].astype(np.int64),
             means=means.astype(np.int32),
             centre=lattice.clip_rows(np.rint(centre)[None], lattice.UNIT)[0],
             residual_square=float(np.float32(residual_square)),

@@ -14,6 +14,7 @@ from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.data.rows import RowFormat
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import lloyd
+from dpgmm_beam.fit.counts import Counts
 from dpgmm_beam.fit.covariance import PooledMoment
 from dpgmm_beam.fit.means import Means
 from dpgmm_beam.fit.projection import View
@@ -23,7 +24,7 @@ from dpgmm_beam.fit.sketch import Sketch
 from dpgmm_beam.fit.stage import Shape, Stage
 from dpgmm_beam.fit.teacher import TeacherStep
 from dpgmm_beam.privacy.accounting import Budget
-from dpgmm_beam.privacy.allocation import UNITS_ROWS, allocate
+from dpgmm_beam.privacy.allocation import UNITS_ROWS, allocate, following
 from dpgmm_beam.privacy.noise import MAX_STANDARD_DEVIATION, SCHEME
 
 
@@ -37,13 +38,15 @@ class Plan:
       noise_multiplier: of the whole budget, where it was calibrated already (a
         worker has it from the driver); None: it is calibrated here.  It follows
         from the configuration, so plans that differ in it only are equal.
+      counted: noisy rows of all classes, from which shares follow (`allocation.following`); None
+        until the first stage has counted them.
 
     Raises:
       ConfigError: a mechanism's noise would be too large to be drawn exactly.
 
     >>> plan = Plan(ReleaseConfig("precomputed", ("cat", "dog"), 512, epsilon=1.0, delta=1e-6), "2026-05")
     >>> len(plan.stages), [stage.name for stage in plan.stages[:3]]
-    (32, ['means 0', 'moment 0', 'sketch 0'])
+    (33, ['counts 0', 'means 0', 'moment 0'])
     >>> f"{plan.budget.noise_multiplier:.3f}"
     '4.225'
     """
@@ -51,8 +54,12 @@ class Plan:
     config: ReleaseConfig
     release_id: str
     noise_multiplier: float | None = dataclasses.field(default=None, compare=False, repr=False)
+    counted: int | None = None
 
     def __post_init__(self):
+        if self.counted is None:
+            # Whatever will be counted.
+            Plan(self.config, self.release_id, self.budget.noise_multiplier, counted=0)
         # Here and not in the first stage that draws: the data has been read then.
         many = (self.config.max_rows_per_unit or 1) > 1
         smaller = ", or max_rows_per_unit smaller" if many else ""
@@ -84,7 +91,7 @@ class Plan:
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:
         shape, method, clustering = self.shape, self.config.method, self.config.clustering_stages
-        stages: list[Stage] = [Means(shape, method), PooledMoment(shape, method)]
+        stages: list[Stage] = [Counts(shape, method), Means(shape, method), PooledMoment(shape, method)]
         if clustering:
             sketches = min(2, clustering // 2)
             stages += [Sketch(shape, method, position) for position in range(sketches)]
@@ -103,11 +110,20 @@ class Plan:
             for query in stage.queries:
                 name = f"{stage.mechanism}/{query.name}"
                 repetitions[name] = repetitions.get(name, 0) + 1
-        return Budget(
-            self.config.epsilon,
-            self.config.delta,
-            allocate(repetitions, dict(self.config.shares), self.config.components == 1),
+        config = self.config
+        given = repetitions, dict(config.shares), config.components == 1
+        usual = Budget(
+            config.epsilon,
+            config.delta,
+            allocate(*given),
             self.noise_multiplier,  # type: ignore[arg-type]
+        )
+        if self.counted is None:
+            return usual
+        noise = usual.noise_multiplier * config.neighbours.of_vectors
+        rows = self.counted / len(config.classes) / noise
+        return dataclasses.replace(
+            usual, mechanisms=following(*given, rows), noise_multiplier=usual.noise_multiplier
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,6 +134,7 @@ class Plan:
             "config": self.config.to_dict(),
             "release_id": self.release_id,
             "noise_multiplier": self.budget.noise_multiplier.hex(),
+            "counted": self.counted,
         }
 
     @staticmethod
@@ -137,6 +154,7 @@ class Plan:
             ReleaseConfig.from_dict(data["config"]),
             data["release_id"],
             float.fromhex(data["noise_multiplier"]),
+            data["counted"],
         )
 
     def multipliers(self, stage: Stage) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Step 3: how many rows lie where, in many more cells than there are components.
+"""Step 4: how many rows lie where, in many more cells than there are components.
 
 The rows' principal subspace is released already (`fit.covariance`).  In it lies the view
 `within` of all steps that follow: residuals from the class mean in r directions,

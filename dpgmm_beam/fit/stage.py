@@ -84,10 +84,12 @@ class Advanced:
     Attributes:
       state: for the steps that follow.
       covariance: for the released mixture alone; None from all steps but one.
+      counted: noisy rows of all classes, for the plan; None from all steps but the first.
     """
 
     state: FitState
     covariance: Covariance | None = None
+    counted: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,13 +10,25 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class ClassCounts:
+    """After `fit.counts`.
+
+    Attributes:
+      noisy: (C,) int64, as the mechanism gave them: without bias, and maybe below 0.
+      counts: (C,) rows of each class as the fit takes them: noisy, float64, and none
+        fewer than the noise could make up.
+    """
+
+    noisy: np.ndarray
+    counts: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class ClassMeans:
     """After `fit.means`.
 
     Attributes:
-      counts: (C,) rows of each class as the fit takes them: noisy, float64, and none
-        fewer than the noise could make up.
-      noisy_counts: (C,) int64, as the mechanism gave them: without bias, and maybe below 0.
+      counts: (C,) of `ClassCounts`.
       means: (C, d) int32 in lattice steps.
       centre: (d,) float64 integers in lattice steps, the mean over all classes.
       residual_square: mean squared residual of a row from its class's mean, in real units.
@@ -25,7 +37,6 @@ class ClassMeans:
     """
 
     counts: np.ndarray
-    noisy_counts: np.ndarray
     means: np.ndarray
     centre: np.ndarray
     residual_square: float
@@ -146,6 +157,7 @@ class Covariance:
 class FitState:
     """What the steps that follow may read; None until it is made."""
 
+    class_counts: ClassCounts | None = None
     class_means: ClassMeans | None = None
     subspace: Subspace | None = None
     teacher: Teacher | None = None

@@ -4,6 +4,7 @@ Shares are of 1/z^2, by mechanism, and relative: what a release does not use is
 spread over the others.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -25,6 +26,26 @@ SHARES = (
 )
 """Shares of 1/z^2, by mechanism; what a release does not use is spread over the others."""
 
+FEW_SHARES = (
+    ("means/count", 0.01),
+    ("means/sum", 0.22),
+    ("means/square", 0.01),
+    ("moment/moment", 0.05),
+    ("teacher/gradient", 0.65),
+    ("rounds/count", 0.005),
+    ("rounds/sum", 0.02),
+    ("scatter/moment", 0.02),
+    ("scatter/square", 0.005),
+    ("scales/square", 0.005),
+    ("scales/moment", 0.005),
+)
+"""The same where there are few rows for the noise: what shapes would cost goes to means and
+teacher, which drown last."""
+
+FEW_ROWS, ENOUGH_ROWS = 200.0, 600.0
+"""Rows of a class for each unit of the whole's noise multiplier up to which shares are `FEW_SHARES`, and from
+which they are `SHARES`; between, they move evenly with the logarithm."""
+
 UNITS_ROWS, UNITS_ROWS_SHARE = "units/rows", 0.01
 """The mechanism that finds how many rows of a privacy unit count, and its share where that is wanted."""
 
@@ -44,6 +65,33 @@ SKETCH_SHARE = 0.25
 
 LATE_WEIGHT = 3
 """Budget of a round of the second half, over one of the first."""
+
+
+def following(
+    repetitions: Mapping[str, int], shares: Mapping[str, float], single: bool, rows: float
+) -> tuple[Mechanism, ...]:
+    """`allocate` with what follows from a noisy number of rows, where no share was asked for.
+
+    The first count costs the same whatever it will say, so that what comes after may depend on
+    it: Gaussian mechanisms of a fixed sum of 1/z^2 compose exactly, however each z was chosen from
+    what earlier ones told (Smith and Thakurta, *Fully adaptive composition for Gaussian
+    differential privacy*, 2022).
+
+    Args:
+      repetitions, shares, single: see `allocate`.
+      rows: of a class, over the noise multiplier of the whole.
+    """
+    usual = allocate(repetitions, shares, single)
+    if dict(shares) != dict(SHARES) or "teacher/gradient" not in repetitions or rows >= ENOUGH_ROWS:
+        return usual
+    weight = math.log(max(rows, FEW_ROWS) / FEW_ROWS) / math.log(ENOUGH_ROWS / FEW_ROWS)
+    few = dict(FEW_SHARES)
+    mixed = {name: weight * share + (1 - weight) * few[name] for name, share in shares.items()}
+    found = allocate(repetitions, mixed, single)
+    # What has run already has its share; the others have the rest.
+    fixed = {each.name: each.share for each in usual if each.name in ("means/count", UNITS_ROWS)}
+    left = (1 - sum(fixed.values())) / sum(each.share for each in found if each.name not in fixed)
+    return tuple(dataclasses.replace(each, share=fixed.get(each.name, each.share * left)) for each in found)
 
 
 def allocate(

@@ -49,9 +49,9 @@ class ClassRows:
     @staticmethod
     def of(final: Checkpoint) -> "ClassRows":
         """Those of the checkpoint after the first stage, or any later one."""
-        found = final.state.class_means
+        found = final.state.class_counts
         assert found is not None
-        return ClassRows(final.plan.config.classes, found.noisy_counts, count_stddev(final.plan))
+        return ClassRows(final.plan.config.classes, found.noisy, count_stddev(final.plan))
 
     @property
     def drowned(self) -> np.ndarray:
@@ -132,6 +132,5 @@ class ClassRows:
 
 def count_stddev(plan: Plan) -> float:
     """Standard deviation of the noise of a class's count."""
-    means = plan.stages[0]
-    (query,) = (query for query in means.queries if query.name == "count")
-    return float(plan.multipliers(means)["count"] * query.l2_sensitivity)
+    (query,) = plan.stages[0].queries
+    return float(plan.multipliers(plan.stages[0])["count"] * query.l2_sensitivity)

@@ -357,7 +357,7 @@ def _fit(
         if stage.KIND == "scatter":
             # Nothing that is looked at here depends on the shapes of classes.
             continue
-        scale = more ** {"means": 0.5, "moment": 1.5, "teacher": 1.0}[stage.KIND]
+        scale = more ** {"counts": 0.0, "means": 0.5, "moment": 1.5, "teacher": 1.0}[stage.KIND]
         multipliers = {
             query.name: plan.row_multipliers[f"{stage.mechanism}/{query.name}"]
             * fewer

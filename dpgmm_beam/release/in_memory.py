@@ -33,11 +33,12 @@ def release_in_memory(
     ['README.md', 'manifest.json', 'synthetic/part-00000-of-00001.parquet']
     """
     files, records = {}, []
-    for path, rows, data in files_of(chain.fit(plan, blocks, secret, threads), secret):
+    final = chain.fit(plan, blocks, secret, threads)
+    for path, rows, data in files_of(final, secret):
         files[path] = data
         sha256 = hashlib.sha256(data).hexdigest()
         records.append({"path": path, "size": len(data), "sha256": sha256, "rows": rows})
-    return {**files, manifest.FILE_NAME: manifest.build(plan, records)}
+    return {**files, manifest.FILE_NAME: manifest.build(final.plan, records)}
 
 
 def files_of(final: Checkpoint, secret: NoiseKey) -> Iterator[tuple[str, int, bytes]]:

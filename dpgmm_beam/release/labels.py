@@ -128,22 +128,25 @@ class Labeller:
         return Labeller(
             classes=tuple(table.column("class").to_pylist()),
             weights=matrix_of(table.column("weights")),
-            view=Projection(centre, matrix_of(features.column("row")), _ridges(about["kept"], read)),
+            view=Projection(centre, matrix_of(features.column("row")), _ridges(about["kept"], len(centre), read)),
             norm=float.fromhex(about["features_norm"]),
             clip_norm=about["clip_norm"],
         )
 
 
-def _ridges(kept: str | None, read: Callable[[str], bytes]) -> Ridges | None:
+def _ridges(kept: str | None, dimension: int, read: Callable[[str], bytes]) -> Ridges | None:
     if kept is None:
         return None
     table = pq.read_table(io.BytesIO(read(RIDGES_FILE)))
+    matrix, mix = (matrix_of(table.column(name)) for name in ("row", "mix"))
+    if matrix.shape != (len(table), dimension) or mix.shape != (len(table), len(table)):
+        raise ValueError("ridges of another size than the features")
     return Ridges(
-        matrix=matrix_of(table.column("row")),
+        matrix=matrix,
         offsets=table.column("offset").to_numpy(),
         scales=table.column("scale").to_numpy(),
         means=table.column("mean").to_numpy(),
-        mix=matrix_of(table.column("mix")),
+        mix=mix,
         kept=float.fromhex(kept),
     )
 

@@ -16,7 +16,7 @@ from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.mixture import BASIS_FILE, COMPONENTS_FILE
-from dpgmm_beam.privacy import accounting
+from dpgmm_beam.privacy import accounting, lattice
 from dpgmm_beam.privacy.tradeoff import operational
 from dpgmm_beam.release.card import CARD_FILE, card
 from dpgmm_beam.release.class_rows import CLASSES_FILE
@@ -66,8 +66,8 @@ def build(plan: Plan, files: list[dict]) -> bytes:
 def statement(plan: Plan) -> dict[str, Any]:
     """All that a manifest states of a release but its files and the versions it was made with.
 
-    It follows from configuration and release id, so that whoever reads a manifest
-    can compute what it must state.
+    It follows from configuration, release id and the noisy number of rows, so that whoever reads a
+    manifest can compute what it must state.
     """
     spent, neighbours = plan.budget, plan.config.neighbours
     return {
@@ -86,6 +86,7 @@ def statement(plan: Plan) -> dict[str, Any]:
             "bound_found": plan.config.bound_found,
             "slice": plan.config.slice,
             "noise_multiplier": spent.noise_multiplier,
+            "noisy_rows": plan.counted,
             "operational": operational(spent.noise_multiplier).to_dict(),
             "mechanisms": [
                 {**each, "noise_over_row": plan.row_multipliers[each["name"]]} for each in spent.describe()
@@ -149,7 +150,12 @@ def plan_of(content: dict) -> Plan:
       ConfigError: its configuration is not one that `dpgmm release` accepts.
     """
     try:
-        return Plan(ReleaseConfig.from_dict(content["config"]), str(content["release_id"]))
+        config, release_id = ReleaseConfig.from_dict(content["config"]), str(content["release_id"])
+        privacy = content.get("privacy")
+        counted = privacy.get("noisy_rows") if isinstance(privacy, dict) else None
+        if type(counted) is not int or abs(counted) > lattice.MAX_ROWS * 2**10:
+            raise ConfigError("noisy_rows", counted, "be a whole number in its privacy statement")
+        return Plan(config, release_id, counted=counted)
     except ConfigError as error:
         raise ConfigError("release", f"{FILE_NAME} of it", f"hold a configuration ({error})") from None
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):

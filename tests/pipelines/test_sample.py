@@ -90,7 +90,7 @@ def test_refusals(release, tmp_path, capsys, options, argument):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["components", "basis", "classes", "teacher", "features"])
+@pytest.mark.parametrize("name", ["components", "basis", "classes", "teacher", "features", "ridges"])
 def test_a_mixture_that_is_not_as_its_manifest_says(release, tmp_path, capsys, name):
     copy = shutil.copytree(release, tmp_path / "copy")
     path = copy / "mixture" / f"{name}.parquet"
@@ -113,6 +113,9 @@ def test_a_mixture_that_is_not_as_its_manifest_says(release, tmp_path, capsys, n
         ("classes", lambda table: table.set_column(0, "class", pa.array(["c", "b", "a"]))),
         ("teacher", lambda table: table.rename_columns([f"{name}x" for name in table.column_names])),
         ("features", None),
+        ("ridges", None),
+        ("ridges", lambda table: table.slice(0, 5)),
+        ("ridges", lambda table: table.drop_columns(["scale"])),
     ],
 )
 def test_a_mixture_that_its_manifest_says_and_that_is_none(release, tmp_path, capsys, name, change):

@@ -239,7 +239,7 @@ def test_a_damaged_view_is_dropped_and_a_whole_one_stays(setting, tmp_path):
     plan, workspace = setting
     source = small.write_rows(tmp_path / "in", small.table(200))
     pieces = steps.prepare(plan, workspace, source)
-    for position in range(3):
+    for position in range(4):
         steps.run_stage(position, workspace, pieces)
     base = pieces[0][0]
     (view, _), *_ = plan.views

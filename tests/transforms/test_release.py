@@ -69,7 +69,7 @@ def test_a_run_goes_on_at_its_last_state(made, tmp_path, monkeypatch):
     release(source, workspace, tmp_path / "out")
     (base,) = (str(path) for path in Path(workspace.folder).iterdir())
     before = small.contents(base)
-    for stages in (7, 8):
+    for stages in (8, 9):
         os.unlink(run_files.state_file(base, stages))
     shutil.rmtree(tmp_path / "out")
     drawn = []
@@ -79,7 +79,7 @@ def test_a_run_goes_on_at_its_last_state(made, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(parquet, "open_rows", lambda path: pytest.fail("the input was read again"))
     release(source, workspace, tmp_path / "out")
-    assert drawn == [6, 7]
+    assert drawn == [7, 8]
     assert small.contents(base) == before
     assert small.contents(tmp_path / "out") == expected
 

@@ -35,7 +35,7 @@ def several(monkeypatch):
 
 FILES = [
     "README.md",
-    *(f"mixture/{name}.parquet" for name in ("components", "basis", "classes", "teacher", "features")),
+    *(f"mixture/{name}.parquet" for name in ("components", "basis", "classes", "teacher", "features", "ridges")),
 ]
 
 
@@ -58,7 +58,7 @@ def test_parts_mixture_and_manifest(finished, tmp_path):
     again = written(finished, reversed(range(count)))
     assert sorted(again, key=lambda record: record.path) == sorted(records, key=lambda record: record.path)
     assert {record.path: record.rows for record in records} == {
-        **dict(zip(FILES, (0, 6, 16, 3, 3, 16), strict=True)),
+        **dict(zip(FILES, (0, 6, 16, 3, 3, 16, 256), strict=True)),
         "synthetic/part-00000-of-00001.parquet": 120,
     }
     assert not (tmp_path / "out").exists()

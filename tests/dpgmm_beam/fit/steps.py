@@ -4,11 +4,12 @@ import numpy as np
 
 from dpgmm_beam.config import Method
 from dpgmm_beam.data.rows import Rows
+from dpgmm_beam.fit.counts import Counts
 from dpgmm_beam.fit.covariance import PooledMoment
 from dpgmm_beam.fit.means import Means
 from dpgmm_beam.fit.projection import VIEW_UNIT
 from dpgmm_beam.fit.stage import Shape
-from dpgmm_beam.fit.state import ClassMeans, FitState, Teacher
+from dpgmm_beam.fit.state import ClassCounts, ClassMeans, FitState, Teacher
 from dpgmm_beam.fit.teacher import TeacherStep
 from dpgmm_beam.privacy import lattice
 from tests.strategies import lattice_rows
@@ -19,6 +20,25 @@ NOTHING = FitState()
 
 def shape(dimension, components=1):
     return Shape(CLASSES, dimension, components, dimension, dimension)
+
+
+def counts_stage(dimension):
+    return Counts(shape(dimension), Method())
+
+
+def counted(rows, noise_multiplier=0.0):
+    """The state before `Means`: rows as they are counted, their noise aside."""
+    stage = counts_stage(rows.values.shape[1])
+    return stage.advance(NOTHING, sums_of(stage, rows, NOTHING), {"count": noise_multiplier}).state
+
+
+def counts_state(noisy, noise_multiplier):
+    """The state before `Means`, of these noisy counts."""
+    return (
+        Counts(shape(2), Method())
+        .advance(NOTHING, {"count": np.asarray(noisy)}, {"count": noise_multiplier})
+        .state
+    )
 
 
 def means_stage(dimension):
@@ -47,7 +67,8 @@ def means_state(means, radius=0.7):
     counts, centre = np.full(len(means), 100.0), np.zeros(means.shape[1])
     square = (radius / Method().residual_radius) ** 2
     variances = np.full(means.shape[1], square / means.shape[1], np.float32)
-    return FitState(class_means=ClassMeans(counts, counts.astype(np.int64), means, centre, square, variances))
+    before = ClassCounts(counts.astype(np.int64), counts)
+    return FitState(before, ClassMeans(counts, means, centre, square, variances))
 
 
 def teacher_state(dimension, seed, scale, norm=2.0):

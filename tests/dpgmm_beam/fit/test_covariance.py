@@ -11,6 +11,7 @@ from dpgmm_beam.privacy.lattice import UNIT
 from tests.dpgmm_beam.fit.steps import (
     CLASSES,
     NOTHING,
+    counted,
     means_stage,
     means_state,
     moment_stage,
@@ -32,7 +33,7 @@ def test_the_moment_without_noise_is_the_covariance_within_classes():
     method = Method(residual_radius=10.0)
     first, second = means_stage(5), dataclasses.replace(moment_stage(5), method=method)
     none = {"count": 0.0, "sum": 0.0, "square": 0.0, "moment": 1e-6}
-    before = first.advance(NOTHING, sums_of(first, rows, NOTHING), none).state
+    before = first.advance(counted(rows), sums_of(first, rows, NOTHING), none).state
     advanced = second.advance(before, sums_of(second, rows, before), none)
     basis = advanced.covariance.basis / 2.0**BASIS_BITS
     residuals = (rows.values - before.class_means.means[rows.classes]) / UNIT
@@ -49,7 +50,7 @@ def test_what_the_clip_takes_from_the_trace_is_put_back():
     rows = blobs(3000, 5, CLASSES, spread=0.2)
     first, second = means_stage(5), moment_stage(5)
     none = {"count": 0.0, "sum": 0.0, "square": 0.0, "moment": 1e-6}
-    before = first.advance(NOTHING, sums_of(first, rows, NOTHING), none).state
+    before = first.advance(counted(rows), sums_of(first, rows, NOTHING), none).state
     advanced = second.advance(before, sums_of(second, rows, before), none)
     basis = advanced.covariance.basis / 2.0**BASIS_BITS
     assert (basis**2).sum() == pytest.approx(before.class_means.residual_square, rel=1e-3)

@@ -7,8 +7,32 @@ from dpgmm_beam.data.rows import rows_of
 from dpgmm_beam.encoders.dct import PictureForm
 from dpgmm_beam.fit.means import Means
 from dpgmm_beam.privacy.lattice import UNIT
-from tests.dpgmm_beam.fit.steps import CLASSES, NOTHING, means_stage, moved, shape, sums_of
+from tests.dpgmm_beam.fit.steps import (
+    CLASSES,
+    NOTHING,
+    counted,
+    counts_stage,
+    counts_state,
+    means_stage,
+    moved,
+    shape,
+    sums_of,
+)
 from tests.strategies import blobs, lattice_rows
+
+
+def test_a_count_says_how_many_rows_there_are():
+    row = lattice_rows(np.ones((1, 4)), [0])
+    assert [square for _, square in moved(counts_stage(4), row, NOTHING, 0)] == [1.0]
+    rows = blobs(400, 5, CLASSES)
+    stage = counts_stage(5)
+    found = stage.advance(NOTHING, sums_of(stage, rows, NOTHING), {"count": 30.0})
+    assert found.counted == 400
+    assert found.state.class_counts.noisy.tolist() == np.bincount(rows.classes).tolist()
+    # None is under its noise.
+    few = counts_state([-500, 20, 3000], 1000.0).class_counts
+    assert few.counts.tolist() == [1000.0, 1000.0, 3000.0]
+    assert few.noisy.tolist() == [-500, 20, 3000]
 
 
 def test_the_sensitivity_is_reached():
@@ -30,7 +54,7 @@ def test_means_without_noise_are_the_means():
     rows = blobs(400, 5, CLASSES)
     stage = means_stage(5)
     advanced = stage.advance(
-        NOTHING, sums_of(stage, rows, NOTHING), dict.fromkeys(("count", "sum", "square"), 0.0)
+        counted(rows), sums_of(stage, rows, NOTHING), dict.fromkeys(("sum", "square"), 0.0)
     )
     after = advanced.state.class_means
     for label in range(CLASSES):
@@ -44,9 +68,10 @@ def test_means_without_noise_are_the_means():
 
 
 def test_means_under_overwhelming_noise_collapse_and_stay_in_range():
-    noisy = {"count": np.array([-500, 20, 3]), "sum": np.arange(15) * 10**8, "square": -np.arange(5)}
-    multipliers = {"count": 1000.0, "sum": 1e6, "square": 1e6}
-    after = means_stage(5).advance(NOTHING, noisy, multipliers).state.class_means
+    before = counts_state([-500, 20, 3], 1000.0)
+    noisy = {"sum": np.arange(15) * 10**8, "square": -np.arange(5)}
+    multipliers = {"sum": 1e6, "square": 1e6}
+    after = means_stage(5).advance(before, noisy, multipliers).state.class_means
     assert (after.counts >= 1000).all()
     assert not after.means.any()
     assert 0 < after.residual_square <= 1
@@ -57,8 +82,8 @@ def test_rows_that_are_clipped_instead_of_normalised_have_a_noisy_mean_square():
     rows = blobs(400, 5, CLASSES)
     short = dataclasses.replace(rows, values=rows.values // 2)
     stage = dataclasses.replace(means_stage(5), shape=dataclasses.replace(shape(5), unit_norm=False))
-    none = dict.fromkeys(("count", "sum", "square"), 0.0)
-    after = stage.advance(NOTHING, sums_of(stage, short, NOTHING), none).state.class_means
+    none = dict.fromkeys(("sum", "square"), 0.0)
+    after = stage.advance(counted(short), sums_of(stage, short, NOTHING), none).state.class_means
     residuals = (short.values - after.means[short.classes]) / UNIT
     np.testing.assert_allclose(after.residual_square, (residuals**2).sum(axis=1).mean(), rtol=0.01)
 
@@ -90,8 +115,8 @@ def test_the_sensitivity_of_pictures_is_reached():
 def test_pictures_have_variances_by_frequency():
     rows, means, deviations = picture_rows()
     stage = pictures_stage()
-    none = dict.fromkeys(("count", "sum", "square"), 0.0)
-    after = stage.advance(NOTHING, sums_of(stage, rows, NOTHING), none).state.class_means
+    none = dict.fromkeys(("sum", "square"), 0.0)
+    after = stage.advance(counted(rows), sums_of(stage, rows, NOTHING), none).state.class_means
     np.testing.assert_allclose(after.means / UNIT, means, atol=0.01)
     frequencies = np.rint(PictureForm(8, 1).frequencies)
     for band in np.unique(frequencies):
@@ -107,8 +132,8 @@ def test_noise_in_the_means_of_pictures_is_taken_out_by_frequency():
     sums = sums_of(stage, rows, NOTHING)
     noise = np.random.default_rng(1).normal(0, 5 * UNIT, sums["sum"].shape)
     sums["sum"] = sums["sum"] + np.rint(noise).astype(np.int64)
-    multipliers = {"count": 0.1, "sum": 5.0, "square": 0.1}
-    found = stage.advance(NOTHING, sums, multipliers).state.class_means.means / UNIT
+    multipliers = {"sum": 5.0, "square": 0.1}
+    found = stage.advance(counted(rows, 0.1), sums, multipliers).state.class_means.means / UNIT
     unbanded = dataclasses.replace(stage, method=Method())
-    other = unbanded.advance(NOTHING, sums, multipliers).state.class_means.means / UNIT
+    other = unbanded.advance(counted(rows, 0.1), sums, multipliers).state.class_means.means / UNIT
     assert ((found - means) ** 2).sum() < 0.5 * ((other - means) ** 2).sum()

@@ -50,7 +50,7 @@ def test_stages_have_distinct_names(plan):
 
 def test_what_is_not_used_is_spread_over_the_others():
     alone = Plan(dataclasses.replace(CONFIG, classes=("a",), components=1), "one")
-    assert [stage.KIND for stage in alone.stages] == ["means", "moment", "scatter"]
+    assert [stage.KIND for stage in alone.stages] == ["counts", "means", "moment", "scatter"]
     assert math.isclose(sum(m.share for m in alone.budget.mechanisms), 1.0)
     shares = {m.name: m.share for m in alone.budget.mechanisms}
     assert math.isclose(shares["moment/moment"] / shares["means/sum"], 0.15 / 0.07)

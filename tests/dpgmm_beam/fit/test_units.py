@@ -77,7 +77,7 @@ def checkpoints(most, adjacency):
         sums = summing.begin()
         summing.add(viewed(current, rows), sums)
         current = chain.advance(current, summing.finish(sums), SECRET)
-        assert stage is found[-1].stage
+        assert stage == found[-1].stage
     return found
 
 
@@ -170,25 +170,26 @@ def list_without(items, some):
 def test_what_is_charged_is_reached(adjacency):
     """By a unit of equal rows at the bound, and another that is its opposite: no less could be charged."""
     most = 3
-    (first, *_) = checkpoints(most, adjacency)
+    first, second, *_ = checkpoints(most, adjacency)
     axis = np.zeros((most, DIMENSION))
     axis[:, 0] = 1
     own = bounded([dataclasses.replace(rows_of(axis, [0] * most), units=units_of([1] * most))], most, KEYS)
     new = bounded([dataclasses.replace(rows_of(-axis, [1] * most), units=units_of([2] * most))], most, KEYS)
     none = own[0].kept(np.zeros(0, np.int64))
     before, after = (
-        exact_sums(first, each) for each in (own[0], none if adjacency == ADD_REMOVE else new[0])
+        {**exact_sums(first, each), **exact_sums(second, each)}
+        for each in (own[0], none if adjacency == ADD_REMOVE else new[0])
     )
     reached = {
         query.name: norm_of(query, before[query.name] - after[query.name])
         / (query.l2_sensitivity * first.plan.config.neighbours.rows(query))
-        for query in first.stage.queries
+        for query in (*first.stage.queries, *second.stage.queries)
     }
     assert reached["count"] == pytest.approx(1)
     # In two classes the sums are no longer opposite: sqrt 2 of 2; and the squares are the same.
     assert reached["sum"] == pytest.approx(1 if adjacency == ADD_REMOVE else np.sqrt(0.5), rel=1e-4)
     new = bounded([dataclasses.replace(rows_of(-axis, [0] * most), units=units_of([2] * most))], most, KEYS)
     if adjacency == REPLACE_ONE:
-        difference = before["sum"] - exact_sums(first, new[0])["sum"]
-        query = first.stage.queries[1]
+        difference = before["sum"] - exact_sums(second, new[0])["sum"]
+        query = second.stage.queries[0]
         assert norm_of(query, difference) == pytest.approx(2 * most * query.l2_sensitivity, rel=1e-4)

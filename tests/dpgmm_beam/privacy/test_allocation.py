@@ -1,9 +1,22 @@
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dpgmm_beam.config import Method, ReleaseConfig
 from dpgmm_beam.fit.plan import Plan
-from dpgmm_beam.privacy.allocation import CLUSTERING_HEIRS, SHARES, allocate
+from dpgmm_beam.privacy.allocation import (
+    CLUSTERING_HEIRS,
+    ENOUGH_ROWS,
+    FEW_ROWS,
+    FEW_SHARES,
+    SHARES,
+    UNITS_ROWS,
+    allocate,
+    following,
+)
 from tests.dpgmm_beam.fit.clusters import plan_of
 
 
@@ -13,7 +26,7 @@ def test_the_later_half_of_the_rounds_has_three_times_the_budget_and_sketches_a_
     for query in ("count", "sum"):
         spent = [1 / plan.multipliers(stage)[query] ** 2 for stage in rounds]
         np.testing.assert_allclose(spent, spent[0] * np.array([1, 1, 1, 3, 3]))
-        sketches = [1 / plan.multipliers(stage)[query] ** 2 for stage in plan.stages[2:4]]
+        sketches = [1 / plan.multipliers(stage)[query] ** 2 for stage in plan.stages[3:5]]
         assert sum(sketches) / sum(sketches + spent) == pytest.approx(0.25)
 
 
@@ -39,3 +52,42 @@ def test_what_is_not_used_is_spread_over_the_others():
     mechanisms = allocate({"a": 1, "b": 3}, {"a": 0.1, "b": 0.3, "c": 0.6, "teacher/gradient": 0.0}, True)
     assert [(each.name, each.repetitions) for each in mechanisms] == [("a", 1), ("b", 3)]
     assert [each.share for each in mechanisms] == pytest.approx([0.25, 0.75])
+
+
+USED = {name: 1 for name, _ in SHARES}
+
+
+@given(
+    st.floats(-1e6, 1e9),
+    st.sampled_from([USED, {name: 1 for name in USED if not name.startswith(("rounds", "scales"))}]),
+    st.booleans(),
+)
+def test_what_follows_from_a_count_spends_the_same_and_leaves_what_has_run(rows, used, found):
+    repetitions = {UNITS_ROWS: 1, **used} if found else used
+    usual = allocate(repetitions, dict(SHARES), "rounds/sum" not in used)
+    following_it = following(repetitions, dict(SHARES), "rounds/sum" not in used, rows)
+    assert [(each.name, each.repetitions) for each in following_it] == list(repetitions.items())
+    assert math.isclose(math.fsum(each.share for each in following_it), 1.0, rel_tol=1e-12)
+    for before, after in zip(usual, following_it, strict=True):
+        if before.name in ("means/count", UNITS_ROWS) or rows >= ENOUGH_ROWS:
+            assert before == after
+
+
+def test_few_rows_spend_on_means_and_teacher():
+    for shares in (SHARES, FEW_SHARES):
+        assert math.isclose(sum(share for _, share in shares), 1.0)
+    assert [name for name, _ in SHARES] == [name for name, _ in FEW_SHARES]
+    shares = [
+        {each.name: each.share for each in following(USED, dict(SHARES), False, rows)}
+        for rows in (-5.0, FEW_ROWS, 350.0, ENOUGH_ROWS, 1e9)
+    ]
+    assert shares[0] == shares[1] == pytest.approx(dict(FEW_SHARES))
+    assert shares[3] == shares[4] == pytest.approx(dict(SHARES))
+    for name, few in FEW_SHARES:
+        between = sorted((few, dict(SHARES)[name]))
+        assert between[0] - 1e-9 <= shares[2][name] <= between[1] + 1e-9
+
+
+def test_shares_that_were_asked_for_hold():
+    asked = {**dict(SHARES), "means/sum": 0.3}
+    assert following(USED, asked, False, 10.0) == allocate(USED, asked, False)

@@ -44,7 +44,7 @@ def test_the_sums_of_a_usual_stage_are_one_part():
     plan = Plan(ReleaseConfig("precomputed", tuple("abcdefghij"), 512, 1.0, 1e-5), "id")
     parts = {stage.KIND: part_count(stage.queries) for stage in plan.stages}
     moments = {"moment": 5, "scatter": 2, "scales": 4}
-    assert parts == {"means": 1, "teacher": 1, "sketch": 16, "rounds": 2, **moments}
+    assert parts == {"counts": 1, "means": 1, "teacher": 1, "sketch": 16, "rounds": 2, **moments}
 
 
 @quick

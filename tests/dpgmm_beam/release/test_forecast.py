@@ -24,7 +24,11 @@ CLASSES, DIMENSION, ROWS = 4, 24, 3000
 
 
 def plan_of(classes=10, dimension=64, epsilon=1.0, delta=1e-6, **more):
-    return Plan(ReleaseConfig("e", tuple(map(str, range(classes))), dimension, epsilon, delta, **more), "f")
+    return Plan(
+        ReleaseConfig("e", tuple(map(str, range(classes))), dimension, epsilon, delta, **more),
+        "f",
+        counted=ROWS,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +168,7 @@ def test_noise_of_rounds_shrinks_with_their_budget():
 
 
 def test_what_is_needed_is_enough_and_not_much_more():
+    # Of a count from which on shares are the same.
     plan, rows, within = plan_of(dimension=256), 20_000, 0.02
     counts, means, accuracy = forecast.needs(plan, rows, LIKE, within)
 
@@ -179,7 +184,7 @@ def test_what_is_needed_is_enough_and_not_much_more():
         assert reached(plan, need.rows)[index]
         assert not reached(plan, int(need.rows * 0.89))[index]
         for epsilon, holds in ((need.epsilon, True), (need.epsilon * 0.98, False)):
-            asked = Plan(dataclasses.replace(plan.config, epsilon=epsilon), "f")
+            asked = Plan(dataclasses.replace(plan.config, epsilon=epsilon), "f", counted=ROWS)
             assert reached(asked, rows)[index] == holds
 
 

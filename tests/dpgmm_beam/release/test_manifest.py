@@ -13,7 +13,7 @@ from dpgmm_beam.release.card import card
 
 CONFIG = ReleaseConfig("precomputed", ("a", "b"), 4, 1.0, 1e-5)
 FILES = {path: path.encode() for path in manifest.files_of(CONFIG)}
-FILES["README.md"] = card(Plan(CONFIG, "first"))
+FILES["README.md"] = card(Plan(CONFIG, "first", counted=1000))
 PART = "synthetic/part-00000-of-00002.parquet"
 
 
@@ -24,7 +24,7 @@ def entry(path, data):
 
 @pytest.fixture(scope="module")
 def plan():
-    return Plan(CONFIG, "first")
+    return Plan(CONFIG, "first", counted=1000)
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def test_the_same_release_has_the_same_manifest(plan, data):
     reordered = [entry(*item) for item in reversed(FILES.items())]
     again = manifest.plan_of(json.loads(data))
     assert manifest.build(again, reordered) == data
-    assert manifest.build(Plan(CONFIG, "second"), reordered) != data
+    assert manifest.build(Plan(CONFIG, "second", counted=1000), reordered) != data
 
 
 def test_it_holds_what_the_release_promises_and_no_time(data):
