@@ -260,6 +260,7 @@ def _verify() -> Iterator[Case]:
         *("schema_version", "release_id", "config", "config_digest", "privacy", "versions", "files"),
         *("privacy.epsilon", "privacy.delta", "privacy.adjacency", "privacy.neighboring_relation"),
         *("privacy.privacy_unit", "privacy.noise_multiplier", "privacy.mechanisms", "privacy.dp_event"),
+        "privacy.noisy_rows",
         *("privacy.mechanisms.0.name", "privacy.mechanisms.0.share", "privacy.mechanisms.0.repetitions"),
         *(
             "files.0.path",
