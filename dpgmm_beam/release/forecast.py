@@ -404,15 +404,12 @@ def needs(plan: Plan, rows: int, geometry: Geometry, within: float) -> tuple[Nee
     """
     config, d = plan.config, plan.shape.dimension
     # Noise at a noise multiplier of 1 for the whole.
-    counts, sums = (
-        plan.row_multipliers[name] / plan.budget.noise_multiplier for name in ("means/count", "means/sum")
-    )
+    counts = plan.row_multipliers["means/count"] / plan.budget.noise_multiplier
     states = {
         f"class counts are {CLEAR:g} times their noise": CLEAR * counts,
-        "a class mean's noise is half of its distance from the centre": 2
-        * math.sqrt(d)
-        * sums
-        / geometry.class_distance,
+        "a class mean's noise is half of its distance from the centre": _clear_means(
+            plan, 2 * math.sqrt(d) / geometry.class_distance
+        ),
     }
     if plan.shape.classes > 1:
         strength = references.curve().strength_for(within)
@@ -428,6 +425,27 @@ def needs(plan: Plan, rows: int, geometry: Geometry, within: float) -> tuple[Nee
         )
         for state, product in states.items()
     )
+
+
+def _clear_means(plan: Plan, factor: float) -> float:
+    """The least product x of mu and rows of a class that is `factor` times the sums' noise.
+
+    The sums' share follows from x itself (`allocation.following`), and falls slower than x grows.
+    """
+    noise, classes = plan.budget.noise_multiplier, plan.shape.classes
+
+    def due(x: float) -> float:
+        counted = dataclasses.replace(plan, noise_multiplier=noise, counted=round(x * noise * classes))
+        return factor * counted.row_multipliers["means/sum"] / noise
+
+    low, high = due(0.0), due(1e12)
+    while high - low > 1e-4 * high:
+        middle = (low + high) / 2
+        if middle >= due(middle):
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 def _rounded_up_rows(rows: float) -> int | None:

@@ -128,7 +128,9 @@ class Labeller:
         return Labeller(
             classes=tuple(table.column("class").to_pylist()),
             weights=matrix_of(table.column("weights")),
-            view=Projection(centre, matrix_of(features.column("row")), _ridges(about["kept"], len(centre), read)),
+            view=Projection(
+                centre, matrix_of(features.column("row")), _ridges(about["kept"], len(centre), read)
+            ),
             norm=float.fromhex(about["features_norm"]),
             clip_norm=about["clip_norm"],
         )

@@ -31,7 +31,7 @@ def run(name, *arguments) -> str:
 
 def test_fit_in_memory(tmp_path):
     said = run("fit_in_memory.py", tmp_path / "release")
-    assert said.startswith("8 files; the teacher agrees")
+    assert said.startswith("9 files; the teacher agrees")
     assert cli.main(["verify", "--release", str(tmp_path / "release")]) == 0
     said = run("train_and_predict.py", tmp_path / "release", tmp_path / "network.pt")
     agreement = int(re.match(r"the network agrees with the teacher on (\d+)% of new rows", said)[1])

@@ -38,7 +38,7 @@ from transforms.files import listing
 
 SAMPLES = 9000
 SHARDS = 4
-STAGES = 8
+STAGES = 9
 ENCODER = "blocks"
 
 
@@ -104,9 +104,9 @@ POINTS = {
     "embedding": r"rename to shard-.* beside [1-9]",
     "preparing": r"rename to piece-.* beside [1-9]",
     "the first statistic": "fit: stage 1 of",
-    "just before the second moment's state": "link to state-002",
-    "just after a teacher step's state": "removal of .state-003",
-    "a middle round": r"fit: stage 5 of \d done \(sketch",
+    "just before the second moment's state": "link to state-003",
+    "a sketch": r"fit: stage 4 of \d done \(sketch",
+    "just after a teacher step's state": "removal of .state-008",
     "writing": r"rename to part-.* beside [1-9]",
     "publication": "rename to release beside 0",
 }
@@ -269,7 +269,7 @@ def test_files_that_cannot_grow(rows, key, tmp_path):
     output.parent.mkdir()
     # 9,000 rows a class make files of half a megabyte.
     with failing(tmp_path, rows, output, key, *BIG, stop_at=FIRST) as (started, said):
-        resource.prlimit(started.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+        resource.prlimit(started.pid, resource.RLIMIT_FSIZE, (400_000, 400_000))
     assert "File too large" in said[0]
     assert visible(output.parent) == []
     assert states(finished(tmp_path / "private")) == STAGES

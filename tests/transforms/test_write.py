@@ -35,7 +35,10 @@ def several(monkeypatch):
 
 FILES = [
     "README.md",
-    *(f"mixture/{name}.parquet" for name in ("components", "basis", "classes", "teacher", "features", "ridges")),
+    *(
+        f"mixture/{name}.parquet"
+        for name in ("components", "basis", "classes", "teacher", "features", "ridges")
+    ),
 ]
 
 

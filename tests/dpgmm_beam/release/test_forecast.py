@@ -168,7 +168,6 @@ def test_noise_of_rounds_shrinks_with_their_budget():
 
 
 def test_what_is_needed_is_enough_and_not_much_more():
-    # Of a count from which on shares are the same.
     plan, rows, within = plan_of(dimension=256), 20_000, 0.02
     counts, means, accuracy = forecast.needs(plan, rows, LIKE, within)
 
@@ -181,11 +180,11 @@ def test_what_is_needed_is_enough_and_not_much_more():
         )
 
     for index, need in enumerate((counts, means, accuracy)):
-        assert reached(plan, need.rows)[index]
-        assert not reached(plan, int(need.rows * 0.89))[index]
+        for asked, holds in ((need.rows, True), (int(need.rows * 0.89), False)):
+            assert reached(dataclasses.replace(plan, counted=asked), asked)[index] == holds
         for epsilon, holds in ((need.epsilon, True), (need.epsilon * 0.98, False)):
-            asked = Plan(dataclasses.replace(plan.config, epsilon=epsilon), "f", counted=ROWS)
-            assert reached(asked, rows)[index] == holds
+            other = Plan(dataclasses.replace(plan.config, epsilon=epsilon), "f", counted=rows)
+            assert reached(other, rows)[index] == holds
 
 
 def test_what_cannot_be_reached():
