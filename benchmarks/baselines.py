@@ -297,7 +297,21 @@ def diffprivlib_naive_bayes(
 def gaussian_per_class(
     problem: Problem, epsilon: float, delta: float, generator: np.random.Generator, floor
 ) -> np.ndarray:
-    """A noisy mean and an own noisy covariance for each class; the network on rows drawn from them.
+    """The network on rows of `gaussian_rows`."""
+    drawn, targets = gaussian_rows(problem, epsilon, delta, generator, floor)
+    network = train_network(drawn, targets, [str(c) for c in range(problem.classes)])
+    return network.predict(problem.test_x)
+
+
+def gaussian_rows(
+    problem: Problem,
+    epsilon: float,
+    delta: float,
+    generator: np.random.Generator,
+    floor: float,
+    each: int = 6000,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows drawn from a noisy mean and an own noisy covariance for each class, and their classes.
 
     A third of 1/z^2 goes to counts and means and the rest to the second moments
     of residuals clipped at 1.  Eigenvalues under `floor` times the noise's
@@ -317,11 +331,60 @@ def gaussian_per_class(
         if low.any():
             values[low] = max(float(values[low].mean()), 1e-7)
         values = np.maximum(values, 1e-9)
-        rows = generator.standard_normal((6000, d), dtype=np.float32)
+        rows = generator.standard_normal((each, d), dtype=np.float32)
         rows = rows @ (vectors * np.sqrt(values)).astype(np.float32).T + means[label].astype(np.float32)
         drawn.append((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
         targets.append(np.full(len(rows), label))
-    network = train_network(
-        np.concatenate(drawn), np.concatenate(targets), [str(c) for c in range(problem.classes)]
-    )
-    return network.predict(problem.test_x)
+    return np.concatenate(drawn), np.concatenate(targets)
+
+
+MERF_FEATURES, MERF_STEPS, MERF_BATCH = 2000, 3000, 500
+
+
+def merf_rows(
+    problem: Problem, epsilon: float, delta: float, generator: np.random.Generator, each: int = 2000
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a generator that has learnt a noisy mean embedding in random features, and their classes.
+
+    DP-MERF (Harder, Adamczewski and Park 2021): random Fourier features of norm 1 (a Gaussian kernel of
+    deviation 1, half of the largest distance that rows of norm 1 have), summed by class with noise
+    once; a network of two hidden layers is trained to have the same.  Class sizes are taken as known, which flatters it.
+    """
+    import torch
+
+    torch.manual_seed(int(generator.integers(2**31)))
+    d, classes = problem.x.shape[1], problem.classes
+    waves = torch.from_numpy(generator.standard_normal((d, MERF_FEATURES // 2)).astype(np.float32))
+
+    def features(rows):
+        angles = rows @ waves
+        return torch.cat([torch.cos(angles), torch.sin(angles)], 1) * math.sqrt(2 / MERF_FEATURES)
+
+    with torch.no_grad():
+        sums = torch.zeros(classes, MERF_FEATURES)
+        for start in range(0, len(problem.x), 4096):
+            block = slice(start, start + 4096)
+            labels = torch.from_numpy(problem.y[block].astype(np.int64))
+            sums.index_add_(0, labels, features(torch.from_numpy(problem.x[block])))
+        noise = noise_multiplier(epsilon, delta) * generator.standard_normal(sums.shape)
+        due = (sums + torch.from_numpy(noise.astype(np.float32))) / len(problem.x)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(64 + classes, 256), torch.nn.ReLU(), torch.nn.Linear(256, 512), torch.nn.ReLU()
+    ).append(torch.nn.Linear(512, d))
+    optimiser = torch.optim.Adam(model.parameters(), 1e-3)
+    shares = np.bincount(problem.y, minlength=classes) / len(problem.y)
+
+    def drawn(labels):
+        one_hot = torch.nn.functional.one_hot(labels, classes).float()
+        return torch.nn.functional.normalize(model(torch.cat([torch.randn(len(labels), 64), one_hot], 1)))
+
+    for _ in range(MERF_STEPS):
+        labels = torch.from_numpy(generator.choice(classes, MERF_BATCH, p=shares))
+        found = torch.zeros(classes, MERF_FEATURES).index_add(0, labels, features(drawn(labels)))
+        loss = ((found / MERF_BATCH - due) ** 2).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        labels = torch.arange(classes).repeat_interleave(each)
+        return drawn(labels).numpy(), labels.numpy()

@@ -1,9 +1,10 @@
 """How much synthetic rows are like real ones: the ruler of a release's rows, not of its labels.
 
     python benchmarks/fidelity.py --train CACHE --test CACHE [--epsilons 1,8] [--keys 3] [--project 512]
+    python benchmarks/fidelity.py --data mnist-5k|digits
 
-CACHE is what `dpgmm embed` wrote.  Measured in the 64 whitened leading directions of real test
-rows, 4,000 against 4,000:
+CACHE is what `dpgmm embed` wrote, of Fashion-MNIST.  Measured in the 64 whitened leading directions
+of real test rows, 4,000 against 4,000 (of the small sets, as many as there are):
 
 - precision, recall, coverage: Naeem et al. 2020, k = 5;
 - trees: accuracy of gradient-boosted trees that tell real from synthetic; .5 is perfect;
@@ -16,7 +17,8 @@ and in the embeddings' own space:
 - kmeans: cost on real rows of 50 centres fitted on synthetic ones, over those fitted on real ones;
 - teacher: its accuracy on real test rows.
 
-Beside the default release stand one of a component a class, real rows themselves, and mixtures
+Beside the default release stand one of a component a class, two private rivals (a Gaussian of its own
+noisy covariance for each class, and DP-MERF), real rows themselves, and mixtures
 fitted without noise or privacy: Gaussians with a covariance of their own for each class or
 component, and with one for all.
 """
@@ -26,7 +28,8 @@ import statistics
 from collections.abc import Callable
 
 import numpy as np
-from problems import Dataset, fashion_mnist
+from baselines import Problem, gaussian_rows, merf_rows
+from problems import Dataset, digits, fashion_mnist, mnist_5k
 from sklearn.cluster import KMeans
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.neighbors import KNeighborsClassifier
@@ -60,7 +63,8 @@ class Ruler:
         self.base = self._cost(train[0])
 
     def measure(self, rows: np.ndarray, classes: np.ndarray, labeller: Labeller | None) -> dict[str, float]:
-        few, white = rows[:SAMPLE], self.whitening(rows[:SAMPLE])
+        few = rows[: len(self.real)]
+        white = self.whitening(few)
         found = neighbour_measures(self.white, white)
         result = {
             "precision": found.precision,
@@ -136,6 +140,25 @@ def without_noise(train: Rows, components: int, pooled: bool) -> Drawn:
     return drawn.astype(np.float32), which, None
 
 
+def rival(train: Rows, epsilon: float, key: int, name: str) -> Drawn:
+    """Rows of a private rival, in turn of all classes."""
+    rows, labels = train
+    problem = Problem(
+        rows.astype(np.float32), labels, rows[:1].astype(np.float32), labels[:1], int(labels.max()) + 1
+    )
+    generator, each = np.random.default_rng(key), DRAWN // problem.classes
+    if name == "DP-MERF":
+        drawn, classes = merf_rows(problem, epsilon, DELTA, generator, each)
+    else:
+        drawn, classes = gaussian_rows(problem, epsilon, DELTA, generator, RIVAL_FLOOR, each)
+    order = np.argsort(np.arange(len(classes)) % each, kind="stable")
+    return drawn[order], classes[order], None
+
+
+RIVAL_FLOOR = 1.0
+"""Of the rival's covariance, as in benchmarks/utility.py."""
+
+
 def show(name: str, found: list[dict[str, float]]) -> None:
     """A line of the table: means, and spreads (max - min) where there are several keys."""
     cells = []
@@ -159,14 +182,20 @@ def real_rows(dataset: Dataset, project: int) -> tuple[Rows, Rows]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--train", required=True)
-    parser.add_argument("--test", required=True)
+    parser.add_argument("--train")
+    parser.add_argument("--test")
+    parser.add_argument("--data", choices=("fashion-mnist", "mnist-5k", "digits"), default="fashion-mnist")
+    parser.add_argument("--work", default="build/fidelity", help="where embedded images of MNIST-5k are kept")
     parser.add_argument("--epsilons", default="0.5,1,2,4,8")
     parser.add_argument("--keys", type=int, default=3)
     parser.add_argument("--project", type=int, default=0, help="to so many dimensions, by a public matrix")
     parser.add_argument("--only-releases", action="store_true")
     given = parser.parse_args()
-    train, test = real_rows(fashion_mnist(given.train, given.test), given.project)
+    if given.data == "fashion-mnist" and not (given.train and given.test):
+        parser.error("--train and --test are needed")
+    make = {"mnist-5k": lambda: mnist_5k(given.work), "digits": digits}
+    found = make.get(given.data, lambda: fashion_mnist(given.train, given.test))()
+    train, test = real_rows(found, given.project)
     ruler = Ruler(train, test)
     print("| | " + " | ".join(MEASURES) + " |\n|---" * 1 + "|---" * len(MEASURES) + "|")
     if not given.only_releases:
@@ -182,6 +211,9 @@ def main() -> None:
     for epsilon in map(float, given.epsilons.split(",")):
         for name, components in (("default", None), ("--components 1", 1)):
             drawn = (released(train, epsilon, key, components) for key in range(1, given.keys + 1))
+            show(f"{name}, epsilon {epsilon:g}", [ruler.measure(*each) for each in drawn])
+        for name in () if given.only_releases else ("one private Gaussian a class", "DP-MERF"):
+            drawn = (rival(train, epsilon, key, name) for key in range(1, given.keys + 1))
             show(f"{name}, epsilon {epsilon:g}", [ruler.measure(*each) for each in drawn])
 
 
