@@ -348,7 +348,8 @@ def merf_rows(
 
     DP-MERF (Harder, Adamczewski and Park 2021): random Fourier features of norm 1 (a Gaussian kernel of
     deviation 1, half of the largest distance that rows of norm 1 have), summed by class with noise
-    once; a network of two hidden layers is trained to have the same.  Class sizes are taken as known, which flatters it.
+    once; a network of two hidden layers is trained to have the same.  Class sizes are taken as
+    known, which flatters it.
     """
     import torch
 
