@@ -14,3 +14,6 @@ AUTO = "auto"
 
 BLOCK_ROWS = 512
 """Rows of a numpy block."""
+
+ROWS, LABELS = FAVORS = "rows", "labels"
+"""What a budget may favour: rows that are like real ones, or their labels."""

@@ -203,7 +203,7 @@ def checked(arguments: argparse.Namespace) -> Plan:
         samples_per_class=1,
         components=arguments.components,
         rounds=arguments.rounds,
-        shares=with_shares(arguments.share),
+        shares=with_shares(arguments.share, arguments.favor),
         max_rows_per_unit=arguments.max_rows_per_unit,
         adjacency=arguments.adjacency,
     )

@@ -208,7 +208,7 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
         samples_per_class=arguments.samples_per_class,
         components=arguments.components,
         rounds=arguments.rounds,
-        shares=with_shares(arguments.share),
+        shares=with_shares(arguments.share, arguments.favor),
         # What is to be found is at most this.
         max_rows_per_unit=MAX_FOUND if found else arguments.max_rows_per_unit,
         bound_found=found,

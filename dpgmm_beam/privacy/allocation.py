@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+from dpgmm_beam.defaults import LABELS, ROWS
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy.accounting import Mechanism
 
@@ -41,6 +42,36 @@ FEW_SHARES = (
 )
 """The same where there are few rows for the noise: what shapes would cost goes to means and
 teacher, which drown last."""
+
+FAVORED = {
+    ROWS: (
+        ("means/count", 0.01),
+        ("means/sum", 0.08),
+        ("means/square", 0.01),
+        ("moment/moment", 0.25),
+        ("teacher/gradient", 0.28),
+        ("rounds/count", 0.03),
+        ("rounds/sum", 0.11),
+        ("scatter/moment", 0.14),
+        ("scatter/square", 0.01),
+        ("scales/square", 0.02),
+        ("scales/moment", 0.06),
+    ),
+    LABELS: (
+        ("means/count", 0.01),
+        ("means/sum", 0.06),
+        ("means/square", 0.01),
+        ("moment/moment", 0.11),
+        ("teacher/gradient", 0.74),
+        ("rounds/count", 0.005),
+        ("rounds/sum", 0.025),
+        ("scatter/moment", 0.02),
+        ("scatter/square", 0.005),
+        ("scales/square", 0.005),
+        ("scales/moment", 0.01),
+    ),
+}
+"""The same where the user says what the budget is for; docs/clustering.md has what they give."""
 
 FEW_ROWS, ENOUGH_ROWS = 200.0, 600.0
 """Rows of a class for each unit of the whole's noise multiplier up to which shares are `FEW_SHARES`, and from
@@ -125,13 +156,15 @@ def allocate(
     return tuple(Mechanism(name, given[name] / total, count) for name, count in repetitions.items())
 
 
-def with_shares(changes: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    """The default shares with some changed, each by a text NAME=VALUE.
+def with_shares(changes: Sequence[str], favor: str | None = None) -> tuple[tuple[str, float], ...]:
+    """The default shares, or those that favour something, with some changed, each by a text NAME=VALUE.
 
     Raises:
-      ConfigError: the text is not of that form, or names no mechanism.
+      ConfigError: the text is not of that form, or names no mechanism; nothing is favoured by that name.
     """
-    shares = dict(SHARES)
+    if favor is not None and favor not in FAVORED:
+        raise ConfigError("favor", favor, f"be {' or '.join(FAVORED)}")
+    shares = dict(FAVORED[favor] if favor is not None else SHARES)
     for text in changes:
         name, _, value = text.partition("=")
         try:

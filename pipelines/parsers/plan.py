@@ -1,6 +1,6 @@
 """The options of `dpgmm plan`."""
 
-from dpgmm_beam.defaults import ROUNDS
+from dpgmm_beam.defaults import FAVORS, ROUNDS
 from pipelines import budget as budgets
 from pipelines.arguments import Parser
 from pipelines.columns import add_neighbours
@@ -26,6 +26,11 @@ def parser() -> Parser:
     budget = result.add_argument_group("privacy")
     budgets.add_options(budget)
     add_neighbours(budget)
+    budget.add_argument(
+        "--favor",
+        choices=FAVORS,
+        help="what the budget is for: rows like real ones, or their labels",
+    )
     budget.add_argument(
         "--share", action="append", default=[], metavar="NAME=NUMBER", help="of the budget, for one mechanism"
     )

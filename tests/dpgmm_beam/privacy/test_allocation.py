@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpgmm_beam.config import Method, ReleaseConfig
+from dpgmm_beam.defaults import FAVORS
+from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.allocation import (
     CLUSTERING_HEIRS,
@@ -16,6 +18,7 @@ from dpgmm_beam.privacy.allocation import (
     UNITS_ROWS,
     allocate,
     following,
+    with_shares,
 )
 from tests.dpgmm_beam.fit.clusters import plan_of
 
@@ -91,3 +94,22 @@ def test_few_rows_spend_on_means_and_teacher():
 def test_shares_that_were_asked_for_hold():
     asked = {**dict(SHARES), "means/sum": 0.3}
     assert following(USED, asked, False, 10.0) == allocate(USED, asked, False)
+
+
+@pytest.mark.parametrize("favor", FAVORS)
+def test_a_budget_that_favours_something(favor):
+    shares = dict(with_shares([], favor))
+    assert list(shares) == [name for name, _ in SHARES]
+    assert math.isclose(sum(shares.values()), 1.0)
+    usual = dict(SHARES)
+    assert (shares["teacher/gradient"] > usual["teacher/gradient"]) == (favor == "labels")
+    assert (shares["scatter/moment"] > usual["scatter/moment"]) == (favor == "rows")
+    assert shares["means/count"] == usual["means/count"]
+    # As was asked for, whatever is counted; and single shares on top of it.
+    assert following(USED, shares, False, 10.0) == allocate(USED, shares, False)
+    assert dict(with_shares(["means/sum=.5"], favor)) == {**shares, "means/sum": 0.5}
+
+
+def test_nothing_else_can_be_favoured():
+    with pytest.raises(ConfigError, match="favor=speed is refused: it must be rows or labels"):
+        with_shares([], "speed")
