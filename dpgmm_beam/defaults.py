@@ -15,5 +15,5 @@ AUTO = "auto"
 BLOCK_ROWS = 512
 """Rows of a numpy block."""
 
-ROWS, LABELS = FAVORS = "rows", "labels"
-"""What a budget may favour: rows that are like real ones, or their labels."""
+LABELS, ROWS = FAVORS = "labels", "rows"
+"""What a budget may favour: labels of rows, as usual, or rows that are like real ones."""

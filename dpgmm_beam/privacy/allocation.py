@@ -57,21 +57,9 @@ FAVORED = {
         ("scales/square", 0.02),
         ("scales/moment", 0.06),
     ),
-    LABELS: (
-        ("means/count", 0.01),
-        ("means/sum", 0.06),
-        ("means/square", 0.01),
-        ("moment/moment", 0.11),
-        ("teacher/gradient", 0.74),
-        ("rounds/count", 0.005),
-        ("rounds/sum", 0.025),
-        ("scatter/moment", 0.02),
-        ("scatter/square", 0.005),
-        ("scales/square", 0.005),
-        ("scales/moment", 0.01),
-    ),
+    LABELS: SHARES,
 }
-"""The same where the user says what the budget is for; docs/clustering.md has what they give."""
+"""The same by what the user says that the budget is for; docs/clustering.md has what they give."""
 
 FEW_ROWS, ENOUGH_ROWS = 200.0, 600.0
 """Rows of a class for each unit of the whole's noise multiplier up to which shares are `FEW_SHARES`, and from
@@ -156,15 +144,15 @@ def allocate(
     return tuple(Mechanism(name, given[name] / total, count) for name, count in repetitions.items())
 
 
-def with_shares(changes: Sequence[str], favor: str | None = None) -> tuple[tuple[str, float], ...]:
-    """The default shares, or those that favour something, with some changed, each by a text NAME=VALUE.
+def with_shares(changes: Sequence[str], favor: str = LABELS) -> tuple[tuple[str, float], ...]:
+    """The shares that favour labels or rows with some changed, each by a text NAME=VALUE.
 
     Raises:
       ConfigError: the text is not of that form, or names no mechanism; nothing is favoured by that name.
     """
-    if favor is not None and favor not in FAVORED:
+    if favor not in FAVORED:
         raise ConfigError("favor", favor, f"be {' or '.join(FAVORED)}")
-    shares = dict(FAVORED[favor] if favor is not None else SHARES)
+    shares = dict(FAVORED[favor])
     for text in changes:
         name, _, value = text.partition("=")
         try:

@@ -1,6 +1,6 @@
 """The options of `dpgmm plan`."""
 
-from dpgmm_beam.defaults import FAVORS, ROUNDS
+from dpgmm_beam.defaults import FAVORS, LABELS, ROUNDS
 from pipelines import budget as budgets
 from pipelines.arguments import Parser
 from pipelines.columns import add_neighbours
@@ -27,9 +27,7 @@ def parser() -> Parser:
     budgets.add_options(budget)
     add_neighbours(budget)
     budget.add_argument(
-        "--favor",
-        choices=FAVORS,
-        help="what the budget is for: rows like real ones, or their labels",
+        "--favor", choices=FAVORS, default=LABELS, help="what the budget is for (default: labels)"
     )
     budget.add_argument(
         "--share", action="append", default=[], metavar="NAME=NUMBER", help="of the budget, for one mechanism"

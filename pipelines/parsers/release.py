@@ -1,6 +1,6 @@
 """The options of `dpgmm release`."""
 
-from dpgmm_beam.defaults import BLOCK_ROWS, FAVORS, ROUNDS, SAMPLES_PER_CLASS
+from dpgmm_beam.defaults import BLOCK_ROWS, FAVORS, LABELS, ROUNDS, SAMPLES_PER_CLASS
 from pipelines import budget as budgets
 from pipelines.arguments import Parser
 from pipelines.columns import add_columns, add_neighbours, add_slice
@@ -53,9 +53,7 @@ def parser() -> Parser:
     budget.add_argument("--release-id", help="public name of this one publication, never used twice")
     budget.add_argument("--private-dir", help=f"runs, rows, embeddings (default: {default_folder()})")
     budget.add_argument(
-        "--favor",
-        choices=FAVORS,
-        help="what the budget is for: rows like real ones, or their labels",
+        "--favor", choices=FAVORS, default=LABELS, help="what the budget is for (default: labels)"
     )
     budget.add_argument(
         "--share", action="append", default=[], metavar="NAME=NUMBER", help="of the budget, for one mechanism"
