@@ -67,8 +67,8 @@ def release(folder: str, output: str, options: list[str], classes: int = CLASSES
     return {
         "seconds": seconds,
         "start": stages[0],
-        "second moment": stages[1] - stages[0],
-        "first step (features)": stages[2] - stages[1],
+        "means": stages[1] - stages[0],
+        "second moment": stages[2] - stages[1],
         "other steps": stages[-1] - stages[2],
         "synthetic rows": seconds - stages[-1],
         "step": statistics.median(np.diff(stages[2:])),

@@ -85,7 +85,7 @@ def bytes_of_a_round(dimension: int) -> None:
     print(f"a piece: {len(coder.encode((base, 12)))} bytes; sums of a bundle at d = {dimension}:")
     kinds = {stage.KIND: stage for stage in Plan(config, "benchmark").stages}
     for kind, stage in kinds.items():
-        parts = list(split(stage.channels, zeros(stage.channels)))
+        parts = list(split(stage.queries, zeros(stage.queries)))
         sizes = [len(coder.encode(((base, number), part))) for number, part in parts]
         print(f"  {kind}: {sum(sizes):,} bytes in {len(parts)} elements")
 
