@@ -12,7 +12,9 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from typing import Any
 
+from dpgmm_beam import plugins
 from dpgmm_beam.decoders.decoder import Decoder, Origin
 from dpgmm_beam.errors import ConfigError
 
@@ -187,58 +189,54 @@ def load_decoder(spec: str, origin: Origin) -> Decoder:
 
 
 def _find(spec: str) -> tuple[Registration, str]:
-    name, _, argument = spec.partition(":")
     with _lock:
-        if name not in _REGISTRY:
-            for entry_point in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
-                # Loading the module registers it.
-                entry_point.load()
-        if name not in _REGISTRY:
-            names = ", ".join(sorted(_REGISTRY))
-            raise ConfigError("decoder", spec, f"be one of {names} (NAME or NAME:ARGUMENT)")
-        return _REGISTRY[name], argument
+        return plugins.find("decoder", spec, _REGISTRY, ENTRY_POINTS)
 
 
-def _module(name: str):
-    """One of this package's modules, when it is first used: torch takes seconds."""
-    return importlib.import_module(f"dpgmm_beam.decoders.{name}")
+def _lazily(module: str, function: str) -> Callable[..., Any]:
+    """A function of one of this package's modules, imported at its first call: torch takes seconds."""
+
+    def call(*arguments: Any) -> Any:
+        return getattr(importlib.import_module(f"dpgmm_beam.decoders.{module}"), function)(*arguments)
+
+    return call
 
 
 register_decoder(
     "dct",
-    lambda argument, origin: _module("inverse").load(argument, origin),
-    lambda argument: _module("inverse").encoders(argument),
+    _lazily("inverse", "load"),
+    _lazily("inverse", "encoders"),
     piece_images=2048,
 )
 register_decoder(
     "torch",
-    lambda argument, origin: _module("convolution").load(argument, origin),
-    lambda argument: _module("convolution").encoders(argument),
-    lambda argument: _module("convolution").fingerprint(argument),
+    _lazily("convolution", "load"),
+    _lazily("convolution", "encoders"),
+    _lazily("convolution", "fingerprint"),
     path=True,
     piece_images=2048,
 )
 register_decoder(
     "retrieval",
-    lambda argument, origin: _module("retrieval").load(argument, origin),
-    lambda argument: _module("retrieval").encoders(argument),
-    lambda argument: _module("retrieval").fingerprint(argument),
+    _lazily("retrieval", "load"),
+    _lazily("retrieval", "encoders"),
+    _lazily("retrieval", "fingerprint"),
     path=True,
-    also_reads=lambda argument: _module("retrieval").also_reads(argument),
+    also_reads=_lazily("retrieval", "also_reads"),
 )
 register_decoder(
     "kandinsky22",
-    lambda argument, origin: _module("diffusion").load_kandinsky(argument, origin),
-    lambda argument: _module("diffusion").kandinsky_encoders(argument),
-    lambda argument: _module("diffusion").kandinsky_fingerprint(argument),
+    _lazily("diffusion", "load_kandinsky"),
+    _lazily("diffusion", "kandinsky_encoders"),
+    _lazily("diffusion", "kandinsky_fingerprint"),
     path=True,
     piece_images=32,
 )
 register_decoder(
     "unclip",
-    lambda argument, origin: _module("diffusion").load_unclip(argument, origin),
-    lambda argument: _module("diffusion").unclip_encoders(argument),
-    lambda argument: _module("diffusion").unclip_fingerprint(argument),
+    _lazily("diffusion", "load_unclip"),
+    _lazily("diffusion", "unclip_encoders"),
+    _lazily("diffusion", "unclip_fingerprint"),
     path=True,
     piece_images=32,
 )

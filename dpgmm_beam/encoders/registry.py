@@ -5,12 +5,12 @@ and finding that every embedding is in the cache already must be quick.
 """
 
 import dataclasses
-import importlib.metadata
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
+from dpgmm_beam import plugins
 from dpgmm_beam.encoders.encoder import Encoder
 from dpgmm_beam.errors import ConfigError
 
@@ -139,16 +139,8 @@ def encoder_for_process(spec: str, batch_size: int = 0) -> Encoder:
 
 
 def _find(spec: str) -> tuple[Registration, str]:
-    name, _, argument = spec.partition(":")
     with _lock:
-        if name not in _REGISTRY:
-            for entry_point in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
-                # Loading the module registers it.
-                entry_point.load()
-        if name not in _REGISTRY:
-            names = ", ".join(sorted(_REGISTRY))
-            raise ConfigError("encoder", spec, f"be one of {names} (NAME or NAME:ARGUMENT)")
-        return _REGISTRY[name], argument
+        return plugins.find("encoder", spec, _REGISTRY, ENTRY_POINTS)
 
 
 def _load_open_clip(argument: str, batch_size: int) -> Encoder:
