@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from dpgmm_beam.errors import ConfigError
 from transforms.files.private import check_private_folder, check_scheme, is_local
+from transforms.files.publish import exists
 
 OWN_FOLDERS = ("runs", "rows", "reports", "embeddings", "register", "charges")
 """What the program keeps in the private folder, where a user's own files have no place."""
@@ -189,3 +190,21 @@ def _overlap(place: _Place, other: _Place) -> bool:
 
 def _matches(name: str, pattern: str, is_pattern: bool) -> bool:
     return fnmatch.fnmatchcase(name, pattern) if is_pattern else name == pattern
+
+
+def check_output_file(output: str, overwrite: bool) -> None:
+    """Raises ConfigError unless the file of --output can appear: it is a file, or nobody has the name."""
+    if is_local(output):
+        if os.path.lexists(output) and (os.path.islink(output) or not os.path.isfile(output)):
+            raise ConfigError("--output", output, "be a file, or a name that is not taken")
+        parent = os.path.dirname(os.path.abspath(output))
+        while not os.path.lexists(parent):
+            parent = os.path.dirname(parent)
+        try:
+            with tempfile.TemporaryFile(dir=parent):
+                pass
+        except OSError as error:
+            reason = error.strerror
+            raise ConfigError("--output", output, f"be a file that can be written ({reason})") from None
+    if exists(output) and not overwrite:
+        raise ConfigError("--output", output, "not be there already, unless --overwrite is given")

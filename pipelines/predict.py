@@ -4,9 +4,7 @@ import csv
 import dataclasses
 import io
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
@@ -25,7 +23,6 @@ from pipelines.parsers.predict import parser
 from pipelines.scores import PRIVATE
 from transforms.files import finding, inputs, parquet, parquet_schema, tables
 from transforms.files.columns import Columns
-from transforms.files.private import is_local
 from transforms.files.publish import exists, join
 from transforms.files.small import read_small
 from transforms.files.write import write_whole
@@ -72,20 +69,7 @@ def check_output(output: str, overwrite: bool) -> None:
     paths.check_path("--output", output)
     if not output.lower().endswith(SUFFIXES):
         raise ConfigError("--output", output, f"be a file whose name ends with {' or '.join(SUFFIXES)}")
-    if is_local(output):
-        if os.path.lexists(output) and (os.path.islink(output) or not os.path.isfile(output)):
-            raise ConfigError("--output", output, "be a file, or a name that is not taken")
-        parent = os.path.dirname(os.path.abspath(output))
-        while not os.path.lexists(parent):
-            parent = os.path.dirname(parent)
-        try:
-            with tempfile.TemporaryFile(dir=parent):
-                pass
-        except OSError as error:
-            reason = error.strerror
-            raise ConfigError("--output", output, f"be a file that can be written ({reason})") from None
-    if exists(output) and not overwrite:
-        raise ConfigError("--output", output, "not be there already, unless --overwrite is given")
+    paths.check_output_file(output, overwrite)
 
 
 def read_network(path: str) -> Network:

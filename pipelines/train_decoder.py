@@ -5,9 +5,7 @@ Plain Python; nothing here runs on Beam but its file systems.
 
 import argparse
 import dataclasses
-import os
 import random
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,8 +24,6 @@ from pipelines.public import check_public
 from transforms.embed import EncodedImage, Preparation, Shard, load, parts_of, plan_shards
 from transforms.execution import MAX_THREADS
 from transforms.files import finding, inputs
-from transforms.files.private import is_local
-from transforms.files.publish import exists
 from transforms.files.write import write_whole
 
 FEWEST, MOST = 10, 10**6
@@ -116,20 +112,7 @@ def check(arguments: argparse.Namespace) -> inputs.InputDescription:
 def check_output(output: str, overwrite: bool) -> None:
     """Raises ConfigError unless the file can appear."""
     paths.check_path("--output", output)
-    if is_local(output):
-        if os.path.lexists(output) and (os.path.islink(output) or not os.path.isfile(output)):
-            raise ConfigError("--output", output, "be a file, or a name that is not taken")
-        parent = os.path.dirname(os.path.abspath(output))
-        while not os.path.lexists(parent):
-            parent = os.path.dirname(parent)
-        try:
-            with tempfile.TemporaryFile(dir=parent):
-                pass
-        except OSError as error:
-            reason = error.strerror
-            raise ConfigError("--output", output, f"be a file that can be written ({reason})") from None
-    if exists(output) and not overwrite:
-        raise ConfigError("--output", output, "not be there already, unless --overwrite is given")
+    paths.check_output_file(output, overwrite)
 
 
 def read(
