@@ -36,8 +36,8 @@ _READ_ROWS = 8192
 
 
 @dataclasses.dataclass
-class BoundRows(beam.PTransform):
-    """(base, number) of pieces with hashes of units -> (base, number) of pieces of the rows that count.
+class _ByUnit(beam.PTransform):
+    """What goes by ranges of units' hashes, each with all rows of its units.
 
     Attributes:
       workspace: private files of the run.
@@ -47,15 +47,23 @@ class BoundRows(beam.PTransform):
     workspace: Workspace
     execution: Execution
 
-    def expand(self, pieces):
-        ranges = (
+    def ranges(self, pieces):
+        """(base, number) of pieces with hashes of units -> ranges of units."""
+        found = (
             pieces
             | "Table" >> beam.ParDo(WriteTable(self.workspace))
             | "All tables" >> beam.GroupByKey()
             | "Ranges" >> beam.ParDo(CutRanges(self.workspace))
         )
-        if self.execution.spread:
-            ranges = ranges | "Spread ranges" >> beam.Reshuffle()
+        return found | "Spread ranges" >> beam.Reshuffle() if self.execution.spread else found
+
+
+@dataclasses.dataclass
+class BoundRows(_ByUnit):
+    """(base, number) of pieces with hashes of units -> (base, number) of pieces of the rows that count."""
+
+    def expand(self, pieces):
+        ranges = self.ranges(pieces)
         kept = (
             ranges
             | "Choose" >> beam.ParDo(ChooseRows(self.workspace))
@@ -68,28 +76,14 @@ class BoundRows(beam.PTransform):
 
 
 @dataclasses.dataclass
-class CountUnits(beam.PTransform):
+class CountUnits(_ByUnit):
     """(base, number) of pieces with hashes of units -> base, when their bound is in its file.
 
     The histogram of `fit.unit_bound`, with noise, by the same tables and ranges.
-
-    Attributes:
-      workspace: private files of the run.
-      execution: speed only.
     """
 
-    workspace: Workspace
-    execution: Execution
-
     def expand(self, pieces):
-        ranges = (
-            pieces
-            | "Table" >> beam.ParDo(WriteTable(self.workspace))
-            | "All tables" >> beam.GroupByKey()
-            | "Ranges" >> beam.ParDo(CutRanges(self.workspace))
-        )
-        if self.execution.spread:
-            ranges = ranges | "Spread ranges" >> beam.Reshuffle()
+        ranges = self.ranges(pieces)
         return (
             ranges
             | "Count" >> beam.ParDo(CountRange(self.workspace))
