@@ -445,12 +445,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def class_rows_of(release: str) -> ClassRows:
+    """The noisy sizes of a release's classes.
+
+    Raises:
+      KeyError, OSError, ValueError: they can't be read.
+    """
+    return ClassRows.load(
+        lambda name: read_bounded(join(release, manifest.MIXTURE, name), manifest.MAX_BYTES)
+    )
+
+
 def say_class_rows(output: str) -> None:
     """What a finished release tells of the size of its classes: noisy and in it, so anyone may read it."""
     try:
-        found = ClassRows.load(
-            lambda name: read_bounded(join(output, manifest.MIXTURE, name), manifest.MAX_BYTES)
-        )
+        found = class_rows_of(output)
     except (KeyError, OSError, ValueError):
         # The release stands; what is said of it does not decide over that.
         cli.warn(f"mixture/{CLASSES_FILE} of the release could not be read back")

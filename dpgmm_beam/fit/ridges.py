@@ -20,7 +20,6 @@ from dpgmm_beam.fit.projection import (
     Projection,
     ridge_values,
 )
-from dpgmm_beam.fit.scatter import left_by_centres
 from dpgmm_beam.fit.state import FitState, Ridges, Teacher
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.privacy import lattice
@@ -143,6 +142,7 @@ def _draws(state: FitState, generator: np.random.Generator) -> np.ndarray:
     """
     assert state.class_means is not None
     assert state.components is not None
+    assert state.shapes is not None
     assert state.subspace is not None
     assert state.teacher is not None
     counts = state.components.counts
@@ -150,7 +150,7 @@ def _draws(state: FitState, generator: np.random.Generator) -> np.ndarray:
     shares = state.class_means.counts / state.class_means.counts.sum()
     weights = (counts / counts.sum(axis=1, keepdims=True) * shares[:, None]).ravel()
     cells = np.searchsorted(np.cumsum(weights), generator.random(DRAWS)).clip(max=classes * components - 1)
-    spread = np.sqrt(state.subspace.variances * left_by_centres(state))
+    spread = np.sqrt(state.subspace.variances * state.shapes.left)
     within = generator.standard_normal((DRAWS, len(spread))) * spread
     within += state.components.centres.reshape(classes * components, -1)[cells]
     drawn = _whitened(state, _real(state, cells, within))
