@@ -47,8 +47,9 @@ SKETCH_REACH = 1.2
 SKETCH_BOUND = int(SKETCH_REACH / REACH * VIEW_UNIT)
 """The same in view steps."""
 
-ROWS_PER_COMPONENT = 62
-"""Components are as many as have this many rows for each unit of the moment's noise multiplier."""
+ROWS_PER_COMPONENT, COMPONENTS_POWER = 30.0, 0.75
+"""Components are as many as a class has times this many rows for each unit of the moment's noise
+multiplier, to that power: with more rows there are more components, of more rows each."""
 
 DIRECTIONS_PER_ROW, MIN_DIRECTIONS = 0.825, 8
 """Directions are as many as this share of a class's rows for each unit of the same
@@ -84,6 +85,16 @@ def room_of(shape: Shape) -> int:
     return max(2 * components, min(wanted, MAX_SKETCH // (shape.classes * shape.subspace_dim)))
 
 
+def components_of(rows: float, room: int) -> int:
+    """How many components a class is given.
+
+    Args:
+      rows: of a class, for each unit of the moment's noise multiplier.
+      room: the most.
+    """
+    return int(np.clip(np.rint((max(rows, 0.0) / ROWS_PER_COMPONENT) ** COMPONENTS_POWER), 1, room))
+
+
 def start(
     of_classes: ClassMeans, values: np.ndarray, vectors: np.ndarray, shape: Shape, noise_multiplier: float
 ) -> tuple[Subspace, Components]:
@@ -101,7 +112,7 @@ def start(
     rows = of_classes.counts.mean() / noise_multiplier
     count = shape.components
     if not shape.exact_components:
-        count = int(np.clip(np.rint(rows / ROWS_PER_COMPONENT), 1, count))
+        count = components_of(rows, count)
     # As many centres as there are directions, and one, can lie at equal distances.
     least = max(MIN_DIRECTIONS, count if shape.exact_components else 0)
     used = int(min(max((DIRECTIONS_PER_ROW * rows) ** (2 / 3), least), shape.subspace_dim))

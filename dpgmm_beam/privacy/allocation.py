@@ -5,6 +5,7 @@ spread over the others.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -25,7 +26,8 @@ SHARES = (
     ("scales/square", 0.01),
     ("scales/moment", 0.03),
 )
-"""Shares of 1/z^2, by mechanism; what a release does not use is spread over the others."""
+"""Shares of 1/z^2, by mechanism, until rows are counted; what a release does not use is spread over
+the others."""
 
 FEW_SHARES = (
     ("means/count", 0.01),
@@ -43,27 +45,76 @@ FEW_SHARES = (
 """The same where there are few rows for the noise: what shapes would cost goes to means and
 teacher, which drown last."""
 
-FAVORED = {
-    ROWS: (
-        ("means/count", 0.01),
-        ("means/sum", 0.08),
-        ("means/square", 0.01),
-        ("moment/moment", 0.25),
-        ("teacher/gradient", 0.28),
-        ("rounds/count", 0.03),
-        ("rounds/sum", 0.11),
-        ("scatter/moment", 0.14),
-        ("scatter/square", 0.01),
-        ("scales/square", 0.02),
-        ("scales/moment", 0.06),
-    ),
-    LABELS: SHARES,
-}
-"""The same by what the user says that the budget is for; docs/clustering.md has what they give."""
+MANY_SHARES = (
+    ("means/count", 0.01),
+    ("means/sum", 0.03),
+    ("means/square", 0.01),
+    ("moment/moment", 0.19),
+    ("teacher/gradient", 0.555),
+    ("rounds/count", 0.015),
+    ("rounds/sum", 0.07),
+    ("scatter/moment", 0.1),
+    ("scatter/square", 0.01),
+    ("scales/square", 0.009),
+    ("scales/moment", 0.001),
+)
+"""The same with many rows: means are known, and what keeps synthetic rows too narrow is the
+pooled covariance, whose middling directions are about as strong as its noise."""
 
-FEW_ROWS, ENOUGH_ROWS = 200.0, 600.0
-"""Rows of a class for each unit of the whole's noise multiplier up to which shares are `FEW_SHARES`, and from
-which they are `SHARES`; between, they move evenly with the logarithm."""
+PLENTY_SHARES = (
+    ("means/count", 0.01),
+    ("means/sum", 0.04),
+    ("means/square", 0.01),
+    ("moment/moment", 0.07),
+    ("teacher/gradient", 0.555),
+    ("rounds/count", 0.02),
+    ("rounds/sum", 0.15),
+    ("scatter/moment", 0.09),
+    ("scatter/square", 0.01),
+    ("scales/square", 0.01),
+    ("scales/moment", 0.035),
+)
+"""The same with more rows than the covariance needs: what is left of the noise is that of centres."""
+
+ROWS_SHARES = (
+    ("means/count", 0.01),
+    ("means/sum", 0.08),
+    ("means/square", 0.01),
+    ("moment/moment", 0.25),
+    ("teacher/gradient", 0.28),
+    ("rounds/count", 0.03),
+    ("rounds/sum", 0.11),
+    ("scatter/moment", 0.14),
+    ("scatter/square", 0.01),
+    ("scales/square", 0.02),
+    ("scales/moment", 0.06),
+)
+"""`SHARES` where rows are favoured: half of the teacher's share is the others'."""
+
+FAVORED = {ROWS: ROWS_SHARES, LABELS: SHARES}
+"""What shares are until rows are counted, by what the user says that the budget is for;
+docs/clustering.md has what they give."""
+
+
+def _with_teacher(shares: tuple[tuple[str, float], ...], teacher: float) -> tuple[tuple[str, float], ...]:
+    """Shares that sum to 1 with another one for the teacher, at the same cost to all others but the count."""
+    fixed = {"means/count": dict(shares)["means/count"], "teacher/gradient": teacher}
+    left = (1 - sum(fixed.values())) / sum(share for name, share in shares if name not in fixed)
+    return tuple((name, fixed.get(name, share * left)) for name, share in shares)
+
+
+TEACHER_OF_ROWS = dict(ROWS_SHARES)["teacher/gradient"]
+
+FOLLOWING = {
+    LABELS: ((200.0, FEW_SHARES), (600.0, SHARES), (1400.0, MANY_SHARES), (10_000.0, PLENTY_SHARES)),
+    ROWS: (
+        (600.0, ROWS_SHARES),
+        (1400.0, _with_teacher(MANY_SHARES, TEACHER_OF_ROWS)),
+        (10_000.0, _with_teacher(PLENTY_SHARES, TEACHER_OF_ROWS)),
+    ),
+}
+"""Shares by rows of a class for each unit of the whole's noise multiplier; between two of these they
+move evenly with the logarithm, and beyond the first and the last they stay."""
 
 UNITS_ROWS, UNITS_ROWS_SHARE = "units/rows", 0.01
 """The mechanism that finds how many rows of a privacy unit count, and its share where that is wanted."""
@@ -101,16 +152,25 @@ def following(
       rows: of a class, over the noise multiplier of the whole.
     """
     usual = allocate(repetitions, shares, single)
-    if dict(shares) != dict(SHARES) or "teacher/gradient" not in repetitions or rows >= ENOUGH_ROWS:
+    favored = [name for name, asked in FAVORED.items() if dict(asked) == dict(shares)]
+    if not favored or "teacher/gradient" not in repetitions:
         return usual
-    weight = math.log(max(rows, FEW_ROWS) / FEW_ROWS) / math.log(ENOUGH_ROWS / FEW_ROWS)
-    few = dict(FEW_SHARES)
-    mixed = {name: weight * share + (1 - weight) * few[name] for name, share in shares.items()}
+    mixed = _between(FOLLOWING[favored[0]], rows)
     found = allocate(repetitions, mixed, single)
     # What has run already has its share; the others have the rest.
     fixed = {each.name: each.share for each in usual if each.name in ("means/count", UNITS_ROWS)}
     left = (1 - sum(fixed.values())) / sum(each.share for each in found if each.name not in fixed)
     return tuple(dataclasses.replace(each, share=fixed.get(each.name, each.share * left)) for each in found)
+
+
+def _between(anchors: Sequence[tuple[float, tuple[tuple[str, float], ...]]], rows: float) -> dict[str, float]:
+    """Shares at so many rows, from those at some."""
+    for (fewer, of_fewer), (more, of_more) in itertools.pairwise(anchors):
+        if rows < more:
+            weight = math.log(max(rows, fewer) / fewer) / math.log(more / fewer)
+            upper = dict(of_more)
+            return {name: (1 - weight) * share + weight * upper[name] for name, share in of_fewer}
+    return dict(anchors[-1][1])
 
 
 def allocate(

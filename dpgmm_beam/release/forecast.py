@@ -131,7 +131,7 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
     moment = moment_noise(plan, geometry, rows)
     of_noise = of_class / z["moment/moment"]
     if not shape.exact_components:
-        components = int(np.clip(round(of_noise / sketch.ROWS_PER_COMPONENT), 1, components))
+        components = sketch.components_of(of_noise, components)
     of_component = of_class / components
     used = min((sketch.DIRECTIONS_PER_ROW * of_noise) ** (2 / 3), shape.subspace_dim)
     r = max(min(used, shape.shaped_dim), 1.0)

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -6,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpgmm_beam.config import Method, ReleaseConfig
+from dpgmm_beam.defaults import LABELS
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.allocation import (
     CLUSTERING_HEIRS,
-    ENOUGH_ROWS,
-    FEW_ROWS,
-    FEW_SHARES,
+    FAVORED,
+    FOLLOWING,
     SHARES,
     UNITS_ROWS,
     allocate,
@@ -71,23 +72,38 @@ def test_what_follows_from_a_count_spends_the_same_and_leaves_what_has_run(rows,
     assert [(each.name, each.repetitions) for each in following_it] == list(repetitions.items())
     assert math.isclose(math.fsum(each.share for each in following_it), 1.0, rel_tol=1e-12)
     for before, after in zip(usual, following_it, strict=True):
-        if before.name in ("means/count", UNITS_ROWS) or rows >= ENOUGH_ROWS:
+        if before.name in ("means/count", UNITS_ROWS):
             assert before == after
 
 
-def test_few_rows_spend_on_means_and_teacher():
-    for shares in (SHARES, FEW_SHARES):
+@pytest.mark.parametrize("favor", FAVORED)
+def test_shares_follow_from_the_rows(favor):
+    anchors, asked = FOLLOWING[favor], dict(FAVORED[favor])
+    rows = [at for at, _ in anchors]
+    assert rows == sorted(rows)
+
+    def at(rows):
+        return {each.name: each.share for each in following(USED, asked, False, rows)}
+
+    for place, shares in anchors:
         assert math.isclose(sum(share for _, share in shares), 1.0)
-    assert [name for name, _ in SHARES] == [name for name, _ in FEW_SHARES]
-    shares = [
-        {each.name: each.share for each in following(USED, dict(SHARES), False, rows)}
-        for rows in (-5.0, FEW_ROWS, 350.0, ENOUGH_ROWS, 1e9)
-    ]
-    assert shares[0] == shares[1] == pytest.approx(dict(FEW_SHARES))
-    assert shares[3] == shares[4] == pytest.approx(dict(SHARES))
-    for name, few in FEW_SHARES:
-        between = sorted((few, dict(SHARES)[name]))
-        assert between[0] - 1e-9 <= shares[2][name] <= between[1] + 1e-9
+        assert [name for name, _ in SHARES] == [name for name, _ in shares]
+        # The count has run by then.
+        assert dict(shares)["means/count"] == asked["means/count"]
+        assert at(place) == pytest.approx(dict(shares))
+    assert at(-5.0) == at(rows[0])
+    assert at(1e12) == at(rows[-1])
+    for (fewer, of_fewer), (more, of_more) in itertools.pairwise(anchors):
+        middle = at(math.sqrt(fewer * more))
+        assert middle == pytest.approx({name: (share + dict(of_more)[name]) / 2 for name, share in of_fewer})
+
+
+def test_few_rows_spend_on_means_and_teacher_and_many_on_rows():
+    few, usual, many, plenty = (dict(shares) for _, shares in FOLLOWING[LABELS])
+    assert few["means/sum"] > usual["means/sum"] > plenty["means/sum"]
+    assert few["teacher/gradient"] > usual["teacher/gradient"] == many["teacher/gradient"]
+    assert many["moment/moment"] > plenty["moment/moment"]
+    assert plenty["rounds/sum"] > many["rounds/sum"] > few["rounds/sum"]
 
 
 def test_shares_that_were_asked_for_hold():
@@ -102,8 +118,10 @@ def test_a_budget_that_favours_rows():
     assert math.isclose(sum(shares.values()), 1.0)
     assert shares["teacher/gradient"] < usual["teacher/gradient"]
     assert shares["scatter/moment"] > usual["scatter/moment"]
-    # As was asked for, whatever is counted; and single shares on top of it.
-    assert following(USED, shares, False, 10.0) == allocate(USED, shares, False)
+    # However many rows there are; and single shares on top of it.
+    for rows in (10.0, 1400.0, 1e9):
+        found = {each.name: each.share for each in following(USED, shares, False, rows)}
+        assert found["teacher/gradient"] == pytest.approx(shares["teacher/gradient"])
     assert dict(with_shares(["means/sum=.5"], "rows")) == {**shares, "means/sum": 0.5}
 
 
