@@ -177,7 +177,7 @@ def claim_output(step: EmbedImages) -> None:
                 raise ConfigError(
                     "--output",
                     step.cache_dir,
-                    "be new, or hold embeddings of the same --input, --encoder and --decodable",
+                    "be new, or hold embeddings of the same --input and --encoder, and --decodable",
                 )
             return
         if finding.list_parquet(step.cache_dir):
