@@ -126,6 +126,8 @@ class ReleaseConfig:
       bound_found: whether the rows of a unit that count were found from noisy counts (`fit.unit_bound`), for
         which the budget has paid; until they are, `max_rows_per_unit` is the most that they may be.
       slice: K/N, which part of all units is released (`data.units.Slice`); None: all.
+      decodable: SIDE or SIDE:rgb, form of the pictures beside the embeddings, where what makes pictures of
+        embeddings is released, too (`fit.pictures`); None: it is not.
       method: constants of the fit.
 
     Raises:
@@ -155,6 +157,7 @@ class ReleaseConfig:
     adjacency: str = ADD_REMOVE
     slice: str | None = None
     bound_found: bool = False
+    decodable: str | None = None
     method: Method = Method()
 
     def __post_init__(self):
@@ -174,6 +177,8 @@ class ReleaseConfig:
         lattice.check_dimension(self.dimension)
         if self.encoder.startswith("dct:"):
             self._take_pictures()
+        if self.decodable is not None:
+            self._check_decodable()
         check_clip_norm(self.clip_norm)
         if not self.labelled and len(self.classes) != 1:
             raise ConfigError("classes", ",".join(self.classes), "be one class, for the data has no labels")
@@ -206,6 +211,13 @@ class ReleaseConfig:
                 )
         for mechanism, share in self.shares:
             check_share(mechanism, share)
+
+    def _check_decodable(self) -> None:
+        check_decodable(self.decodable, self.encoder)
+        assert self.picture_form is not None
+        most = MAX_VALUES // self.picture_form.dimension
+        if len(self.classes) > most:
+            raise ConfigError("decodable", self.decodable, f"be of at most {most} classes")
 
     def _take_pictures(self) -> None:
         """Fills in what follows from embeddings being pictures, so that the digest holds it."""
@@ -255,21 +267,35 @@ class ReleaseConfig:
         return self.method.teacher_ridges if self.clustering_stages and len(self.classes) > 1 else 0
 
     @property
+    def picture_form(self) -> dct.PictureForm | None:
+        """Form of the picture beside each embedding; None where there is none."""
+        return None if self.decodable is None else dct.PictureForm.of(self.decodable)
+
+    @property
     def neighbours(self) -> Neighbours:
         """What neighbouring data sets differ by."""
         return Neighbours(self.adjacency, self.max_rows_per_unit)
 
     @property
     def row_format(self) -> RowFormat:
-        return RowFormat(self.classes, self.dimension, self.clip_norm, self.labelled)
+        usual = RowFormat(self.classes, self.dimension, self.clip_norm, self.labelled)
+        if (form := self.picture_form) is None:
+            return usual
+        return dataclasses.replace(usual, pictures=form.dimension, picture_norm=form.usual_norm)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest and the digest.
 
         What is of single rows that come or go says nothing of units: its digest is what it was before
-        there were any.
+        there were any.  The same goes for pictures beside rows.
         """
-        usual = {"max_rows_per_unit": None, "adjacency": ADD_REMOVE, "slice": None, "bound_found": False}
+        usual = {
+            "max_rows_per_unit": None,
+            "adjacency": ADD_REMOVE,
+            "slice": None,
+            "bound_found": False,
+            "decodable": None,
+        }
         fields = dataclasses.asdict(self)
         return {
             **{name: value for name, value in fields.items() if usual.get(name, fields) != value},
@@ -314,6 +340,24 @@ class ReleaseConfig:
 def digest_of(config: Mapping[str, Any]) -> str:
     """SHA-256 of a configuration, as plain data, in canonical JSON."""
     return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def check_decodable(form: str | None, encoder: str) -> None:
+    """Raises ConfigError unless a form of pictures is SIDE or SIDE:rgb, or None, and the encoder's are none.
+
+    >>> check_decodable("28:rgb", "efficientnet_lite0")
+    """
+    if form is None:
+        return
+    if dct.validation_error(form):
+        raise ConfigError(
+            "decodable",
+            form,
+            f"be SIDE from {dct.MIN_SIDE} to {dct.MAX_SIDE} pixels (grey), or SIDE:{dct.COLOUR} with SIDE up"
+            f" to {dct.MAX_COLOUR_SIDE}",
+        )
+    if encoder.startswith("dct:"):
+        raise ConfigError("decodable", form, f"be left out with {encoder}, whose embeddings are pictures")
 
 
 def check_clip_norm(clip_norm: float | None) -> None:

@@ -98,7 +98,7 @@ def check(arguments: argparse.Namespace) -> tuple[Job, Release]:
     encoder = _encoder_of(arguments, config.encoder)
     # Workers run in folders of their own.
     spec = registry.with_paths(arguments.decoder, finding.absolute)
-    registry.check_decoder(spec, encoder)
+    registry.check_decoder(spec, encoder, config.decodable is not None)
     for path in registry.read_paths(spec):
         check_public("--decoder", path, arguments.private_dir, gallery=True)
         paths.check_apart({"--decoder": path, "--output": arguments.output})

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
+from dpgmm_beam.config import check_decodable
 from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError, printable
 from pipelines import cli, job, paths
@@ -50,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
     options = job_options(unknown, known.verbose)
     check_ports(options)
     registry.check_encoder(known.encoder)
+    check_decodable(known.decodable, known.encoder)
     if known.encoder == "precomputed":
         raise ConfigError("--encoder", known.encoder, "name a model")
     if not 0 <= known.threads <= MAX_THREADS:
@@ -74,6 +76,7 @@ def main(argv: Sequence[str]) -> int:
         known.batch_size,
         threads_for(options, known.threads) if is_local(options) else known.threads,
         prune=True,
+        decodable=known.decodable,
     )
     with claimed(step):
         run(step, options, known.verbose)
@@ -101,7 +104,9 @@ def run(step: EmbedImages, options, verbose: bool = False) -> None:
 
 def write_report(step: EmbedImages) -> str:
     """Writes exactly what a finished job embedded and left out into its private folder; returns the path."""
-    found = left_out_of_images(step.input, step.encoder, step.cache_dir, step.shard_rows, labels=True)
+    found = left_out_of_images(
+        step.input, step.encoder, step.cache_dir, step.shard_rows, True, step.decodable
+    )
     content = {"input": step.input.pattern, "encoder": step.encoder, **found}
     path = FileSystems.join(step.cache_dir, REPORTS_FOLDER, "embed.json")
     write_whole(path, json.dumps(content, indent=2).encode(), private=True)
@@ -110,7 +115,7 @@ def write_report(step: EmbedImages) -> str:
 
 def progress(step: EmbedImages, verbose: bool = False, local: bool = True) -> Progress:
     """Shows how many of the job's cache files are finished, and where a local job computes them."""
-    names = {shard.name for shard in plan_shards(step.input, step.encoder, step.shard_rows)}
+    names = {shard.name for shard in plan_shards(step.input, step.encoder, step.shard_rows, step.decodable)}
     # An input without images has its line, too: whether there is one is no public fact.
     total = max(len(names), 1)
     return Progress(
@@ -163,12 +168,16 @@ def claim_output(step: EmbedImages) -> None:
         be written.
     """
     claim = {"input": step.input.pattern, "encoder": step.encoder}
+    if step.decodable is not None:
+        claim["decodable"] = step.decodable
     marker = FileSystems.join(step.cache_dir, MARKER)
     try:
         if FileSystems.exists(marker):
             if _claim(step.cache_dir, marker) != claim:
                 raise ConfigError(
-                    "--output", step.cache_dir, "be new, or hold embeddings of the same --input and --encoder"
+                    "--output",
+                    step.cache_dir,
+                    "be new, or hold embeddings of the same --input and --encoder, and --decodable",
                 )
             return
         if finding.list_parquet(step.cache_dir):

@@ -203,9 +203,10 @@ def checked(arguments: argparse.Namespace) -> Plan:
         samples_per_class=1,
         components=arguments.components,
         rounds=arguments.rounds,
-        shares=with_shares(arguments.share, arguments.favor),
+        shares=with_shares(arguments.share, arguments.favor, arguments.decodable is not None),
         max_rows_per_unit=arguments.max_rows_per_unit,
         adjacency=arguments.adjacency,
+        decodable=arguments.decodable,
     )
     forecast.check_rows(arguments.rows, config)
     if not 1e-4 <= arguments.within < 1:

@@ -15,7 +15,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from dpgmm_beam.config import ReleaseConfig, check_classes
-from dpgmm_beam.data.schema import UNIT
+from dpgmm_beam.data.schema import PICTURE, UNIT
 from dpgmm_beam.defaults import AUTO
 from dpgmm_beam.encoders.registry import check_encoder, encoder_for_process, known_dimension
 from dpgmm_beam.errors import ConfigError, printable
@@ -33,6 +33,7 @@ from transforms import survey
 from transforms.embed import EmbedImages
 from transforms.execution import MAX_THREADS, Execution
 from transforms.files import finding, inputs, opening, run_files, unit_files
+from transforms.files.columns import Columns
 from transforms.files.private import is_local
 from transforms.files.publish import Publication, exists, is_release, join, left_overs, occupied
 from transforms.files.small import read_bounded, read_small
@@ -208,14 +209,15 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
         samples_per_class=arguments.samples_per_class,
         components=arguments.components,
         rounds=arguments.rounds,
-        shares=with_shares(arguments.share, arguments.favor),
+        shares=with_shares(arguments.share, arguments.favor, arguments.decodable is not None),
         # What is to be found is at most this.
         max_rows_per_unit=MAX_FOUND if found else arguments.max_rows_per_unit,
         bound_found=found,
         adjacency=arguments.adjacency,
         slice=arguments.slice,
+        decodable=arguments.decodable,
     )
-    columns = columns_of(arguments)
+    columns = read_columns(config, columns_of(arguments))
     check_units(columns, arguments.max_rows_per_unit)
     if arguments.noise_key_file is not None:
         private.check_key_file(arguments.noise_key_file)
@@ -241,11 +243,31 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
         dimension=source.dimension or encoder_for_process(arguments.encoder).dimension,
         labelled=source.labelled,
     )
+    check_pictures(config, source)
     if not is_made(arguments.output, config, arguments.release_id):
         check_output(arguments.output, arguments.overwrite)
     # So that noise that would be too large to draw is refused here.
     Plan(config, arguments.release_id or "drawn")
     return Request(config, source, execution, join(private_dir, "embeddings"), charged)
+
+
+def read_columns(config: ReleaseConfig, columns: Columns) -> Columns:
+    """The columns of an input, with that of pictures where they are wanted."""
+    return columns if config.decodable is None else dataclasses.replace(columns, picture=PICTURE)
+
+
+def check_pictures(config: ReleaseConfig, source: inputs.InputDescription) -> None:
+    """Raises ConfigError where a release is to be decodable, and the input has no pictures."""
+    if config.decodable is None or not source.holds_embeddings:
+        return
+    if source.pictures in (config.decodable, ""):
+        return
+    raise ConfigError(
+        "decodable",
+        config.decodable,
+        "be left out of embeddings that have no pictures of that form beside them: give the images, or a"
+        f" folder of dpgmm embed --decodable {config.decodable}",
+    )
 
 
 def charged_to(arguments: argparse.Namespace) -> "charging.Request | None":
@@ -310,7 +332,13 @@ def start(pipeline: beam.Pipeline, request: Request, options: PipelineOptions):
         source = Source(request.source.pattern, columns=request.source.columns)
         return pipeline | "Input" >> beam.Create([source]), None
     threads = request.execution.threads if runner.is_local(options) else 0
-    embedding = EmbedImages(request.source, request.config.encoder, request.embed_cache, threads=threads)
+    embedding = EmbedImages(
+        request.source,
+        request.config.encoder,
+        request.embed_cache,
+        threads=threads,
+        decodable=request.config.decodable,
+    )
     return pipeline | "Embed" >> embedding, embedding
 
 
@@ -421,7 +449,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 charge.commit()
             images = None
             if not request.source.holds_embeddings:
-                images = survey.left_out_of_images(request.source, plan.config.encoder, request.embed_cache)
+                images = survey.left_out_of_images(
+                    request.source,
+                    plan.config.encoder,
+                    request.embed_cache,
+                    decodable=plan.config.decodable,
+                )
             runs.report(private_dir, current, len(plan.stages), plan.config.classes, images)
             config = plan.config
             cli.report(

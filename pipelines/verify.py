@@ -113,7 +113,9 @@ def derive_again(content: dict, arguments: argparse.Namespace, options) -> list[
     check_units(columns, config.max_rows_per_unit)
     # Plain lists may need to be told their length; a model's is its own.
     dimension = config.dimension if config.encoder == "precomputed" else None
+    columns = release.read_columns(config, columns)
     source = inputs.describe_input(arguments.input, config.encoder, dimension, columns)
+    release.check_pictures(config, source)
     execution = Execution(threads=runner.threads_for(options, 0))
     request = release.Request(config, source, execution, join(private_dir, "embeddings"))
     # States of the release itself would prove nothing: those of a folder of its own.

@@ -139,10 +139,10 @@ def _tables(workspace: Workspace, base: Base, pieces: int, number: int, count: i
         yield unit_files.read_table(unit_files.table_file(workspace, base, piece), number, count)
 
 
-def is_done(workspace: Workspace, base: Base, number: int, dimension: int) -> bool:
+def is_done(workspace: Workspace, base: Base, number: int, dimension: int, pictures: int = 0) -> bool:
     """Whether a piece needs its rows with hashes of units no more."""
     piece, table = workspace.piece(base, number), unit_files.table_file(workspace, base, number)
-    return prepared.is_whole(piece, dimension) and unit_files.is_whole(table)
+    return prepared.is_whole(piece, dimension, pictures=pictures) and unit_files.is_whole(table)
 
 
 @beam.typehints.with_output_types(tuple[Base, tuple[int, int]])
@@ -163,10 +163,11 @@ class WriteTable(beam.DoFn):
 
     def _table(self, base: Base, number: int, before: Checkpoint, unit_keys: units.UnitKeys) -> np.ndarray:
         path, start = unit_files.rows_file(self.workspace, base, number), 0
+        rows = before.plan.row_format
 
         def tables() -> Iterator[np.ndarray]:
             nonlocal start
-            for block in prepared.read(path, before.plan.config.dimension, _READ_ROWS, units=True):
+            for block in prepared.read(path, rows.dimension, _READ_ROWS, True, rows.pictures):
                 yield units.table_of(block, unit_keys, number, start)
                 start += len(block)
 
@@ -249,31 +250,32 @@ class KeepRows(beam.DoFn):
     def process(self, element) -> Iterator[tuple[Base, int]]:
         base, (number, count) = element
         before = run_files.load_state(base, 0)
-        dimension, path = before.plan.config.dimension, self.workspace.piece(base, number)
+        dimension, pictures = before.plan.row_format.dimension, before.plan.row_format.pictures
+        path = self.workspace.piece(base, number)
         source = unit_files.rows_file(self.workspace, base, number)
-        if not prepared.is_whole(path, dimension):
+        if not prepared.is_whole(path, dimension, pictures=pictures):
             choices = [unit_files.choice_file(self.workspace, base, each, count) for each in range(count)]
             kept = unit_files.read_choices(choices, number, before.pieces)
             try:
-                facts = _facts(source, dimension, kept)
+                facts = _facts(source, dimension, pictures, kept)
                 write_whole(report_file(path), json.dumps(facts).encode(), private=True)
-                blocks = prepared.read(source, dimension, _READ_ROWS, units=True)
-                prepared.write(path, dimension, _kept(blocks, kept))
+                blocks = prepared.read(source, dimension, _READ_ROWS, True, pictures)
+                prepared.write(path, dimension, _kept(blocks, kept), pictures=pictures)
             except OSError:
                 # Another attempt deletes the source once it has written the piece.
-                if not prepared.is_whole(path, dimension):
+                if not prepared.is_whole(path, dimension, pictures=pictures):
                     raise
         run_files.delete_files([source])
         yield base, number
 
 
-def _facts(source: str, dimension: int, kept: np.ndarray) -> dict:
+def _facts(source: str, dimension: int, pictures: int, kept: np.ndarray) -> dict:
     """What became of a piece's rows, those left out included."""
     facts = json.loads(opening.read_bytes(report_file(source)))
     accepted = facts["rows"] - sum(facts["set_aside"].values())
     facts["set_aside"]["bound"] = accepted - len(kept)
     if classes := len(facts.get("classes", ())):
-        blocks = prepared.read(source, dimension, _READ_ROWS, units=True)
+        blocks = prepared.read(source, dimension, _READ_ROWS, True, pictures)
         counts = (np.bincount(block.classes, minlength=classes) for block in _kept(blocks, kept))
         facts["classes"] = sum(counts, np.zeros(classes, np.int64)).tolist()
     return facts

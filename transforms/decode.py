@@ -174,7 +174,7 @@ def _pinned(folder: str, sha256: str) -> Release:
 
 def origin_of(release: Release, encoder: str) -> Origin:
     """What a decoder is told of the embeddings."""
-    return Origin(encoder, release.config.clip_norm, release.mixture)
+    return Origin(encoder, release.config.clip_norm, release.mixture, release.picture_map)
 
 
 @dataclasses.dataclass

@@ -22,17 +22,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
+from dpgmm_beam.config import check_decodable
 from dpgmm_beam.data import images
 from dpgmm_beam.data.images import Note, Reason
 from dpgmm_beam.data.rows import MAX_LABEL_BYTES
-from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL, SOURCE, UNIT
+from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL, PICTURE, SOURCE, UNIT
 from dpgmm_beam.data.units import id_bytes
-from dpgmm_beam.encoders import registry
+from dpgmm_beam.encoders import dct, registry
 from dpgmm_beam.errors import ConfigError
 from transforms.files import finding, image_folders, image_lists, opening, parquet, tars
 from transforms.files.columns import DEFAULT_COLUMNS, Columns
 from transforms.files.image_folders import ImageFile
 from transforms.files.inputs import InputDescription
+from transforms.files.parquet_schema import PICTURE_KEY
 from transforms.files.private import is_local, make_private_folder
 from transforms.files.small import read_bounded
 from transforms.files.write import write_whole
@@ -152,15 +154,18 @@ class EmbedImages(beam.PTransform):
         its row groups are larger).
       batch_size: images per run of the network; 0 is the encoder's own choice.
       threads: of one worker process; 0 is one for each core that it may use.
+      decodable: SIDE or SIDE:rgb: beside each embedding the image itself is kept, as cosine coefficients of a
+        picture of that form; None: it is not.
       prune: delete cache files of earlier inputs, so that the folder holds the
         embeddings of this input exactly and can be an input itself.
 
     Returns:
       A PCollection with one `Source`, once every cache file is finished.  Their
       columns are `label` (string; absent if the input is unlabelled),
-      `embedding` (fixed_size_list<float32>, the encoder's raw output), `source`
-      and `unit` (binary, the ids of privacy units as they are, for two folders of embeddings must
-      agree on them; absent if units are images).  Undecodable images are left out; null labels stay null.
+      `embedding` (fixed_size_list<float32>, the encoder's raw output), `source`,
+      `picture` (fixed_size_list<float32>; absent unless decodable) and `unit` (binary, the ids of privacy
+      units as they are, for two folders of embeddings must agree on them; absent if units are images).
+      Undecodable images are left out; null labels stay null.
 
     Raises:
       ConfigError: at construction, for bad parameters.
@@ -173,6 +178,7 @@ class EmbedImages(beam.PTransform):
     batch_size: int = 0
     threads: int = 0
     prune: bool = False
+    decodable: str | None = None
 
     def __post_init__(self):
         if not 1 <= self.shard_rows <= MAX_SHARD_ROWS:
@@ -180,22 +186,29 @@ class EmbedImages(beam.PTransform):
         if not 0 <= self.batch_size <= 4096:
             raise ConfigError("batch_size", self.batch_size, "be a whole number from 1 to 4096, or 0")
         registry.check_encoder(self.encoder)
+        check_decodable(self.decodable, self.encoder)
 
     def expand(self, pipeline):
+        listing = ListShards(self.encoder, self.cache_dir, self.shard_rows, self.prune, self.decodable)
+        embedding = EmbedShards(self.encoder, self.cache_dir, self.batch_size, self.threads, self.decodable)
         return (
             pipeline
             | "Input" >> beam.Create([self.input])
-            | "Shards" >> beam.ParDo(ListShards(self.encoder, self.cache_dir, self.shard_rows, self.prune))
+            | "Shards" >> beam.ParDo(listing)
             | "Spread" >> beam.Reshuffle()
-            | "Embed" >> beam.ParDo(EmbedShards(self.encoder, self.cache_dir, self.batch_size, self.threads))
+            | "Embed" >> beam.ParDo(embedding)
             | "All" >> beam.CombinePerKey(max)
-            | "Source" >> beam.Map(as_source, self.cache_dir, self.input.columns.has_units)
+            | "Source"
+            >> beam.Map(as_source, self.cache_dir, self.input.columns.has_units, self.decodable is not None)
         )
 
 
-def as_source(finished: tuple[str, int], cache_dir: str, units: bool = False) -> Source:
+def as_source(
+    finished: tuple[str, int], cache_dir: str, units: bool = False, pictures: bool = False
+) -> Source:
     """The finished cache files of an input, as rows to be read."""
-    return Source(cache_dir, finished[0], Columns(unit=UNIT if units else ""))
+    columns = Columns(unit=UNIT if units else "", picture=PICTURE if pictures else "")
+    return Source(cache_dir, finished[0], columns)
 
 
 @dataclasses.dataclass
@@ -210,9 +223,10 @@ class ListShards(beam.DoFn):
     cache_dir: str
     shard_rows: int
     prune: bool
+    decodable: str | None = None
 
     def process(self, element: InputDescription) -> Iterator[tuple[str, Shard | None]]:
-        shards = list(plan_shards(element, self.encoder, self.shard_rows))
+        shards = list(plan_shards(element, self.encoder, self.shard_rows, self.decodable))
         make_private_folder(self.cache_dir)
         listed = json.dumps(sorted(shard.name for shard in shards)).encode()
         names_file = FileSystems.join(
@@ -237,6 +251,7 @@ class EmbedShards(beam.DoFn):
     cache_dir: str
     batch_size: int
     threads: int
+    decodable: str | None = None
 
     def setup(self):
         self._threads = self.threads or len(os.sched_getaffinity(0))
@@ -259,11 +274,14 @@ class EmbedShards(beam.DoFn):
         remarks = _Remarks()
 
         use = Preparation(encoder)
-        schema = cache_schema(self.encoder, encoder.dimension, shard.labelled, shard.columns.has_units)
+        form = None if self.decodable is None else dct.PictureForm.of(self.decodable)
+        schema = cache_schema(
+            self.encoder, encoder.dimension, shard.labelled, shard.columns.has_units, self.decodable
+        )
 
         def start(part: list[EncodedImage]) -> Future:
             read = readers.submit(load, shard, part)
-            return self._workers.submit(lambda: _embed_part(use, read.result(), schema))
+            return self._workers.submit(lambda: _embed_part(use, read.result(), schema, form))
 
         def write(file):
             # Two parts a reader are read ahead, and one more than there are threads is embedded.
@@ -278,7 +296,9 @@ class EmbedShards(beam.DoFn):
             write_whole(path, write, private=True)
 
 
-def plan_shards(description: InputDescription, encoder: str, shard_rows: int) -> Iterator[Shard]:
+def plan_shards(
+    description: InputDescription, encoder: str, shard_rows: int, decodable: str | None = None
+) -> Iterator[Shard]:
     """The shards of an input, in the order of paths.
 
     Images of a folder are cut into shards where the checksum of a path says so
@@ -292,6 +312,9 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
     """
     columns = description.columns
     version = [_FORMAT, registry.encoder_fingerprint(encoder), description.labelled, columns.has_units]
+    if decodable is not None:
+        # Others have the names that they had before there were pictures.
+        version.append(f"dct:{decodable}")
     if description.kind in (image_folders.IMAGE_FOLDER, image_lists.IMAGE_LIST):
         folder, found = _files_of(description)
         for files in _cut(found, len(folder) + 1, shard_rows):
@@ -307,7 +330,7 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
             )
         return
     if description.kind == tars.IMAGE_TARS:
-        version.append(dataclasses.astuple(columns))
+        version.append(columns.to_tuple())
         for file in tars.list_tars(description.pattern):
             yield Shard(
                 name=_shard_name(version, [dataclasses.astuple(file), _changed(file)]),
@@ -319,7 +342,7 @@ def plan_shards(description: InputDescription, encoder: str, shard_rows: int) ->
         return
     listed = {file.path: file for file in finding.list_parquet(description.pattern)}
     pins = {path: file.pin for path, file in listed.items()}
-    version.append(dataclasses.astuple(columns))
+    version.append(columns.to_tuple())
     for groups in parquet.read_footers(description.pattern, pins, encoder, columns=columns):
         for members in _pack(groups.rows, shard_rows):
             yield Shard(
@@ -401,8 +424,10 @@ def delete_others(cache_dir: str, names: set[str]) -> None:
                 raise
 
 
-def cache_schema(encoder: str, dimension: int, labelled: bool, units: bool = False) -> pa.Schema:
-    """Schema of a cache file; its metadata names the encoder."""
+def cache_schema(
+    encoder: str, dimension: int, labelled: bool, units: bool = False, decodable: str | None = None
+) -> pa.Schema:
+    """Schema of a cache file; its metadata names the encoder, and the form of its pictures."""
     fields = [
         pa.field(EMBEDDING, pa.list_(pa.float32(), dimension)),
         pa.field(SOURCE, pa.string()),
@@ -411,7 +436,12 @@ def cache_schema(encoder: str, dimension: int, labelled: bool, units: bool = Fal
         fields.insert(0, pa.field(LABEL, pa.string()))
     if units:
         fields.append(pa.field(UNIT, pa.binary()))
-    return pa.schema(fields, metadata={parquet.ENCODER_KEY: encoder.encode()})
+    metadata = {parquet.ENCODER_KEY: encoder.encode()}
+    if decodable is not None:
+        length = dct.PictureForm.of(decodable).dimension
+        fields.append(pa.field(PICTURE, pa.list_(pa.float32(), length)))
+        metadata[PICTURE_KEY] = decodable.encode()
+    return pa.schema(fields, metadata=metadata)
 
 
 def _shard_name(version: Sequence, sources: Sequence) -> str:
@@ -610,27 +640,38 @@ class Preparation:
 
 
 @np.errstate(all="ignore")
-def _embed_part(use: Preparation, part: list[EncodedImage], schema: pa.Schema) -> tuple[pa.Table, _Remarks]:
+def _embed_part(
+    use: Preparation, part: list[EncodedImage], schema: pa.Schema, form: dct.PictureForm | None
+) -> tuple[pa.Table, _Remarks]:
     """The part's cache rows, and what is to be said of its images.
 
     Pictures are decoded and prepared one by one: many large ones would not fit
     into memory.  What numpy would warn of is a fact about an image.
     """
     prepared: list[np.ndarray] = []
+    pictures: list[np.ndarray] = []
     good, remarks = [], _Remarks()
+    side = use.side if form is None else max(use.side, form.side)
+
+    def looked_at(picture: "Image.Image") -> tuple[np.ndarray, np.ndarray | None]:
+        beside = None if form is None else dct.letterboxed([picture], form.side, form.channels)
+        return use(picture), beside
+
     for image in part:
         source = printable(image.source)
         notes: list[Note] = []
         made = (
             image.reason
             if image.reason is not None
-            else images.use_image(image.data, use, use.side, notes.append)
+            else images.use_image(image.data, looked_at, side, notes.append)
         )
         if isinstance(made, Reason):
             remarks.rejected.append((source, made))
             continue
         remarks.notes.extend((source, note) for note in notes)
-        prepared.append(made)
+        prepared.append(made[0])
+        if made[1] is not None:
+            pictures.append(made[1])
         good.append(image)
     dimension = use.encoder.dimension
     vectors = use.encoder.embed(np.concatenate(prepared)) if good else np.zeros((0, dimension))
@@ -641,6 +682,12 @@ def _embed_part(use: Preparation, part: list[EncodedImage], schema: pa.Schema) -
         LABEL: pa.array([image.label for image in good], pa.binary()).cast(pa.string(), safe=False),
         UNIT: pa.array([image.unit for image in good], pa.binary()),
     }
+    if form is not None:
+        found = np.zeros((0, form.side, form.side, form.channels))
+        if good:
+            found = np.concatenate(pictures)[..., : form.channels] / 255.0
+        coefficients = dct.coefficients_of(found, form).astype(np.float32)
+        columns[PICTURE] = pa.FixedSizeListArray.from_arrays(pa.array(coefficients.ravel()), form.dimension)
     return pa.table([columns[name] for name in schema.names], schema=schema), remarks
 
 
@@ -648,7 +695,7 @@ def _write(file: Any, schema: pa.Schema, chunks: Iterable[tuple[pa.Table, _Remar
     """Writes row groups of bounded size, so that a shard need not fit into memory."""
     # Embeddings don't compress and are not searched by value.
     options = {
-        "compression": {name: "zstd" for name in schema.names if name != EMBEDDING},
+        "compression": {name: "zstd" for name in schema.names if name not in (EMBEDDING, PICTURE)},
         "use_dictionary": [LABEL] if LABEL in schema.names else False,
         "write_statistics": False,
     }

@@ -86,11 +86,12 @@ class Pass:
         """The piece's rows in the stage's view, which the first pass that wants it writes."""
         dimension, block_rows = self.before.plan.config.dimension, self.execution.block_rows
         path, stage = self.workspace.piece(self.base, number), self.before.stage
+        pictures = self.before.plan.row_format.pictures
         if stage.view is None:
-            return prepared.read(path, dimension, block_rows)
+            return prepared.read(path, dimension, block_rows, pictures=pictures)
         viewed = run_files.view_piece(self.base, stage.view.name, number)
         if not FileSystems.exists(viewed):
-            blocks = prepared.read(path, dimension, block_rows)
+            blocks = prepared.read(path, dimension, block_rows, pictures=pictures)
             project = stage.view.of(self.before.state).bind()
             prepared.write(viewed, stage.view_dimension, map(project, blocks))
         return prepared.read(viewed, stage.view_dimension, block_rows)

@@ -135,7 +135,8 @@ class ListUnits(beam.DoFn):
             found = Listing.from_json(opening.read_bytes(run_files.input_file(base)))
         else:
             files = tables.read_footers(source.pattern, pins, config.encoder, config.dimension, columns)
-            found = listing.cut(files, config.dimension, self.execution.piece_bytes, columns)
+            pictures = self.plan.row_format.pictures
+            found = listing.cut(files, config.dimension, self.execution.piece_bytes, columns, pictures)
         check_room(self.plan, found, self.workspace, base)
         write_whole(run_files.input_file(base), found.to_json(), private=True, once=True)
         run_files.write_state(base, chain.begin(self.plan, secret, len(found.pieces)))
@@ -147,12 +148,12 @@ def check_room(plan: Plan, found: Listing, workspace: Workspace, base: Base) -> 
     """Raises ConfigError where the private folder's disk has no room for the rows and their views."""
     if not is_local(workspace.rows):
         return
-    needed, units = 0, bool(found.columns.unit)
+    needed, units, rows = 0, bool(found.columns.unit), plan.row_format
     for number, piece in enumerate(found.pieces):
         if not os.path.exists(workspace.piece(base, number)):
-            needed += prepared.file_bytes(piece.rows, plan.config.dimension)
+            needed += prepared.file_bytes(piece.rows, rows.dimension, pictures=rows.pictures)
             if units and not os.path.exists(unit_files.rows_file(workspace, base, number)):
-                needed += prepared.file_bytes(piece.rows, plan.config.dimension, units)
+                needed += prepared.file_bytes(piece.rows, rows.dimension, units, rows.pictures)
                 needed += piece.rows * TABLE.itemsize
         for view, dimension in plan.views:
             if not os.path.exists(run_files.view_piece(base, view.name, number)):
@@ -218,11 +219,13 @@ class PrepareUnits(beam.DoFn):
             path = run_files.view_piece(base, view.name, number)
             if FileSystems.exists(path) and not prepared.is_whole(path, dimension):
                 run_files.delete_files([path])
-        dimension = plan.config.dimension
+        dimension, pictures = plan.row_format.dimension, plan.row_format.pictures
         if not units:
-            return prepared.is_whole(self.workspace.piece(base, number), dimension)
+            return prepared.is_whole(self.workspace.piece(base, number), dimension, pictures=pictures)
         source = unit_files.rows_file(self.workspace, base, number)
-        return is_done(self.workspace, base, number, dimension) or prepared.is_whole(source, dimension, units)
+        return is_done(self.workspace, base, number, dimension, pictures) or prepared.is_whole(
+            source, dimension, units, pictures
+        )
 
 
 def write_pieces(
@@ -264,7 +267,7 @@ def write_pieces(
             _check_pins(unit, columns)
 
         make_private_folder(os.path.dirname(os.path.dirname(path)))
-        prepared.write(path, row_format.dimension, blocks(), hash_ids is not None)
+        prepared.write(path, row_format.dimension, blocks(), hash_ids is not None, row_format.pictures)
         write_whole(report_file(path), facts.to_json(), private=True)
 
 
@@ -330,7 +333,7 @@ class _Batches:
 
 
 def _read_unit(unit: Iterable[Stretch], row_format: RowFormat, columns: Columns) -> Iterator[pa.RecordBatch]:
-    slice_rows = max(1, min(SLICE_ROWS, SLICE_BYTES // (8 * row_format.dimension)))
+    slice_rows = max(1, min(SLICE_ROWS, SLICE_BYTES // (8 * (row_format.dimension + row_format.pictures))))
     # Mapped, so that no name keeps a batch with a long list while the next one is read.
     shorten = functools.partial(without_long_lists, row_format=row_format)
     for stretch in unit:

@@ -119,6 +119,12 @@ class PrepareElements(beam.PTransform):
         )
 
     def _check(self, rows) -> None:
+        if (decodable := self.plan.config.decodable) is not None:
+            raise ConfigError(
+                "decodable",
+                decodable,
+                "be left out of a pipeline of your own, whose rows have no pictures",
+            )
         most = self.plan.config.max_rows_per_unit
         if bool(self.unit_field) != (most is not None):
             raise ConfigError(

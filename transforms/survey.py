@@ -254,6 +254,7 @@ def left_out_of_images(
     cache_dir: str,
     shard_rows: int = embed.EmbedImages.shard_rows,
     labels: bool = False,
+    decodable: str | None = None,
 ) -> dict:
     """What an embedding job left out of its input, and why, as JSON for a private folder.
 
@@ -267,7 +268,7 @@ def left_out_of_images(
         found = Found(LabelCounts())
         for item in left_out(description):
             found.passed_over.add(item.path, item.reason)
-        names = [shard.name for shard in embed.plan_shards(description, encoder, shard_rows)]
+        names = [shard.name for shard in embed.plan_shards(description, encoder, shard_rows, decodable)]
         for source, reason in embed.remarks(cache_dir, embed.REJECTED_FOLDER, names):
             found.rejected.add(source, reason)
         for source, note in embed.remarks(cache_dir, embed.NOTES_FOLDER, names):

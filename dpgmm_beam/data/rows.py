@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dpgmm_beam.data.schema import EMBEDDING, LABEL, UNIT
+from dpgmm_beam.data.schema import EMBEDDING, LABEL, PICTURE, UNIT
 from dpgmm_beam.privacy import lattice
 
 MAX_LABEL_BYTES = 3 * 2**12
@@ -37,12 +37,16 @@ class RowFormat:
       clip_norm: as in `lattice.quantise_rows`.
       labelled: False when the data has no label column: all rows are then of
         the one declared class.
+      pictures: coefficients of the picture beside each embedding; 0 where there is none.
+      picture_norm: pictures are clipped to it.
     """
 
     classes: tuple[str, ...]
     dimension: int
     clip_norm: float | None
     labelled: bool = True
+    pictures: int = 0
+    picture_norm: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Rows:
       stored: (n,) of `record_type`, the rows as a file holds them, where they come from one.
       units: (n, 2) of UNIT_HASH, keyed hashes of the rows' privacy units, until it is decided which rows
         count (`data.units`).
+      pictures: (n, p) int16, coefficients of each row's picture, integers of norm at most lattice.UNIT in
+        steps of their own norm bound; None where rows are embeddings alone.
 
     >>> rows = Rows(np.array([[3, 4], [0, 5]], np.int16), np.array([0, 1], np.int32))
     >>> len(rows), rows.square_norms().tolist(), [len(block) for block in rows.blocks(1)]
@@ -67,6 +73,7 @@ class Rows:
     squares: np.ndarray | None = None
     stored: np.ndarray | None = None
     units: np.ndarray | None = None
+    pictures: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -74,23 +81,29 @@ class Rows:
     @staticmethod
     def of_records(records: np.ndarray) -> "Rows":
         """The rows of an array of `record_type`, without a copy."""
-        units = records["unit"] if "unit" in (records.dtype.names or ()) else None
-        return Rows(records["values"], records["class"], records["square"], records, units)
+        units, pictures = (
+            records[name] if name in (records.dtype.names or ()) else None for name in ("unit", "picture")
+        )
+        return Rows(records["values"], records["class"], records["square"], records, units, pictures)
 
     def records(self) -> np.ndarray:
         """The rows as an array (n,) of `record_type`."""
         if self.stored is not None:
             return self.stored
-        result = np.empty(len(self), record_type(self.values.shape[1], self.units is not None))
+        pictures = 0 if self.pictures is None else self.pictures.shape[1]
+        result = np.empty(len(self), record_type(self.values.shape[1], self.units is not None, pictures))
         result["class"], result["square"], result["values"] = self.classes, self.square_norms(), self.values
         if self.units is not None:
             result["unit"] = self.units
+        if self.pictures is not None:
+            result["picture"] = self.pictures
         return result
 
     def kept(self, positions: np.ndarray) -> "Rows":
         """Some of the rows, in the order of their positions, without hashes of their units."""
         squares = None if self.squares is None else self.squares[positions]
-        return Rows(self.values[positions], self.classes[positions], squares)
+        pictures = None if self.pictures is None else self.pictures[positions]
+        return Rows(self.values[positions], self.classes[positions], squares, pictures=pictures)
 
     def square_norms(self) -> np.ndarray:
         """Exact squared norms of the values, (n,) float64."""
@@ -104,16 +117,19 @@ class Rows:
             block = slice(start, start + block_rows)
             squares = None if self.squares is None else self.squares[block]
             units = None if self.units is None else self.units[block]
-            yield Rows(self.values[block], self.classes[block], squares, units=units)
+            pictures = None if self.pictures is None else self.pictures[block]
+            yield Rows(self.values[block], self.classes[block], squares, units=units, pictures=pictures)
 
 
-def record_type(dimension: int, units: bool = False) -> np.dtype:
+def record_type(dimension: int, units: bool = False, pictures: int = 0) -> np.dtype:
     """A row in a file: class index, squared norm and `dimension` values; 8 + 2 d bytes.
 
     Args:
       units: whether the hash of its privacy unit comes behind; 16 bytes.
+      pictures: coefficients of its picture, before that; 2 bytes each.
     """
     fields = [("class", "<i4"), ("square", "<i4"), ("values", "<i2", (dimension,))]
+    fields += [("picture", "<i2", (pictures,))] if pictures else []
     return np.dtype([*fields, *([("unit", UNIT_HASH, (2,))] if units else [])])
 
 
@@ -209,13 +225,20 @@ def without_views(column: pa.Array) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array(offsets), column.flatten(), mask=nulls)
 
 
-def rows_of(embeddings: np.ndarray, classes: Sequence[int], clip_norm: float | None = None) -> Rows:
+def rows_of(
+    embeddings: np.ndarray,
+    classes: Sequence[int],
+    clip_norm: float | None = None,
+    pictures: np.ndarray | None = None,
+    picture_norm: float | None = None,
+) -> Rows:
     """Rows from arrays in memory; those that are not finite, zero or huge are left out.
 
     Args:
       embeddings: (n, d) of any floating type.
       classes: (n,) indices of the declared classes.
       clip_norm: as in `lattice.quantise_rows`.
+      pictures: (n, p) coefficients of pictures, clipped to `picture_norm`.
 
     >>> rows = rows_of(np.array([[3.0, 4.0], [0.0, 0.0]]), [1, 0])
     >>> rows.values.tolist(), rows.classes.tolist()
@@ -223,7 +246,11 @@ def rows_of(embeddings: np.ndarray, classes: Sequence[int], clip_norm: float | N
     """
     with np.errstate(all="ignore"):
         values, kept = lattice.quantise_rows(np.asarray(embeddings, np.float64), clip_norm)
-    return Rows(values.astype(np.int16), np.asarray(classes, np.int32)[kept])
+        if pictures is not None:
+            seen, there = lattice.quantise_rows(np.asarray(pictures, np.float64), picture_norm)
+            values, seen, kept = values[there[kept]], seen[kept[there]].astype(np.int16), kept & there
+    found = Rows(values.astype(np.int16), np.asarray(classes, np.int32)[kept])
+    return found if pictures is None else dataclasses.replace(found, pictures=seen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,9 +258,9 @@ class SetAside:
     """How many rows of some were left out, by the first reason.  Exact, and therefore private.
 
     Attributes:
-      length: the embedding is null or of another length.
+      length: the embedding, or the picture beside it, is null or of another length.
       label: the label is null or not declared.
-      value: the embedding is not finite, zero or huge.
+      value: the embedding, or the picture beside it, is not finite, zero or huge.
       unit: the id of the privacy unit is null or empty.
       bound: the unit has more rows than count.
       slice: the unit is in another slice.
@@ -262,20 +289,25 @@ def rows_of_batch(batch: pa.RecordBatch | pa.Table, row_format: RowFormat) -> Ro
 
 
 def without_long_lists(batch: pa.RecordBatch, row_format: RowFormat) -> pa.RecordBatch:
-    """The batch, without the values of embeddings that are too long, where these are many.
+    """The batch, without the values of embeddings and pictures that are too long, where these are many.
 
     Such rows are set aside all the same, but batches wait for each other, and
     one list may be as long as a million others.
     """
-    column = batch.column(EMBEDDING)
+    batch = _without_long(batch, EMBEDDING, row_format.dimension)
+    return _without_long(batch, PICTURE, row_format.pictures) if row_format.pictures else batch
+
+
+def _without_long(batch: pa.RecordBatch, name: str, length: int) -> pa.RecordBatch:
+    column = batch.column(name)
     if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
         return batch
     values = pc.sum(pc.list_value_length(column)).as_py() or 0
-    if values <= len(batch) * row_format.dimension + _SPARE_VALUES:
+    if values <= len(batch) * length + _SPARE_VALUES:
         return batch
-    right = pc.equal(pc.list_value_length(column), row_format.dimension)
+    right = pc.equal(pc.list_value_length(column), length)
     kept = pc.if_else(right, column, pa.scalar(None, column.type))
-    return batch.set_column(batch.schema.get_field_index(EMBEDDING), EMBEDDING, kept)
+    return batch.set_column(batch.schema.get_field_index(name), name, kept)
 
 
 @np.errstate(all="ignore")
@@ -290,6 +322,10 @@ def accept(
       hash_ids: what makes hashes of the column `unit`; None: a privacy unit is a row.
     """
     matrix, keep = embedding_matrix(batch.column(EMBEDDING), row_format.dimension)
+    pictures = None
+    if row_format.pictures:
+        pictures, there = embedding_matrix(batch.column(PICTURE), row_format.pictures)
+        matrix, pictures, keep = matrix[there[keep]], pictures[keep[there]], keep & there
     if row_format.labelled:
         classes = label_indices(batch.column(LABEL), row_format.classes)[keep]
     else:
@@ -297,25 +333,34 @@ def accept(
     declared = classes >= 0
     if not declared.all():
         matrix, classes = matrix[declared], classes[declared]
+        pictures = None if pictures is None else pictures[declared]
     left_out = SetAside(int((~keep).sum()), int((~declared).sum()))
     units = None
     if hash_ids is not None:
         hashes, known, within = (each[keep][declared] for each in hash_ids(batch.column(UNIT)))
         left_out += SetAside(unit=int((~known).sum()), slice=int((known & ~within).sum()))
         matrix, classes, units = matrix[within], classes[within], hashes[within]
+        pictures = None if pictures is None else pictures[within]
     values = np.empty(matrix.shape, np.int16)
+    seen = None if pictures is None else np.empty(pictures.shape, np.int16)
     squares, good = np.empty(len(matrix), np.int32), np.empty(len(matrix), bool)
     count = 0
     # Blocks that stay in the cache of a core are several times as fast.
     for start in range(0, len(matrix), _QUANTISED_ROWS):
         block = slice(start, start + _QUANTISED_ROWS)
-        on_lattice, good[block] = lattice.quantise_rows(matrix[block], row_format.clip_norm)
+        on_lattice, found = lattice.quantise_rows(matrix[block], row_format.clip_norm)
+        if pictures is not None and seen is not None:
+            picture, there = lattice.quantise_rows(pictures[block], row_format.picture_norm)
+            on_lattice, picture, found = on_lattice[there[found]], picture[found[there]], found & there
+            seen[count : count + len(picture)] = picture
+        good[block] = found
         values[count : count + len(on_lattice)] = on_lattice
         squares[count : count + len(on_lattice)] = lattice.square_norms(on_lattice)
         count += len(on_lattice)
     left_out += SetAside(value=len(good) - count)
     units = None if units is None else units[good]
-    return Rows(values[:count], classes[good], squares[:count], units=units), left_out
+    seen = None if seen is None else seen[:count]
+    return Rows(values[:count], classes[good], squares[:count], units=units, pictures=seen), left_out
 
 
 def concatenate(blocks: list[Rows], dimension: int) -> Rows:

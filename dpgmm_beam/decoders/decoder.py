@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 
 import numpy as np
 
+from dpgmm_beam.decoders.picture_map import PictureMap
 from dpgmm_beam.mixture import Mixture
 
 
@@ -19,11 +20,13 @@ class Origin:
       encoder: spec of the encoder that made the real ones.
       clip_norm: longest norm of an embedding; None: each has norm 1, and its own length is lost.
       mixture: that they are drawn from.
+      pictures: what the release itself says of their pictures; None unless it is decodable.
     """
 
     encoder: str
     clip_norm: float | None
     mixture: Mixture
+    pictures: PictureMap | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +52,7 @@ class Drawn:
 
 
 class Decoder(abc.ABC):
-    """A frozen map from embeddings to pictures; made of public things only.
+    """A frozen map from embeddings to pictures; made of public things, or of the release, only.
 
     Attributes:
       spec: the text that the decoder was made from.

@@ -109,10 +109,18 @@ class Rectifier:
         factor = np.linalg.cholesky(mixture.covariances[label, component])
         variances = ((factor.T @ self._columns[:r]) ** 2).sum(axis=0) + self._rest
         means = self._linear(mixture.means[label, component][None])[0] + dct.OFFSET
-        black = means < self._black
-        centres, deviations = rectified(np.clip(means, self._black, 1.0), variances)
-        centres[black], deviations[black] = 0.0, 0.0
+        centres, deviations = of_pixels(means, variances, self._black)
         return centres, deviations / np.sqrt(np.maximum(variances, 1e-12))
+
+
+def of_pixels(
+    means: np.ndarray, variances: np.ndarray, black: float = BLACK
+) -> tuple[np.ndarray, np.ndarray]:
+    """`rectified` of pixels, of which those are black whose mean is under `black`."""
+    dark = means < black
+    centres, deviations = rectified(np.clip(means, black, 1.0), variances)
+    centres[dark], deviations[dark] = 0.0, 0.0
+    return centres, deviations
 
 
 def rectified(means: np.ndarray, variances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -39,6 +39,8 @@ class Registration:
       also_reads: argument -> other paths on this machine that are read.
       piece_images: pictures that are made and written as one piece of work: that many, decoded,
         must fit into memory.
+      released: whether it is made of what a decodable release holds, and so decodes that release's
+        embeddings, whatever the encoder.
     """
 
     load: Callable[[str, Origin], Decoder]
@@ -47,6 +49,7 @@ class Registration:
     path: bool
     also_reads: Callable[[str], tuple[str, ...]]
     piece_images: int
+    released: bool
 
 
 _REGISTRY: dict[str, Registration] = {}
@@ -61,6 +64,7 @@ def register_decoder(
     path: bool = False,
     also_reads: Callable[[str], tuple[str, ...]] = lambda argument: (),
     piece_images: int = 512,
+    released: bool = False,
 ) -> None:
     """Makes `name` or `name:argument` a decoder; see `Registration`.
 
@@ -76,7 +80,7 @@ def register_decoder(
 levels:9; it decodes embeddings of levels:8.
     >>> del _REGISTRY["squares"]
     """
-    _REGISTRY[name] = Registration(load, encoders, fingerprint, path, also_reads, piece_images)
+    _REGISTRY[name] = Registration(load, encoders, fingerprint, path, also_reads, piece_images, released)
 
 
 def same_encoder(one: str, other: str) -> bool:
@@ -88,18 +92,23 @@ def same_encoder(one: str, other: str) -> bool:
     return _DEFAULT_SIZES.get(one, one) == _DEFAULT_SIZES.get(other, other)
 
 
-def check_decoder(spec: str, encoder: str) -> None:
+def check_decoder(spec: str, encoder: str, decodable: bool = False) -> None:
     """Checks that a decoder is one, and of an encoder's embeddings; loads no weights.
 
     Args:
       spec: of the decoder.
       encoder: spec of the encoder.
+      decodable: whether the release of the embeddings is.
 
     Raises:
       ConfigError: the name is unknown, its argument malformed, or it decodes others' embeddings.
     """
     registration, argument = _find(spec)
     decoded = registration.encoders(argument)
+    if registration.released:
+        if not decodable:
+            raise ConfigError("decoder", spec, "be of a release that was made with --decodable SIDE")
+        return
     if not any(same_encoder(encoder, each) for each in decoded):
         raise ConfigError(
             "decoder",
@@ -181,7 +190,7 @@ def load_decoder(spec: str, origin: Origin) -> Decoder:
     Raises:
       ConfigError: see `check_decoder`.
     """
-    check_decoder(spec, origin.encoder)
+    check_decoder(spec, origin.encoder, origin.pictures is not None)
     registration, argument = _find(spec)
     decoder = registration.load(argument, origin)
     decoder.spec = shown_decoder(spec)
@@ -207,6 +216,13 @@ register_decoder(
     _lazily("inverse", "load"),
     _lazily("inverse", "encoders"),
     piece_images=2048,
+)
+register_decoder(
+    "private_linear",
+    _lazily("linear", "load"),
+    _lazily("linear", "encoders"),
+    piece_images=2048,
+    released=True,
 )
 register_decoder(
     "torch",

@@ -68,6 +68,12 @@ class PictureForm:
         of_side = np.arange(self.side)
         return np.tile(np.hypot(of_side[:, None], of_side).ravel(), self.channels)
 
+    @property
+    def rings(self) -> np.ndarray:
+        """Which coordinates are alike, (d,): numbers of rings of frequency, of each channel its own."""
+        channels = np.repeat(np.arange(self.channels), self.side**2)
+        return np.rint(self.frequencies).astype(np.int64) * self.channels + channels
+
 
 def validation_error(argument: str) -> str | None:
     """What must be so of SIDE or SIDE:rgb and is not, or None."""
@@ -156,6 +162,20 @@ def unclamped_pixels(coefficients: np.ndarray, form: PictureForm) -> np.ndarray:
     if form.channels > 1:
         planes = _over_channels(planes, _basis(form.channels).T)
     return np.moveaxis(across.T @ planes @ across, 1, 3) + OFFSET
+
+
+def pixel_variances(variances: np.ndarray, form: PictureForm) -> np.ndarray:
+    """Variances of pixels whose coefficients are independent, (n, d) -> (n, side, side, channels).
+
+    >>> form = PictureForm(8, 3)
+    >>> np.allclose(pixel_variances(np.ones((1, form.dimension)), form), 1)
+    True
+    """
+    across = _basis(form.side) ** 2
+    planes = np.asarray(variances, np.float64).reshape(-1, form.channels, form.side, form.side)
+    if form.channels > 1:
+        planes = _over_channels(planes, (_basis(form.channels) ** 2).T)
+    return np.moveaxis(across.T @ planes @ across, 1, 3)
 
 
 def _over_channels(planes: np.ndarray, matrix: np.ndarray) -> np.ndarray:

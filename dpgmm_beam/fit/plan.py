@@ -17,6 +17,7 @@ from dpgmm_beam.fit import lloyd
 from dpgmm_beam.fit.counts import Counts
 from dpgmm_beam.fit.covariance import PooledMoment
 from dpgmm_beam.fit.means import Means
+from dpgmm_beam.fit.pictures import PictureMeans, PictureSlopes
 from dpgmm_beam.fit.projection import View
 from dpgmm_beam.fit.scales import ComponentScales
 from dpgmm_beam.fit.scatter import ClassScatter
@@ -86,12 +87,15 @@ class Plan:
             exact_components=config.components is not None,
             unit_norm=config.clip_norm is None,
             ridges=config.ridges,
+            pictures=config.picture_form,
         )
 
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:
         shape, method, clustering = self.shape, self.config.method, self.config.clustering_stages
         stages: list[Stage] = [Counts(shape, method), Means(shape, method), PooledMoment(shape, method)]
+        if shape.pictures is not None:
+            stages += [PictureMeans(shape, method), PictureSlopes(shape, method)]
         if clustering:
             sketches = min(2, clustering // 2)
             stages += [Sketch(shape, method, position) for position in range(sketches)]

@@ -7,6 +7,7 @@ import numpy as np
 
 from dpgmm_beam.config import Method
 from dpgmm_beam.data.rows import Rows
+from dpgmm_beam.encoders.dct import PictureForm
 from dpgmm_beam.fit.projection import View
 from dpgmm_beam.fit.state import Covariance, FitState
 from dpgmm_beam.privacy.queries import SumQuery, Sums, zeros
@@ -60,6 +61,7 @@ class Shape:
       exact_components: whether all of the room is used, for the user has named the number.
       unit_norm: whether every row has norm 1, and so the mean squared norm is known.
       ridges: H, how many ridge functions the teacher sees beside a row.
+      pictures: form of the picture beside each row; None where there is none.
     """
 
     classes: int
@@ -70,6 +72,7 @@ class Shape:
     exact_components: bool = True
     unit_norm: bool = True
     ridges: int = 0
+    pictures: PictureForm | None = None
 
     @property
     def cells(self) -> int:

@@ -80,6 +80,22 @@ class Ridges:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Pictures:
+    """After `fit.pictures`, where a release is decodable; p coefficients are a picture.
+
+    Attributes:
+      means: (C, p) int32, of each class's pictures, in lattice steps.
+      slopes: (p, r) float32, what a picture gains, in those steps, by each step of the view `within`; None
+        after the first of the two steps.
+      residuals: (p,) float32 variance of what is left of a coefficient, in those steps squared; None as well.
+    """
+
+    means: np.ndarray
+    slopes: np.ndarray | None = None
+    residuals: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Teacher:
     """After `fit.covariance`, where the teacher starts, and after each step of `fit.teacher`.
 
@@ -163,3 +179,4 @@ class FitState:
     teacher: Teacher | None = None
     components: Components | None = None
     shapes: Shapes | None = None
+    pictures: Pictures | None = None

@@ -119,6 +119,9 @@ move evenly with the logarithm, and beyond the first and the last they stay."""
 UNITS_ROWS, UNITS_ROWS_SHARE = "units/rows", 0.01
 """The mechanism that finds how many rows of a privacy unit count, and its share where that is wanted."""
 
+PICTURE_SHARES = (("pictures/sum", 0.03), ("pictures/cross", 0.08), ("pictures/square", 0.005))
+"""Those of what makes a release decodable, beside the shares of all others: where that is wanted."""
+
 MIN_SHARE, MAX_SHARE = 1e-6, 1e6
 
 CLUSTERING_HEIRS = (
@@ -183,7 +186,7 @@ def allocate(
       shares: what the user wants, for the mechanisms that one may choose.
       single: whether classes are of one component.
     """
-    given = {UNITS_ROWS: UNITS_ROWS_SHARE, **shares}
+    given = {UNITS_ROWS: UNITS_ROWS_SHARE, **dict(PICTURE_SHARES), **shares}
     if "teacher/gradient" not in repetitions and not single:
         # Clustering is all that is wanted.
         for name, part in CLUSTERING_HEIRS:
@@ -204,8 +207,13 @@ def allocate(
     return tuple(Mechanism(name, given[name] / total, count) for name, count in repetitions.items())
 
 
-def with_shares(changes: Sequence[str], favor: str = LABELS) -> tuple[tuple[str, float], ...]:
+def with_shares(
+    changes: Sequence[str], favor: str = LABELS, decodable: bool = False
+) -> tuple[tuple[str, float], ...]:
     """The shares that favour labels or rows with some changed, each by a text NAME=VALUE.
+
+    Args:
+      decodable: whether there are `PICTURE_SHARES` to change.
 
     Raises:
       ConfigError: the text is not of that form, or names no mechanism; nothing is favoured by that name.
@@ -213,14 +221,15 @@ def with_shares(changes: Sequence[str], favor: str = LABELS) -> tuple[tuple[str,
     if favor not in FAVORED:
         raise ConfigError("favor", favor, f"be {' or '.join(FAVORED)}")
     shares = dict(FAVORED[favor])
+    names = [*shares, *(dict(PICTURE_SHARES) if decodable else ())]
     for text in changes:
         name, _, value = text.partition("=")
         try:
             number = float(value)
         except ValueError:
             number = math.nan
-        if name not in shares or math.isnan(number):
-            raise ConfigError("shares", text, f"be NAME=NUMBER with NAME one of {', '.join(shares)}")
+        if name not in names or math.isnan(number):
+            raise ConfigError("shares", text, f"be NAME=NUMBER with NAME one of {', '.join(names)}")
         check_share(name, number)
         shares[name] = number
     return tuple(shares.items())

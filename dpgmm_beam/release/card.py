@@ -88,10 +88,12 @@ of 1, which says more of the unlikely classes.
 
     dpgmm train  --synthetic FOLDER --test REAL.parquet --output NETWORK
     dpgmm sample --release FOLDER --rows 100000 --output MORE
-
+{decode}
 `synthetic/` alone trains the same network; `mixture/` holds the model and the teacher that more rows
 are drawn from.
 """
+
+_DECODE = "    dpgmm decode --release FOLDER --decoder private_linear --output PICTURES\n"
 
 
 def card(plan: Plan) -> bytes:
@@ -116,6 +118,7 @@ def card(plan: Plan) -> bytes:
         classes_file=CLASSES_FILE,
         count=count,
         names=names,
+        decode="" if config.decodable is None else _DECODE,
         **_norm(config),
     ).encode()
 

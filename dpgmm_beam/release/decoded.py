@@ -203,7 +203,7 @@ and from public things alone, so the same holds for them, and they have spent no
   was in guesses right at most {guesses:.12g} times in 100.{both}
 - **Releases add up**: another release of the same images spends more.
 - **What a picture shows is the decoder's word as much as the data's.** The decoder, {decoder}, was
-  not fitted to the private images{foreign}
+  {made}
 
 ## Files
 
@@ -219,6 +219,17 @@ _BOTH = """
 - **The labels come from another release**, {label_release}, of epsilon = {epsilon:.12g} and
   delta = {delta:.12g}. Where both are of the same images, together they have spent at most the sums of
   both; the {guesses:.12g} times in 100 are of both together."""
+
+_MADE = {
+    "dct": "not fitted to the private images at all: it is the inverse of the encoder.",
+    "private_linear": "fitted to the private images by the release itself, which has paid for it: it is in\n"
+    "  its files, and under its epsilon and delta.",
+}
+
+_FOREIGN = (
+    "not fitted to the private images; what an embedding does not\n"
+    "  say it takes from the pictures that it was made from."
+)
 
 _LABELS = {
     Labels.TEACHER: "`label` is the likeliest class by the release's private teacher, which has seen the\n"
@@ -252,7 +263,6 @@ def card(decoding: Decoding, release: dict[str, Any], label_release: dict[str, A
       release, label_release: manifests, as in `build`.
     """
     plan = manifest.plan_of(release)
-    exact = decoding.decoder.startswith("dct:")
     count = len(decoding.classes)
     mus = [each["privacy"]["operational"]["mu"] for each in (release, label_release) if each is not None]
     # Gaussian mechanisms compose so.  Rounded up: what is called a bound is one.
@@ -277,9 +287,7 @@ def card(decoding: Decoding, release: dict[str, Any], label_release: dict[str, A
         guesses=guesses,
         both=both,
         decoder=_code(decoding.decoder),
-        foreign=" at all: it is the inverse of the encoder."
-        if exact
-        else ("; what an embedding does not\n  say it takes from the pictures that it was made from."),
+        made=_MADE.get(decoding.decoder.partition(":")[0], _FOREIGN),
         images=IMAGES,
         layout=_LAYOUTS[decoding.format],
         sheet=SHEET_FILE,

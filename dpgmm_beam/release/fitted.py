@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 
+from dpgmm_beam.decoders.picture_map import PictureMap
 from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.checkpoint import Checkpoint
+from dpgmm_beam.fit.pictures import picture_map_of
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.mixture import Sampler
 from dpgmm_beam.privacy.noise import NoiseKey
@@ -38,6 +40,9 @@ class Fitted:
         self._parts = manifest.parts_of(self.plan.config)
         self._key = chain.release_key(final, secret)
         self._class_rows, self._labeller = ClassRows.of(final), Labeller.of(final)
+        self._saved: list[ClassRows | Labeller | PictureMap] = [self._class_rows, self._labeller]
+        if self.plan.config.decodable is not None:
+            self._saved.append(picture_map_of(self.plan.config, final.state))
         self.mixture = with_labels(chain.released_mixture(final), self._class_rows, self._labeller)
         self._sampler = Sampler(self.mixture)
         self._statement = RowStatement.of(self.plan.config, self.plan.release_id, self.mixture)
@@ -50,7 +55,7 @@ class Fitted:
     def files(self) -> Iterator[tuple[str, int, bytes]]:
         """Path, number of rows and bytes of each file but the synthetic rows and the manifest."""
         found: list[tuple[str, int, bytes]] = [(CARD_FILE, 0, card(self.plan))]
-        for each in (self.mixture, self._class_rows, self._labeller):
+        for each in (self.mixture, *self._saved):
             each.save(lambda name, data, rows: found.append((f"{manifest.MIXTURE}/{name}", rows, data)))
         yield from found
 

@@ -18,13 +18,16 @@ import numpy as np
 
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.data.rows import Rows
+from dpgmm_beam.encoders.dct import PictureForm
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import lloyd, means, scales, scatter, shrinkage, sketch, teacher
 from dpgmm_beam.fit.covariance import BASIS_BITS, DAMPING_FLOOR
+from dpgmm_beam.fit.pictures import RADIUS
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.fit.state import Covariance, FitState
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.privacy import accounting, lattice
+from dpgmm_beam.privacy.allocation import PICTURE_SHARES
 from dpgmm_beam.release import references
 from dpgmm_beam.release.geometry import Geometry, moments
 
@@ -203,6 +206,8 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
                 "its class's shape",
             ),
         }.get(name)
+        if step is None and shape.pictures is not None:
+            step = _picture_step(name, z[name], shape.pictures, of_class, rows, used)
         if name == "teacher/gradient":
             stddev = z[name] * method.teacher_clip / rows
             uncapped = method.teacher_rate * _feature_norm(plan, geometry, moment) ** 2 * stddev
@@ -224,6 +229,38 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
         noise, signal, *words = step
         found.append(Step(name, mechanism.repetitions, mechanism.share, z[name], noise, signal, *words))
     return tuple(found)
+
+
+def _picture_step(
+    name: str, z: float, form: PictureForm, of_class: float, rows: float, used: float
+) -> tuple[float, float, str, str, str] | None:
+    """Noise and signal of what makes a release decodable, before it is shrunk; None of anything else.
+
+    Args:
+      used: in how many directions embeddings are told apart.
+    """
+    radius = RADIUS * math.sqrt(form.dimension)
+    reach = sketch.SKETCH_REACH * math.sqrt(used)
+    # Of a whole picture: noise of each slope, times the length of an embedding whose numbers have variance 1.
+    of_slopes = z * reach * radius * math.sqrt(form.dimension * used) / rows
+    against = "how far pictures lie from their class's"
+    return {
+        "pictures/sum": (
+            math.sqrt(form.dimension) * z * form.usual_norm / of_class,
+            radius,
+            "norm",
+            "of a class's mean picture",
+            against,
+        ),
+        "pictures/cross": (of_slopes, radius, "norm", "of an embedding's picture", against),
+        "pictures/square": (
+            z * radius**2 / rows,
+            radius**2 / len(np.unique(form.rings)),
+            "variance",
+            "of a frequency's variance",
+            "the mean variance of a frequency",
+        ),
+    }.get(name)
 
 
 def moment_noise(plan: Plan, geometry: Geometry, rows: int) -> float:
@@ -274,7 +311,10 @@ def simulate(plan: Plan, rows: int, geometry: Geometry, draws: int = DRAWS) -> E
     directions = min(plan.shape.dimension, DRAWN_DIRECTIONS, (drawn - classes) // 2)
     if classes > MAX_DRAWN_CLASSES or directions < 1:
         return None
-    small = Plan(dataclasses.replace(plan.config, dimension=directions, components=1), plan.release_id)
+    # Neither depends on pictures.
+    changes: dict[str, Any] = {"dimension": directions, "components": 1, "decodable": None}
+    shares = {name: share for name, share in plan.config.shares if name not in dict(PICTURE_SHARES)}
+    small = Plan(dataclasses.replace(plan.config, **changes, shares=tuple(shares.items())), plan.release_id)
     more = plan.shape.dimension / directions
     # With more threads a product of this size is slower, on a machine that does other things.
     with one_thread():

@@ -13,6 +13,11 @@ from typing import Any
 
 import dpgmm_beam
 from dpgmm_beam.config import ReleaseConfig
+from dpgmm_beam.decoders.picture_map import (
+    PICTURE_DIRECTIONS_FILE,
+    PICTURE_MEANS_FILE,
+    PICTURE_RESIDUALS_FILE,
+)
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.mixture import BASIS_FILE, COMPONENTS_FILE
@@ -113,6 +118,12 @@ def files_of(config: ReleaseConfig) -> dict[str, int | None]:
     }
     if config.ridges:
         fitted[RIDGES_FILE] = config.ridges
+    if config.picture_form is not None:
+        fitted |= {
+            PICTURE_MEANS_FILE: classes,
+            PICTURE_DIRECTIONS_FILE: None,
+            PICTURE_RESIDUALS_FILE: config.picture_form.dimension,
+        }
     rows = {f"{MIXTURE}/{name}": count for name, count in fitted.items()}
     drawn = {f"{SYNTHETIC}/{parts.name(part)}": parts.rows_of(part) for part in range(len(parts))}
     return {CARD_FILE: 0, **rows, **drawn}

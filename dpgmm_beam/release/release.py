@@ -30,6 +30,7 @@ from dpgmm_beam.data.digest import digest_of_limbs
 from dpgmm_beam.data.rows import Rows, SetAside
 from dpgmm_beam.data.schema import COMPONENT, COMPONENT_CLASS, EMBEDDING, LABEL, PROBABILITIES
 from dpgmm_beam.data.units import IdHasher, UnitKeys, bounded, digest_limbs_of, joined, smallest
+from dpgmm_beam.decoders.picture_map import PictureMap
 from dpgmm_beam.defaults import AUTO
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import unit_bound
@@ -273,6 +274,26 @@ class Release:
         found = self.mixture.labeller
         assert isinstance(found, Labeller)
         return found
+
+    @functools.cached_property
+    def picture_map(self) -> PictureMap | None:
+        """What it says of pictures of embeddings; None unless it is decodable.
+
+        Raises:
+          ConfigError: its files hold something else.
+        """
+        config = self.config
+        if config.decodable is None:
+            return None
+        try:
+            found = PictureMap.load(lambda name: self.read(f"{manifest.MIXTURE}/{name}"))
+            if found.fits(config.picture_form, config.classes, config.dimension):
+                return found
+        except ConfigError:
+            raise
+        except (pa.ArrowException, AttributeError, IndexError, KeyError, TypeError, ValueError):
+            pass
+        raise ConfigError("release", self.release_id, "hold what makes pictures of its embeddings")
 
     @functools.cached_property
     def _sampler(self) -> Sampler:

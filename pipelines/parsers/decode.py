@@ -23,8 +23,8 @@ def parser() -> Parser:
     result.add_argument(
         "--decoder",
         required=True,
-        help="dct:SIDE, torch:FILE, retrieval:GALLERY, kandinsky22:MODEL or unclip:MODEL, of the release's"
-        " encoder (docs/decoders.md)",
+        help="private_linear of a decodable release; dct:SIDE, torch:FILE, retrieval:GALLERY, kandinsky22:"
+        "MODEL or unclip:MODEL of the release's encoder (docs/decoders.md)",
     )
     result.add_argument("--output", required=True, help="new folder of pictures; appears whole or not at all")
     result.add_argument(

@@ -28,5 +28,10 @@ def parser() -> Parser:
     result.add_argument(
         "--batch-size", type=int, default=0, help="images per run of the network; 0 suits the hardware"
     )
+    result.add_argument(
+        "--decodable",
+        metavar="SIDE",
+        help="keep the images, too, SIDE pixels wide (28, or 28:rgb in colour), for release --decodable",
+    )
     add_columns(result, IMAGE, LABEL, UNIT)
     return result

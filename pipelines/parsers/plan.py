@@ -35,6 +35,7 @@ def parser() -> Parser:
     method = result.add_argument_group("method")
     method.add_argument("--components", type=int, help="Gaussians a class (default: by its noisy size)")
     method.add_argument("--rounds", type=int, help=f"clustering rounds (default: {ROUNDS})")
+    method.add_argument("--decodable", metavar="SIDE", help="pictures are to be made of embeddings, so wide")
     more = result.add_argument_group("what is supposed and shown")
     more.add_argument(
         "--like",

@@ -66,6 +66,12 @@ def parser() -> Parser:
     method.add_argument(
         "--clip-norm", type=float, help="clip embeddings to it instead of normalising them to 1"
     )
+    method.add_argument(
+        "--decodable",
+        metavar="SIDE",
+        help="release what makes pictures of embeddings, too, SIDE pixels wide (28, or 28:rgb in colour); a"
+        " tenth of the budget",
+    )
     method.add_argument("--dimension", type=int, help="length of an embedding in a list column")
     running = result.add_argument_group("running (these never change the release)")
     running.add_argument("--overwrite", action="store_true", help="replace a release that is in --output")

@@ -146,6 +146,7 @@ def test_the_digest_changes_with_every_field():
         "adjacency": "replace_one",
         "slice": "1/2",
         "bound_found": True,
+        "decodable": "28",
     }
     # A slice is of units.
     needed = {"slice": {"max_rows_per_unit": 4}, "bound_found": {"max_rows_per_unit": 5}}

@@ -331,3 +331,20 @@ def test_which_rows_of_a_unit_count_and_the_bound_that_is_found():
     noisy = unit_bound.noisy(Plan(units, "id"), np.arange(unit_bound.BINS), bytes(64), KEY)
     digests = digest_of(kept[0].records().tobytes()), digest_of(noisy.tolist())
     assert digests == ("05e50c6eefd2bc0d22978906", "d4d5e68baae07992398dd0c9")
+
+
+def test_a_decodable_release_pays_for_two_stages_more():
+    decodable = config(decodable="8")
+    assert decodable.to_dict() == {**config().to_dict(), "decodable": "8"}
+    assert decodable.fit_digest == "ba88ed86d8fb9c179483890ac9aa2aeadaa3818d3ed1090abeca214497eac0ac"
+    stages = Plan(decodable, "id").stages
+    assert [stage.name for stage in stages[2:6]] == ["moment 0", "pictures 0", "slopes 0", "scatter 0"]
+    assert [
+        (query.name, query.size, query.one_sided, float(query.l2_sensitivity).hex())
+        for stage in stages[3:5]
+        for query in stage.queries
+    ] == [
+        ("sum", 192, False, "0x1.0000000000000p+15"),
+        ("cross", 256, False, "0x1.3330000000000p+25"),
+        ("square", 11, True, "0x1.0000000000000p+24"),
+    ]

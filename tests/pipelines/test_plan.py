@@ -69,6 +69,13 @@ def test_json_has_the_same(capsys):
     assert found["warnings"] == []
 
 
+def test_a_decodable_release_is_planned(capsys):
+    out, _ = said(capsys, "--decodable", "28", "--share", "pictures/sum=.04")
+    for mechanism in ("pictures/sum", "pictures/cross", "pictures/square"):
+        assert re.search(rf"^{mechanism} +0\.\d+ +[\d.]+ ", out, re.MULTILINE)
+    assert "pictures/" not in said(capsys)[0]
+
+
 def test_the_same_question_has_the_same_answer(capsys):
     assert said(capsys, "--json") == said(capsys, "--json")
 

@@ -161,6 +161,15 @@ def test_it_says_what_the_release_says(made, public):
     assert "dpgmm verify --release" in public.text
 
 
+def test_a_release_with_as_many_components_as_the_fit_has_found(tmp_path):
+    config = small.small_config(components=None, epsilon=200.0)
+    release = make_release(tmp_path / "release", small.table(300), config)
+    page = page_of(release, tmp_path / "page")
+    found = len(pq.read_table(release / "mixture" / "components.parquet")) // len(small.CLASSES)
+    assert found > 1
+    assert f"{found} Gaussians" in page.text
+
+
 def test_the_same_release_gives_the_same_bytes(made, public, tmp_path):
     """In another process with other threads, hash seed and settings of matplotlib."""
     (tmp_path / "matplotlibrc").write_text("font.size: 30\nlines.linewidth: 9\nsvg.fonttype: path\n")

@@ -646,3 +646,36 @@ def test_images_and_labels_of_other_columns(tmp_path):
     # Another column's labels are no part of the same cache file.
     assert cached("other")["label"].to_pylist() == ["x"] * 6
     assert cached("").column_names == ["embedding", "source"]
+
+
+def test_a_decodable_cache_has_the_picture_of_each_image(folder, tmp_path):
+    (folder / "a" / "broken.png").write_bytes(b"no")
+    (wide := Image.new("RGB", (40, 20), (255, 128, 0))).save(folder / "a" / "wide.png")
+    plain, (source,) = (
+        run(folder, tmp_path / "plain"),
+        embedded(folder, tmp_path / "cache", decodable="16:rgb"),
+    )
+    assert source.columns.picture == "picture"
+    found = {}
+    for file in source.files():
+        table = pq.read_table(file.path)
+        assert table.schema.metadata[b"dpgmm.picture"] == b"16:rgb"
+        found |= {row["source"]: row for row in table.to_pylist()}
+    # Embeddings are what they are without pictures, in files of other names.
+    expected_rows = rows(plain)
+    assert found.keys() == expected_rows.keys()
+    assert len(found) == 41
+    for name, (label, embedding) in expected_rows.items():
+        assert found[name]["label"] == label
+        np.testing.assert_array_equal(np.float32(found[name]["embedding"]), embedding)
+    names = [{path.name for path in (tmp_path / each).glob("shard-*")} for each in ("plain", "cache")]
+    assert not names[0] & names[1]
+    encoder = registry.load_encoder("dct:16:rgb")
+    made = found[str(folder / "a" / "wide.png")]["picture"]
+    np.testing.assert_array_equal(np.float32(made), encoder.embed(encoder.prepare([wide]))[0])
+
+
+def test_forms_of_pictures_that_are_refused(folder, tmp_path):
+    described = describe_input(str(folder), ENCODER)
+    with pytest.raises(ConfigError, match="decodable=4 is refused"):
+        embed.EmbedImages(described, ENCODER, str(tmp_path), decodable="4")

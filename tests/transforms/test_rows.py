@@ -511,6 +511,10 @@ def test_what_is_refused_before_anything_runs(workspace):
     for name in ("embedding_field", "label_field"):
         other = dataclasses.replace(prepare, **{name: "diagnosis"})
         assert refused(lambda p, other=other: p | beam.Create(ROWS) | patients | other).argument == name
+    # Such rows have no pictures beside them.
+    decodable = dataclasses.replace(PLAN, config=dataclasses.replace(PLAN.config, decodable="8"))
+    other = dataclasses.replace(prepare, plan=decodable)
+    assert refused(lambda p: p | beam.Create(ROWS) | patients | other).argument == "decodable"
     # A type with the fields is taken, and so is one that tells nothing.
     pipeline = beam.Pipeline(runner=None)
     _ = pipeline | beam.Create(ROWS) | patients | "Typed" >> prepare

@@ -24,6 +24,8 @@ class Columns:
       label: text or integers; empty for data without labels, which is one class.
       embedding: lists of floats.
       unit: ids of privacy units, text, bytes or integers; empty where a unit is a row.
+      picture: lists of floats, cosine coefficients of the image of each embedding; empty where these are not
+        read.
       unit_level: which folder below that of the label names the unit, in folders of images; 0 for none.
 
     Raises:
@@ -35,6 +37,7 @@ class Columns:
     embedding: str = EMBEDDING
     unit: str = ""
     unit_level: int = 0
+    picture: str = ""
 
     def __post_init__(self):
         if not 0 <= self.unit_level <= MAX_LEVEL:
@@ -53,6 +56,11 @@ class Columns:
     def has_units(self) -> bool:
         """Whether a privacy unit is more than a row."""
         return bool(self.unit or self.unit_level)
+
+    def to_tuple(self) -> tuple:
+        """For digests: without a column of pictures it is what it was before there were any."""
+        found = dataclasses.astuple(self)
+        return found if self.picture else found[:-1]
 
 
 DEFAULT_COLUMNS = Columns()

@@ -51,6 +51,8 @@ class InputDescription:
       encoder: the encoder named inside the files, where they name one.
       rows: how many there are, bad ones included, where the driver knows.  Never shown.
       columns: names of its columns: of a table, a list or what a tar has of them.
+      pictures: form of the pictures beside embeddings, where these are asked for; None where there are none,
+        "" where there are no files either.
       unused_units: whether embeddings were written with ids of privacy units, which nobody has named.
     """
 
@@ -62,6 +64,7 @@ class InputDescription:
     rows: int | None = None
     columns: Columns = DEFAULT_COLUMNS
     unused_units: bool = False
+    pictures: str | None = None
 
     @property
     def holds_embeddings(self) -> bool:
@@ -177,7 +180,10 @@ def _described(
             raise ConfigError(
                 "input", pattern, "hold Parquet files, or be an empty data set: state its dimension then"
             )
-        return InputDescription(EMBEDDING_PARQUET, pattern, dimension, True, rows=0, columns=columns)
+        pictures = "" if columns.picture else None
+        return InputDescription(
+            EMBEDDING_PARQUET, pattern, dimension, True, rows=0, columns=columns, pictures=pictures
+        )
     _refuse_dimension(dimension)
     assert layout is not None
     if by_name and not layout.labelled:
@@ -259,7 +265,7 @@ def _describe_parquet(
     names = footers[0].metadata.schema.to_arrow_schema().names
     unused = bool(agreed.encoder) and UNIT in names and not columns.unit
     return InputDescription(
-        EMBEDDING_PARQUET, pattern, length, labelled, agreed.encoder, known, columns, unused
+        EMBEDDING_PARQUET, pattern, length, labelled, agreed.encoder, known, columns, unused, agreed.picture
     )
 
 

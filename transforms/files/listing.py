@@ -102,8 +102,11 @@ def digest(
       key: what the choice of rows depends on, where a privacy unit is more than a row.
     """
     row_format = dataclasses.asdict(plan.row_format)
+    if not plan.row_format.pictures:
+        # Rows without pictures have the names that they had before there were any.
+        row_format = {name: value for name, value in row_format.items() if not name.startswith("picture")}
     limits = (PIECES, LEAST_PIECE_ROWS, piece_bytes)
-    names = dataclasses.astuple(columns)
+    names = columns.to_tuple()
     of_units = plan.config.max_rows_per_unit, plan.config.slice, key.hex()
     text = json.dumps(
         [_SCHEME, limits, row_format, plan.config.encoder, names, of_units, sorted(pins.items())]
@@ -112,7 +115,11 @@ def digest(
 
 
 def cut(
-    files: Iterable[RowGroups], dimension: int, piece_bytes: int, columns: Columns = DEFAULT_COLUMNS
+    files: Iterable[RowGroups],
+    dimension: int,
+    piece_bytes: int,
+    columns: Columns = DEFAULT_COLUMNS,
+    pictures: int = 0,
 ) -> Listing:
     """Cuts files into units and pieces.
 
@@ -120,10 +127,11 @@ def cut(
       files: ordered by path.
       piece_bytes: the size of a prepared piece at most (or of LEAST_PIECE_ROWS rows).
       columns: names of the columns.
+      pictures: coefficients of the picture beside each row.
     """
     files = list(files)
     total = sum(sum(file.rows) for file in files)
-    most = max(LEAST_PIECE_ROWS, piece_bytes // record_type(dimension).itemsize)
+    most = max(LEAST_PIECE_ROWS, piece_bytes // record_type(dimension, pictures=pictures).itemsize)
     piece_rows = min(max(LEAST_PIECE_ROWS, total // PIECES), most)
     units: list[tuple[Stretch, ...]] = []
     pieces: list[Piece] = []

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL, UNIT
+from dpgmm_beam.data.schema import EMBEDDING, IMAGE, LABEL, PICTURE, UNIT
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy import lattice
 from transforms.files import parquet_schema
@@ -181,6 +181,8 @@ def _batches(
     rows = _at_once(file, groups, rows, where)
     for batch in file.reader.iter_batches(rows, row_groups=list(groups), column_indices=where.leaves):
         found = {name: where.value.of(batch)}
+        if where.picture:
+            found[PICTURE] = where.picture.of(batch)
         if labelled:
             found[LABEL] = _labels(batch, where)
         if units:
@@ -291,10 +293,12 @@ def agreeing(
 def check_sizes(pattern: str, footer: Footer, kind: str, dimension: int | None) -> None:
     """Refuses row groups of which a worker could die, by what the footer says of them."""
     value, label, unit = footer.columns.value.leaf, footer.columns.label, footer.columns.unit
+    picture = footer.columns.picture
     for index in range(footer.metadata.num_row_groups):
         group = footer.metadata.row_group(index)
         rows, values = group.num_rows, group.column(value)
         images = min(most + each * rows for most, each in MAX_IMAGE_CHUNKS)
+        longest = rows * lattice.MAX_DIMENSION + MAX_EXTRA_VALUES
         labels, ids = (MAX_LABEL_CHUNK + each * rows for each in (MAX_LABEL_CHUNK_ROW, MAX_UNIT_CHUNK_ROW))
         if kind == IMAGE_PARQUET and values.total_uncompressed_size > images:
             allowed = (
@@ -303,6 +307,11 @@ def check_sizes(pattern: str, footer: Footer, kind: str, dimension: int | None) 
             )
         elif dimension and values.num_values > rows * dimension + MAX_EXTRA_VALUES:
             allowed = f"hold at most {dimension} values a row and {MAX_EXTRA_VALUES:,} in a row group"
+        elif picture is not None and group.column(picture.leaf).num_values > longest:
+            allowed = (
+                f"hold at most {lattice.MAX_DIMENSION} values a picture and {MAX_EXTRA_VALUES:,} in a row"
+                " group"
+            )
         elif label is not None and group.column(label.leaf).total_uncompressed_size > labels:
             allowed = "hold at most 128 MiB and 16 bytes a row of labels in a row group"
         elif unit is not None and group.column(unit.leaf).total_uncompressed_size > ids:

@@ -24,6 +24,9 @@ EMBEDDING_PARQUET = "embedding_parquet"
 # Key of the Parquet schema metadata that names the encoder of the embeddings.
 ENCODER_KEY = b"dpgmm.encoder"
 
+# And one of the form of the pictures beside them, SIDE or SIDE:rgb.
+PICTURE_KEY = b"dpgmm.picture"
+
 HUGGING_FACE_KEY = b"huggingface"
 
 # Of an image in Hugging Face's datasets: struct<bytes, path>.
@@ -68,6 +71,7 @@ class FileColumns:
       partitioned: whether it is.
       unit: the ids of privacy units; None where units are rows, or the file's folder is named by the id.
       unit_partition: that id; None is a null.
+      picture: of each embedding; None where it is not read.
     """
 
     value: Found
@@ -77,11 +81,12 @@ class FileColumns:
     partitioned: bool = False
     unit: Found | None = None
     unit_partition: str | None = None
+    picture: Found | None = None
 
     @property
     def leaves(self) -> list[int]:
         """Numbers of the columns that are read."""
-        read = (self.value, self.label, self.unit)
+        read = (self.value, self.label, self.unit, self.picture)
         return sorted({column.leaf for column in read if column is not None})
 
 
@@ -94,6 +99,7 @@ class Agreed:
       label: "string", "integer", "null" where every label is null, or None without labels.
       type: of the images or embeddings; null, or a list of nulls, where every one is null.
       unit: as `label`, of the ids of privacy units; "bytes" too.
+      picture: form of the pictures beside embeddings, where these are read; None where there are none.
     """
 
     kind: str
@@ -102,11 +108,13 @@ class Agreed:
     type: pa.DataType
     encoder: str | None
     unit: str | None = None
+    picture: str | None = None
 
     def __str__(self) -> str:
         label = f"{self.label} labels" if self.label else "no labels"
         unit = f", {self.unit} ids" if self.unit else ""
-        return f"{label}{unit}, column {self.column!r} of {self.type}, encoder {self.encoder}"
+        picture = f", pictures {self.picture}" if self.picture else ""
+        return f"{label}{unit}, column {self.column!r} of {self.type}, encoder {self.encoder}{picture}"
 
     def and_also(self, other: "Agreed") -> "Agreed | None":
         """What both say together; None if they do not agree.  A column of nulls agrees with any."""
@@ -116,7 +124,8 @@ class Agreed:
         labels_agree = other.label == label or (label is not None and other.label == _NULLS)
         labels_agree &= other.unit == unit or (unit is not None and other.unit == _NULLS)
         types_agree = other.type == kind or is_unknown(other.type)
-        if not labels_agree or not types_agree or (other.kind, other.encoder) != (self.kind, self.encoder):
+        one, another = ((each.kind, each.encoder, each.picture) for each in (self, other))
+        if not labels_agree or not types_agree or one != another:
             return None
         return dataclasses.replace(self, label=label, type=kind, unit=unit)
 
@@ -155,7 +164,8 @@ def look(
         if label is None and columns.label:
             _refuse_another_label(path, schema, columns)
         unit = _unit_kind(pattern, path, schema, columns.unit, where) if columns.unit else None
-        return Agreed(kind, name, label, value, of_encoder, unit), where
+        picture = _picture_form(schema, where)
+        return Agreed(kind, name, label, value, of_encoder, unit, picture), where
     raise ConfigError("input", pattern, f"{allowed}; {path} holds {value}")
 
 
@@ -181,7 +191,8 @@ def locate(pattern: str, path: str, schema: pa.Schema, columns: Columns, kind: s
     assert value is not None
     if kind == IMAGE_PARQUET:
         value = _bytes_of(value)
-    where = FileColumns(value, None)
+    beside = one(columns.picture) if columns.picture and kind == EMBEDDING_PARQUET else None
+    where = FileColumns(value, None, picture=beside)
     if columns.unit:
         unit, (by_folder, of_folder) = one(columns.unit), _partition(pattern, path, columns.unit)
         if unit and by_folder:
@@ -306,6 +317,14 @@ def _label_kind(pattern: str, path: str, name: str, where: FileColumns) -> str |
     raise ConfigError(
         "input", pattern, f"hold strings or integers in column '{name}'; {path} holds {where.label.type}"
     )
+
+
+def _picture_form(schema: pa.Schema, where: FileColumns) -> str | None:
+    """Form of a file's pictures, as `dpgmm embed` states it; None where it does not, or there are none."""
+    stated = (schema.metadata or {}).get(PICTURE_KEY)
+    if where.picture is None or stated is None or not _is_embedding(where.picture.type):
+        return None
+    return stated.decode(errors="replace")
 
 
 def _unit_kind(pattern: str, path: str, schema: pa.Schema, name: str, where: FileColumns) -> str:

@@ -28,16 +28,17 @@ CRC_BYTES = 4
 _RANGE_BYTES = 2**24
 
 
-def write(path: str, dimension: int, blocks: Iterable[Rows], units: bool = False) -> None:
+def write(path: str, dimension: int, blocks: Iterable[Rows], units: bool = False, pictures: int = 0) -> None:
     """Writes rows to a file that appears whole; a second attempt writes the same bytes.
 
     Args:
       units: here and below: whether rows have hashes of their privacy units.
+      pictures: here and below: coefficients of the picture beside each row.
     """
 
     def fill(file: Any) -> None:
         count = checksum = 0
-        file.write(_header(dimension, 0, units))
+        file.write(_header(dimension, 0, units, pictures))
         for block in blocks:
             data = block.records().view(np.uint8).data
             checksum = zlib.crc32(data, checksum)
@@ -46,7 +47,7 @@ def write(path: str, dimension: int, blocks: Iterable[Rows], units: bool = False
         file.write(checksum.to_bytes(CRC_BYTES, "little"))
         # numpy pads the header so that the count may grow in place.
         file.seek(0)
-        file.write(_header(dimension, count, units))
+        file.write(_header(dimension, count, units, pictures))
 
     if is_local(path):
         write_whole(path, fill, private=True)
@@ -57,7 +58,7 @@ def write(path: str, dimension: int, blocks: Iterable[Rows], units: bool = False
         write_whole(path, lambda file: shutil.copyfileobj(spool, file, _RANGE_BYTES), private=True)
 
 
-def is_whole(path: str, dimension: int, units: bool = False) -> bool:
+def is_whole(path: str, dimension: int, units: bool = False, pictures: int = 0) -> bool:
     """Whether a file is there with every byte as it was written; reads all of it."""
     checksum = 0
     # Asked first: file systems differ in what they raise for a file that is not there.
@@ -65,8 +66,8 @@ def is_whole(path: str, dimension: int, units: bool = False) -> bool:
         return False
     try:
         with open_ranges(path) as file:
-            count, start = _read_header(file, dimension, units)
-            size = count * record_type(dimension, units).itemsize
+            count, start = _read_header(file, dimension, units, pictures)
+            size = count * record_type(dimension, units, pictures).itemsize
             if file.size() != start + size + CRC_BYTES:
                 return False
             for offset in range(start, start + size, _RANGE_BYTES):
@@ -77,7 +78,9 @@ def is_whole(path: str, dimension: int, units: bool = False) -> bool:
         return False
 
 
-def read(path: str, dimension: int, block_rows: int, units: bool = False) -> Iterator[Rows]:
+def read(
+    path: str, dimension: int, block_rows: int, units: bool = False, pictures: int = 0
+) -> Iterator[Rows]:
     """The file's rows in consecutive blocks.
 
     Raises:
@@ -86,22 +89,24 @@ def read(path: str, dimension: int, block_rows: int, units: bool = False) -> Ite
     """
     if is_local(path):
         records = np.load(path, mmap_mode="r")
-        if records.dtype != record_type(dimension, units):
+        if records.dtype != record_type(dimension, units, pictures):
             raise ValueError(f"{os.path.basename(path)} does not hold rows of {dimension} values")
         ranges: Iterable[np.ndarray] = [np.asarray(records)]
     else:
-        ranges = _far_ranges(path, dimension, block_rows, units)
+        ranges = _far_ranges(path, dimension, block_rows, units, pictures)
     for found in ranges:
         for start in range(0, len(found), block_rows):
             yield Rows.of_records(found[start : start + block_rows])
 
 
-def _far_ranges(path: str, dimension: int, block_rows: int, units: bool) -> Iterator[np.ndarray]:
+def _far_ranges(
+    path: str, dimension: int, block_rows: int, units: bool, pictures: int
+) -> Iterator[np.ndarray]:
     """Ranges of whole blocks, the next one on its way while the last is used."""
-    kind = record_type(dimension, units)
+    kind = record_type(dimension, units, pictures)
     step = max(1, _RANGE_BYTES // (kind.itemsize * block_rows)) * block_rows
     with open_ranges(path) as file, ThreadPoolExecutor(1) as reader:
-        count, offset = _read_header(file, dimension, units)
+        count, offset = _read_header(file, dimension, units, pictures)
 
         def fetch(start: int) -> np.ndarray:
             rows = min(step, count - start)
@@ -115,13 +120,14 @@ def _far_ranges(path: str, dimension: int, block_rows: int, units: bool) -> Iter
             yield current.result()
 
 
-def file_bytes(rows: int, dimension: int, units: bool = False) -> int:
+def file_bytes(rows: int, dimension: int, units: bool = False, pictures: int = 0) -> int:
     """Bytes of a file of so many rows."""
-    return len(_header(dimension, rows, units)) + rows * record_type(dimension, units).itemsize + CRC_BYTES
+    head, kind = _header(dimension, rows, units, pictures), record_type(dimension, units, pictures)
+    return len(head) + rows * kind.itemsize + CRC_BYTES
 
 
-def _header(dimension: int, count: int, units: bool) -> bytes:
-    kind = record_type(dimension, units)
+def _header(dimension: int, count: int, units: bool, pictures: int) -> bytes:
+    kind = record_type(dimension, units, pictures)
     sink = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         sink, {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (count,)}
@@ -129,16 +135,16 @@ def _header(dimension: int, count: int, units: bool) -> bytes:
     return sink.getvalue()
 
 
-def _read_header(file: Any, dimension: int, units: bool) -> tuple[int, int]:
+def _read_header(file: Any, dimension: int, units: bool, pictures: int) -> tuple[int, int]:
     """Number of records, and where they start.
 
     Raises:
       ValueError: the file holds other records.
     """
-    empty = _header(dimension, 0, units)
+    empty = _header(dimension, 0, units, pictures)
     head = file.read_at(min(len(empty), file.size()), 0)
     with contextlib.suppress(ValueError):
         count = int(head[head.rindex(b"(") + 1 : head.rindex(b",)")])
-        if head == _header(dimension, count, units):
+        if head == _header(dimension, count, units, pictures):
             return count, len(empty)
     raise ValueError(f"not a file of rows of {dimension} values")

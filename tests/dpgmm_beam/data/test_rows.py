@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from dpgmm_beam.data import rows
 from dpgmm_beam.data.digest import DIGEST_LIMBS, digest_limbs, digest_of_limbs
-from dpgmm_beam.data.rows import RowFormat, embedding_matrix, label_indices
+from dpgmm_beam.data.rows import (
+    RowFormat,
+    Rows,
+    accept,
+    embedding_matrix,
+    label_indices,
+    record_type,
+    rows_of,
+    without_long_lists,
+)
 from dpgmm_beam.privacy import lattice
 from tests.strategies import blobs, lattice_rows, quick, real_rows, splits, take
 
@@ -316,3 +325,49 @@ def test_views_of_lists_as_lists(kind, start):
     matrix, kept = embedding_matrix(column, 2)
     assert kept.tolist() == [value is not None and len(value) == 2 for value in values[start:]]
     assert matrix.tolist() == [value for value in values[start:] if value and len(value) == 2]
+
+
+def with_pictures(vectors, seen, labels):
+    lists = pa.list_(pa.float32())
+    return pa.record_batch(
+        {
+            "label": pa.array(labels),
+            "embedding": pa.array(vectors, lists),
+            "picture": pa.array(seen, lists),
+        }
+    )
+
+
+def test_a_row_is_kept_or_set_aside_with_its_picture():
+    row_format = RowFormat(("a", "b"), 2, None, pictures=3, picture_norm=2.0)
+    nan, good = float("nan"), [0.0, 0.0, 2.0]
+    batch = with_pictures(
+        [[1, 0], None, [0, 1], [1, 0], [nan, 1], [1, 1], [0, 2], [1, 0], [3, 4]],
+        [good, good, None, [1, 2], good, [nan, 0, 0], [9, 0, 0], good, [0, 1, 0]],
+        ["a", "a", "a", "a", "a", "a", "b", "c", "b"],
+    )
+    rows, aside = accept(batch, row_format)
+    assert rows.classes.tolist() == [0, 1, 1]
+    np.testing.assert_allclose(rows.values / lattice.UNIT, [[1, 0], [0, 1], [0.6, 0.8]], atol=1e-4)
+    np.testing.assert_allclose(rows.pictures / lattice.UNIT, [[0, 0, 1], [1, 0, 0], [0, 0.5, 0]], atol=1e-4)
+    assert (aside.length, aside.label, aside.value) == (3, 1, 2)
+    again = Rows.of_records(rows.records())
+    np.testing.assert_array_equal(again.pictures, rows.pictures)
+    np.testing.assert_array_equal(rows.kept(np.array([2, 0])).pictures, rows.pictures[[2, 0]])
+    assert [block.pictures.shape for block in rows.blocks(2)] == [(2, 3), (1, 3)]
+    assert record_type(2, True, 3).itemsize == record_type(2, True).itemsize + 6
+
+
+def test_rows_in_memory_with_pictures():
+    found = rows_of(
+        np.array([[3.0, 4], [0, 0], [1, 0]]), [0, 1, 2], pictures=np.array([[1.0], [1], [np.nan]])
+    )
+    assert found.classes.tolist() == [0]
+    assert found.pictures.tolist() == [[lattice.LARGEST]]
+
+
+def test_pictures_that_are_too_long_are_not_carried_on(monkeypatch):
+    monkeypatch.setattr("dpgmm_beam.data.rows._SPARE_VALUES", 3)
+    batch = with_pictures([[1, 0], [1, 0]], [[1, 2, 3], [0.0] * 50], ["a", "a"])
+    shorter = without_long_lists(batch, RowFormat(("a",), 2, None, pictures=3, picture_norm=1.0))
+    assert shorter.column("picture").to_pylist() == [[1, 2, 3], None]

@@ -76,11 +76,13 @@ def test_pictures_have_one_size():
 @pytest.mark.parametrize(
     ("spec", "encoder", "said"),
     [
-        ("nobody:x", "dct:28", "must be one of dct, kandinsky22, retrieval,"),
+        ("nobody:x", "dct:28", "must be one of dct, kandinsky22, private_linear, retrieval,"),
         ("dct:28", "dct:32", "of the release's encoder, dct:32; it decodes embeddings of dct:28"),
         ("dct:28:rgb", "dct:28", "it decodes embeddings of dct:28:rgb"),
         ("dct:2000", "dct:28", "must be dct:SIDE"),
         ("dct", "dct:28", "must be dct:SIDE"),
+        ("private_linear", "efficientnet_lite0", "of a release that was made with --decodable SIDE"),
+        ("private_linear:28", "efficientnet_lite0", "be private_linear, without an argument"),
         ("torch:/nowhere", "dct:28", "name a file that dpgmm train-decoder wrote"),
         ("torch:", "dct:28", "name a file that dpgmm train-decoder wrote"),
         ("retrieval:/nowhere", "dct:28", "name a folder that dpgmm embed has written"),

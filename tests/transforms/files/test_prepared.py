@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import os
 import stat
@@ -152,3 +153,17 @@ def test_only_the_owner_reads(tmp_path):
     prepared.write(str(path), 2, [some_rows(5, 2)])
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("scheme", ["", "crate://"])
+def test_pictures_go_with_their_rows(scratch, scheme):
+    path = scheme + str(scratch / "rows.npy")
+    rows = dataclasses.replace(some_rows(20, 3), pictures=np.arange(100, dtype=np.int16).reshape(20, 5))
+    prepared.write(path, 3, rows.blocks(6), pictures=5)
+    found = list(prepared.read(path, 3, 8, pictures=5))
+    np.testing.assert_array_equal(np.concatenate([each.pictures for each in found]), rows.pictures)
+    assert same(concatenate(found, 3), concatenate([rows], 3))
+    assert prepared.is_whole(path, 3, pictures=5)
+    assert not prepared.is_whole(path, 3)
+    assert not prepared.is_whole(path, 3, pictures=6)
+    assert os.path.getsize(scratch / "rows.npy") == prepared.file_bytes(20, 3, pictures=5)
