@@ -59,6 +59,8 @@ setup(
         "demo": ["scikit-learn>=1.5,<1.8"],
         "test": [
             "pytest>=8",
+            # On all cores: make test.
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff>=0.12",
             "mypy>=1.15",

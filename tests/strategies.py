@@ -1,7 +1,7 @@
 """Hypothesis strategies and small data that several tests draw on."""
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from dpgmm_beam.data.rows import Rows
@@ -9,10 +9,8 @@ from dpgmm_beam.fit.stage import Stage
 from dpgmm_beam.fit.state import FitState
 from dpgmm_beam.privacy import lattice
 
-quick = settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
-"""The same examples on every run."""
+quick = settings(max_examples=40)
+"""Where each example takes a while."""
 
 ROW_KINDS = ("normal", "one-hot", "equal", "signs", "halves", "sparse", "tiny", "big", "opposite")
 

@@ -269,12 +269,15 @@ DRIVER = """
 import sys, time
 import tests.pipelines.test_decode as own
 from pipelines import cli
-if sys.argv.pop(1) == "slow":
-    decode = own.Shades.decode
-    def slow(self, *given):
-        time.sleep(0.5)
+if sys.argv.pop(1) == "stuck":
+    decode, batches = own.Shades.decode, []
+    def stuck(self, *given):
+        batches.append(given)
+        # A piece is of two.
+        if len(batches) > 2:
+            time.sleep(600)
         return decode(self, *given)
-    own.Shades.decode = slow
+    own.Shades.decode = stuck
 sys.exit(cli.main(["decode", "--decoder", "shades", *sys.argv[1:]]))
 """
 
@@ -286,7 +289,7 @@ def driver(speed, *arguments):
 
 def test_killed_in_the_middle_it_goes_on(release, tmp_path):
     arguments = ("--release", release, "--output", tmp_path / "out", "--images-per-class", 20, "--threads", 1)
-    process = driver("slow", *arguments)
+    process = driver("stuck", *arguments)
     end = time.monotonic() + 120
     while not list(tmp_path.glob(".out.decoding-*-pieces/*.json")):
         assert process.poll() is None, process.stderr.read()

@@ -273,7 +273,7 @@ if sys.argv[1] == "direct":
     runner.job_options(["--runner=PrismRunner"], False)
 stub = beam_job_api_pb2_grpc.JobServiceStub(grpc.insecure_channel(f"localhost:{port}"))
 try:
-    stub.DescribePipelineOptions(beam_job_api_pb2.DescribePipelineOptionsRequest(), timeout=10)
+    stub.DescribePipelineOptions(beam_job_api_pb2.DescribePipelineOptionsRequest(), timeout=60)
     print("reached")
 except grpc.RpcError as error:
     print("lost")

@@ -58,9 +58,6 @@ SIZES: dict[str, dict[str, int]] = {
 def schedules(count: int):
     return settings(
         max_examples=count,
-        deadline=None,
-        derandomize=True,
-        database=None,
         phases=[Phase.generate],
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
@@ -118,7 +115,7 @@ def check_no_threads() -> None:
     """Threads of passes end, also those of attempts that died."""
     for thread in threading.enumerate():
         if thread.name.startswith("sum"):
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
 

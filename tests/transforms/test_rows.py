@@ -291,7 +291,7 @@ def accepted(workspace, element) -> list[bytes]:
     return sorted(bytes(row) for row in data)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.sampled_from(ODD_LABELS), st.sampled_from(ODD_VECTORS)), min_size=1, max_size=4),
     st.booleans(),

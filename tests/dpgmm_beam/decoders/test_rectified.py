@@ -17,7 +17,7 @@ FORM = dct.PictureForm(8, 1)
 
 
 @given(mean=st.floats(0.02, 0.98), share=st.floats(0.001, 0.85))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_clamped_gaussian_has_the_moments_that_it_should(mean, share):
     variance = share * mean * (1 - mean)
     centre, deviation = rectified(np.array([mean]), np.array([variance]))

@@ -32,7 +32,7 @@ def test_the_transform_is_scipys(spec, dimension):
     channels=st.sampled_from([1, 3]),
     seed=st.integers(0, 2**32),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_inverse_is_exact_and_clamped(side, channels, seed):
     form = dct.PictureForm(side, channels)
     pixels = np.random.default_rng(seed).integers(0, 256, (2, side, side, channels)) / 255

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from dpgmm_beam.fit.kmeans import nearest_of_class, weighted_k_means
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 6))
 def test_weighted_k_means_is_integral_and_beats_one_centre(seed, count):
     generator = np.random.default_rng(seed)

@@ -36,7 +36,7 @@ def test_the_later_half_of_the_rounds_has_shorter_steps():
     assert (only.mechanism, only.relaxation) == ("rounds", 1.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     row=st.lists(st.floats(-1e3, 1e3, width=32), min_size=12, max_size=12),
     label=st.integers(0, 1),

@@ -115,7 +115,7 @@ def test_no_figures_of_no_noise(wrong):
         operational(1.0, units=0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(MIN_MU, MAX_MU))
 def test_what_was_asked_for_in_mu_is_kept(mu):
     epsilon, delta = budget_of_mu(mu)
@@ -127,7 +127,7 @@ def test_what_was_asked_for_in_mu_is_kept(mu):
     assert 1 / multiplier >= mu * (1 - 2e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(MIN_ADVANTAGE, MAX_ADVANTAGE))
 def test_what_was_asked_for_in_advantage_is_kept(advantage):
     multiplier = calibrated(*budget_of_mu(mu_of_advantage(advantage)))

@@ -28,7 +28,7 @@ def by_definition(real, other, k):
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**31),
     n=st.integers(8, 60),

@@ -320,7 +320,7 @@ def test_images_without_folders_have_no_labels(tmp_path, scheme):
     assert [image.label for image in image_folders.list_images(described.pattern, False)] == [None, None]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sets(st.sampled_from(["a/1.png", "b/2.png", "a/c/3.png", "4.png", "train/5.png", "a/note"])))
 def test_no_file_decides_what_an_input_is(tmp_path_factory, names):
     """Whatever images are in the folders, and if there are none: the folders are the layout."""

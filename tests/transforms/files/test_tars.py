@@ -83,7 +83,7 @@ def test_the_layout_of_webdataset(tmp_path):
     assert left_out(describe_input(path, MODEL)) == []
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.permutations(MEMBERS))
 def test_members_in_any_order(tmp_path_factory, members):
     """As `tar` packs a folder: in the order of the disk."""

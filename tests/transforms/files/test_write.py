@@ -66,7 +66,7 @@ def test_two_attempts_at_once_leave_one_whole_file(tmp_path):
     def attempt(letter):
         def write(file):
             file.write(letter * 1000)
-            both.wait(10)
+            both.wait(60)
             file.write(letter * 1000)
 
         write_whole(str(tmp_path / "file"), write, private=True)
