@@ -178,12 +178,25 @@ def test_the_same_release_gives_the_same_bytes(made, public, tmp_path):
         "MATPLOTLIBRC": str(tmp_path),
         "PYTHONHASHSEED": "7",
         "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "2",
         "TZ": "Asia/Tokyo",
         "LC_ALL": "C",
     }
     command = [sys.executable, "-m", "pipelines.cli", "report", "--release", str(made / "release")]
     subprocess.run([*command, "--output", str(tmp_path / "again.html")], check=True, env=environment)
     assert (tmp_path / "again.html").read_text() == public.markup
+
+
+@pytest.mark.parametrize("classes", [small.CLASSES, ("a",)], ids=len)
+def test_components_by_the_noisy_size(tmp_path, classes):
+    """As by default: the configuration leaves their number to the release."""
+    config = small.small_config(classes=classes, components=None, epsilon=20.0, samples_per_class=50)
+    make_release(tmp_path / "release", clustered(classes, 6000), config)
+    _, found = load_mixture(tmp_path / "release").weights.shape
+    assert found > 1
+    page = page_of(tmp_path / "release", tmp_path)
+    assert f"Each class is a mixture of {found} Gaussians." in page.text
+    check_page(page)
 
 
 def check_page(page: Page) -> None:
