@@ -455,11 +455,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                     request.embed_cache,
                     decodable=plan.config.decodable,
                 )
-            runs.report(private_dir, current, len(plan.stages), plan.config.classes, images)
+            left_out = runs.report(private_dir, current, len(plan.stages), plan.config.classes, images)
             config = plan.config
             cli.report(
                 f"released to {output}: epsilon {config.epsilon:g}, delta {config.delta:g}, "
-                f"{config.samples_per_class} rows for each of {len(config.classes)} classes",
+                f"{config.samples_per_class} rows for each of {len(config.classes)}"
+                f" class{'es' if len(config.classes) > 1 else ''}",
                 output=output,
                 release_id=current.release_id,
                 epsilon=config.epsilon,
@@ -468,6 +469,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 classes=list(config.classes),
                 **({"max_rows_per_unit": config.max_rows_per_unit} if config.max_rows_per_unit else {}),
             )
+            cli.report(f"What was left out of the input, and why, is in {left_out}", report=left_out)
             if config.bound_found:
                 cli.say(
                     f"at most {config.max_rows_per_unit} rows of a person count, by noisy numbers of people"

@@ -124,9 +124,10 @@ class ClassRows:
         return (
             f"{len(names)} of {len(self.classes)} classes {verb} no more than noise (fewer than"
             f" {math.ceil(NOISE_STDDEVS * self.stddev)} noisy rows, four standard deviations):"
-            f" {', '.join(names[:_LISTED])}{more}. Are these labels spelt as in the data? What is said here"
-            " is in the release and costs nothing; an empty class goes unnamed in 3 of 100,000 cases, and"
-            f" one of {2 * NOISE_STDDEVS * self.stddev:.0f} rows is named in as many"
+            f" {', '.join(names[:_LISTED])}{more}. Are these labels spelt as in the data? dpgmm inspect"
+            " shows both to its owner. What is said here is in the release and costs nothing; an empty class"
+            " goes unnamed in 3 of 100,000 cases, and one of"
+            f" {2 * NOISE_STDDEVS * self.stddev:.0f} rows is named in as many"
         )
 
 

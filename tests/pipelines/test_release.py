@@ -543,6 +543,8 @@ def test_a_misspelt_class_shows_at_once(tmp_path, capfd):
     assert lines == [f"  {rows:>9,}  {name}" for rows, name in sizes]
     assert err.splitlines()[-1].startswith("warning: 1 of 2 classes is no more than noise")
     assert ": devises. Are these labels spelt as in the data?" in err
+    (path,) = (tmp_path / "private" / "reports").iterdir()
+    assert f"What was left out of the input, and why, is in {path}\n" in out
     assert "devices" not in out + err
 
 

@@ -129,7 +129,7 @@ def _described(
     pattern: str, by_name: bool, encoder: str, dimension: int | None, columns: Columns
 ) -> InputDescription:
     if by_name and image_lists.is_list(pattern):
-        _refuse_precomputed(pattern, encoder)
+        _refuse_precomputed(pattern, encoder, "is a list of images; embeddings come as Parquet, .npz or .npy")
         _refuse_dimension(dimension)
         labelled = image_lists.labelled(pattern, columns)
         return InputDescription(IMAGE_LIST, pattern, None, labelled, columns=columns)
@@ -170,8 +170,8 @@ def _described(
         raise ConfigError(
             "input",
             pattern,
-            "hold its arrays as embeddings.npy and labels.npy, or have their names stated as its"
-            f" embedding_column and label_column; it holds {tables[0].path}",
+            "be a folder that holds its arrays as embeddings.npy and labels.npy, or as the names that are"
+            f" stated as its embedding_column and label_column; {tables[0].path} is none of them",
         )
     elif layout is None:
         raise ConfigError("input", pattern, f"match something: {_WANTED}")
@@ -228,9 +228,9 @@ def _identity(file: InputFile) -> str:
     return file.pin if is_local(file.path) else file.path
 
 
-def _refuse_precomputed(pattern: str, encoder: str) -> None:
+def _refuse_precomputed(pattern: str, encoder: str, what: str = "holds images") -> None:
     if encoder == "precomputed":
-        raise ConfigError("encoder", encoder, f"name a model, because the input {pattern} holds images")
+        raise ConfigError("encoder", encoder, f"name a model, because the input {pattern} {what}")
 
 
 def _refuse_dimension(dimension: int | None) -> None:

@@ -177,7 +177,7 @@ def test_names_of_arrays(tmp_path):
 def test_names_of_files(tmp_path):
     np.save(tmp_path / "X.npy", VECTORS)
     np.save(tmp_path / "y.npy", LABELS)
-    assert "hold its arrays as embeddings.npy and labels.npy, or have their names" in refusal(tmp_path)
+    assert "be a folder that holds its arrays as embeddings.npy and labels.npy, or" in refusal(tmp_path)
     assert rows_of(tmp_path, embedding="X", label="y") == expected()
     assert "label_column=z is refused" in refusal(tmp_path, embedding="X", label="z")
     (tmp_path / "X.npy").rename(tmp_path / "embeddings.npy")

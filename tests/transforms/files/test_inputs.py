@@ -141,6 +141,12 @@ def test_images_in_parquet(tmp_path):
     assert "dimension=7 is refused" in str(refusal(path, "efficientnet_lite0", 7))
 
 
+def test_a_list_holds_no_embeddings(tmp_path):
+    (tmp_path / "x.csv").write_text("label,x0,x1\na,0.5,1\n")
+    said = str(refusal(str(tmp_path / "x.csv"), "precomputed"))
+    assert said.endswith("x.csv is a list of images; embeddings come as Parquet, .npz or .npy.")
+
+
 def test_both_columns_the_encoder_decides(tmp_path):
     path = write(tmp_path / "x.parquet", image=pa.array([b"x"]), embedding=vectors(1))
     assert describe_input(path, "efficientnet_lite0").kind == parquet.IMAGE_PARQUET
