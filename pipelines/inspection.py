@@ -136,20 +136,20 @@ def lines(
     yield "FOR THE OWNER'S EYES: exact facts about private data."
     yield ""
     yield f"input       {description.pattern}"
-    what = "embeddings" if description.holds_embeddings else "images"
+    what = "embedding" if description.holds_embeddings else "image"
     size = f", {_bytes(found.size)}" if found.size else ""
     labelled = "with" if description.labelled else "no"
     yield f"layout      {description.kind.replace('_', ' ')}, {labelled} labels"
-    yield f"found       {found.rows:,} {what}{size}; {found.good:,} are good as far as was looked"
+    yield f"found       {_many(found.rows, what)}{size}; {found.good:,} of them good as far as was looked"
     if found.formats:
         yield f"formats     {_counts(found.formats)}"
     if found.smallest and found.largest:
         least, most = ("{} x {}".format(*size) for size in (found.smallest, found.largest))
-        yield f"sizes       {least} to {most} pixels"
+        yield f"sizes       {least if least == most else f'{least} to {most}'} pixels"
     if description.dimension:
         yield f"dimension   {description.dimension:,}"
     if not decoded:
-        read = "labels" if what == "embeddings" else "headers"
+        read = "labels" if description.holds_embeddings else "headers"
         yield f"looked at   {read} only; --decode finds what is wrong behind them"
     yield from _named("set aside", "rows that are none", found.rejected, names)
     yield from _named("passed over", "in the input, and no rows", found.passed_over, names)
@@ -157,13 +157,13 @@ def lines(
     yield ""
     if survey is None:
         if description.labelled:
-            yield f"labels      {len(found.labels.rows):,} different ones; give --classes to compare them"
+            yield f"labels      {_many(len(found.labels.rows), 'label')}; give --classes to compare them"
             yield from _rows(found.labels.rows)
             yield from _unnamed(found.labels)
         else:
-            yield f"labels      none: declare one class, which has all {found.good:,} rows"
+            yield f"labels      none: declare one class, which has {_many(found.good, 'row')}"
     else:
-        yield f"classes     {len(survey.classes):,} declared, {sum(survey.classes.values()):,} rows have one"
+        yield f"classes     {len(survey.classes):,} declared, in {_many(sum(survey.classes.values()), 'row')}"
         yield from _rows(survey.classes)
         yield from _survey(survey)
     if found.units is not None:
@@ -172,8 +172,8 @@ def lines(
         yield ""
         then = "" if description.holds_embeddings else " once they are embedded"
         yield (
-            f"a release   {price.rows:,} rows, {_bytes(price.disk)} in the private folder while it runs,"
-            f" about {_seconds(price.seconds)}{then} (docs/scale.md)"
+            f"a release   {_many(price.rows, 'row')}, {_bytes(price.disk)} in the private folder while it"
+            f" runs, about {_seconds(price.seconds)}{then} (docs/scale.md)"
         )
     if speed and found.good:
         took = _seconds(found.good / speed)
@@ -202,7 +202,7 @@ def _survey(survey: LabelSurvey) -> Iterator[str]:
         yield f"WITHOUT A ROW: {shown}{_and_more(len(survey.missing))}. Each of these is released as noise"
     undeclared = survey.undeclared
     if undeclared.total:
-        yield f"NOT DECLARED: {undeclared.total:,} rows, which a release sets aside"
+        yield f"NOT DECLARED: {_many(undeclared.total, 'row')}, which a release sets aside"
         yield from _rows(undeclared.rows)
         yield from _unnamed(undeclared)
     for match in survey.near[:_SHOWN_LABELS]:
@@ -236,6 +236,14 @@ def _named(title: str, meaning: str, named: Named, most: int) -> Iterator[str]:
     if named.counts.total() > most and named.examples:
         more = named.counts.total() - min(most, len(named.examples))
         yield f"  {more:,} more (--names N or --json tells them)"
+
+
+def _many(count: int, what: str) -> str:
+    """
+    >>> _many(1, "row"), _many(2000, "row")
+    ('1 row', '2,000 rows')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -29,7 +29,8 @@ def parser() -> Parser:
     what.add_argument(
         "--encoder",
         required=True,
-        help="open_clip:MODEL/PRETRAINED, efficientnet_lite0, dct:SIDE or precomputed",
+        help="efficientnet_lite0, open_clip:MODEL/PRETRAINED, scattering:SIDE, dct:SIDE, or your own;"
+        " precomputed: rows are embeddings",
     )
     what.add_argument("--classes", required=True, help="the declared labels: a,b,c or a file with one a line")
     what.add_argument("--output", required=True, help="folder of the release; appears whole or not at all")
