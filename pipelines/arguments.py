@@ -2,10 +2,11 @@
 
 # What is imported here delays every `dpgmm VERB --help`: neither Beam nor numpy.
 import argparse
+import dataclasses
 import difflib
 import importlib.util
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from dpgmm_beam import __version__
 from dpgmm_beam.errors import ConfigError, printable
@@ -150,6 +151,22 @@ class Parser(argparse.ArgumentParser):
     def _print_message(self, message, file=None):
         if message:
             output.write(message, file)
+
+
+def add_recipe(parser: Parser, recipe: type, meanings: Mapping[str, str]) -> None:
+    """Adds an option for each field of a dataclass of hyper-parameters, by its type and default.
+
+    Args:
+      meanings: what the help says of each field.
+    """
+    group = parser.add_argument_group("recipe")
+    for field in dataclasses.fields(recipe):
+        group.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=field.type,
+            default=field.default,
+            help=meanings[field.name],
+        )
 
 
 class Complaint(SystemExit):

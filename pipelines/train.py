@@ -37,7 +37,7 @@ from transforms.files.columns import DEFAULT_COLUMNS, Columns
 from transforms.files.private import is_local
 from transforms.files.publish import exists, join
 from transforms.files.small import read_small
-from transforms.files.write import write_whole
+from transforms.files.write import swap, write_whole
 
 _BATCH_ROWS = 1024
 _FEW_VALUES, _LABEL_BYTES = 2**24, 2**20
@@ -623,21 +623,12 @@ def write_output(output: str, network: Network, metrics: dict) -> None:
     output = os.path.abspath(output)
     parent, name = os.path.split(output)
     staging = os.path.join(parent, f".{name}.partial-{uuid.uuid4().hex}")
-    replaced = f"{staging}-replaced"
     try:
         for name, data in files.items():
             write_whole(os.path.join(staging, name), data, private=name == METRICS_FILE)
-        if os.path.exists(output):
-            os.rename(output, replaced)
-        try:
-            os.rename(staging, output)
-        except BaseException:
-            if os.path.exists(replaced) and not os.path.exists(output):
-                os.rename(replaced, output)
-            raise
+        swap(staging, output, f"{staging}-replaced", old=os.path.exists(output))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
 
 
 if __name__ == "__main__":

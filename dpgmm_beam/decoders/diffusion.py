@@ -72,6 +72,8 @@ class _Options:
     norm: float = 0.0
 
 
+_OF_KANDINSKY = ("steps", "guidance", "size", "prior", "norm")
+_OF_UNCLIP = ("steps", "guidance", "size", "noise_level", "norm")
 _RANGES = {
     "steps": (1, 1000),
     "guidance": (1, 100),
@@ -162,6 +164,20 @@ class _Diffusion(Decoder):
         """(n, d) embeddings -> (n, height, width, 3) from 0 to 1."""
         raise NotImplementedError
 
+    def _sample(self, embeds: Any, generators: list, **own: Any) -> np.ndarray:
+        """As `_run`, with arguments that only this pipeline has."""
+        options = self._options
+        return self._pipeline(
+            image_embeds=embeds,
+            height=options.size,
+            width=options.size,
+            num_inference_steps=options.steps,
+            guidance_scale=options.guidance,
+            generator=generators,
+            output_type="np",
+            **own,
+        ).images
+
 
 class Kandinsky(_Diffusion):
     """Kandinsky 2.2's decoder (Apache-2.0).
@@ -180,17 +196,7 @@ class Kandinsky(_Diffusion):
         negative = torch.zeros_like(embeds)
         if self._negative is not None:
             negative = torch.from_numpy(self._negative).to(embeds).expand_as(embeds)
-        options = self._options
-        return self._pipeline(
-            image_embeds=embeds,
-            negative_image_embeds=negative,
-            height=options.size,
-            width=options.size,
-            num_inference_steps=options.steps,
-            guidance_scale=options.guidance,
-            generator=generators,
-            output_type="np",
-        ).images
+        return self._sample(embeds, generators, negative_image_embeds=negative)
 
 
 class StableUnclip(_Diffusion):
@@ -205,25 +211,19 @@ class StableUnclip(_Diffusion):
         self._words = words
 
     def _run(self, embeds: Any, generators: list) -> np.ndarray:
-        options = self._options
         words = self._words.expand(len(embeds), -1, -1).to(embeds)
-        return self._pipeline(
-            image_embeds=embeds,
+        return self._sample(
+            embeds,
+            generators,
             prompt_embeds=words,
             negative_prompt_embeds=words,
-            height=options.size,
-            width=options.size,
-            num_inference_steps=options.steps,
-            guidance_scale=options.guidance,
-            noise_level=options.noise_level,
-            generator=generators,
-            output_type="np",
-        ).images
+            noise_level=self._options.noise_level,
+        )
 
 
 def kandinsky_encoders(argument: str) -> tuple[str, ...]:
     """ViT-bigG-14 of open_clip, raw."""
-    weights, _ = _options("kandinsky22", argument, ("steps", "guidance", "size", "prior", "norm"))
+    weights, _ = _options("kandinsky22", argument, _OF_KANDINSKY)
     check_installed(f"kandinsky22:{argument}")
     _check_weights("kandinsky22", argument, weights)
     return BIG_G
@@ -231,7 +231,7 @@ def kandinsky_encoders(argument: str) -> tuple[str, ...]:
 
 def unclip_encoders(argument: str) -> tuple[str, ...]:
     """ViT-H-14 of open_clip, raw."""
-    weights, _ = _options("unclip", argument, ("steps", "guidance", "size", "noise_level", "norm"))
+    weights, _ = _options("unclip", argument, _OF_UNCLIP)
     check_installed(f"unclip:{argument}")
     _check_weights("unclip", argument, weights)
     return H
@@ -239,7 +239,7 @@ def unclip_encoders(argument: str) -> tuple[str, ...]:
 
 def load_kandinsky(argument: str, origin: Origin) -> Kandinsky:
     """Loads the decoder, and of the prior its statistics and, for guidance, its image encoder."""
-    weights, options = _options("kandinsky22", argument, ("steps", "guidance", "size", "prior", "norm"))
+    weights, options = _options("kandinsky22", argument, _OF_KANDINSKY)
     diffusers = _diffusers()
     with _named(f"kandinsky22:{argument}"):
         pipeline = diffusers.KandinskyV22Pipeline.from_pretrained(weights, **_how(weights))
@@ -254,7 +254,7 @@ def load_unclip(argument: str, origin: Origin) -> StableUnclip:
     """Loads the decoder; its text encoder is asked once for no words, its image encoder is left out."""
     import torch
 
-    weights, options = _options("unclip", argument, ("steps", "guidance", "size", "noise_level", "norm"))
+    weights, options = _options("unclip", argument, _OF_UNCLIP)
     diffusers = _diffusers()
     with _named(f"unclip:{argument}"):
         index = diffusers.StableUnCLIPImg2ImgPipeline.load_config(weights)
@@ -281,7 +281,7 @@ def load_unclip(argument: str, origin: Origin) -> StableUnclip:
 
 def kandinsky_fingerprint(argument: str) -> str:
     """Of local folders, the decoder's and the prior's."""
-    weights, options = _options("kandinsky22", argument, ("steps", "guidance", "size", "prior", "norm"))
+    weights, options = _options("kandinsky22", argument, _OF_KANDINSKY)
     return "".join(map(_digest, (weights, options.prior)))
 
 

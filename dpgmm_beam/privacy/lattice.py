@@ -101,15 +101,6 @@ def clip_rows(rows: np.ndarray, bound: int) -> np.ndarray:
     return clipped
 
 
-def coarsen_rows(rows: np.ndarray, bits: int, bound: int) -> np.ndarray:
-    """Moves integer rows to a lattice 2**bits times coarser, with norm at most `bound` there.
-
-    Args:
-      rows: (n, d) integers of norm at most bound * 2**bits.
-    """
-    return _round_within(rows * 2.0**-bits, bound)
-
-
 def _row_scale(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows scaled by a power of two to 20-bit integers, their exponents and norms.
 

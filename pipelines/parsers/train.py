@@ -1,10 +1,8 @@
 """The options of `dpgmm train`."""
 
-import dataclasses
-
 from dpgmm_beam.data.schema import PROBABILITIES
 from dpgmm_beam.recipe import METRICS_FILE, MODEL_FILE, TrainConfig
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_recipe
 from pipelines.columns import EMBEDDING, LABEL, add_columns
 
 RECIPE = {
@@ -44,12 +42,5 @@ def parser() -> Parser:
     rows.add_argument("--clip-norm", type=float, help="clip embeddings to it instead of bringing them to 1")
     rows.add_argument("--dimension", type=int, help="length of an embedding in a list column")
     add_columns(result, LABEL, EMBEDDING)
-    recipe = result.add_argument_group("recipe")
-    for field in dataclasses.fields(TrainConfig):
-        recipe.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=field.type,
-            default=field.default,
-            help=RECIPE[field.name],
-        )
+    add_recipe(result, TrainConfig, RECIPE)
     return result

@@ -1,9 +1,7 @@
 """The options of `dpgmm train-decoder`."""
 
-import dataclasses
-
 from dpgmm_beam.recipe import DECODER_SIDES, DecoderConfig
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_recipe
 from pipelines.columns import IMAGE, LABEL, add_columns
 from pipelines.folders import default_folder
 
@@ -39,12 +37,5 @@ def parser() -> Parser:
     result.add_argument("--private-dir", help=f"from which none may come (default: {default_folder()})")
     result.add_argument("--threads", type=int, default=0, help="that embed; 0: as many as cores")
     add_columns(result, IMAGE, LABEL)
-    recipe = result.add_argument_group("recipe")
-    for field in dataclasses.fields(DecoderConfig):
-        recipe.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=field.type,
-            default=field.default,
-            help=RECIPE[field.name],
-        )
+    add_recipe(result, DecoderConfig, RECIPE)
     return result

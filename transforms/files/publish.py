@@ -29,7 +29,7 @@ from dpgmm_beam.release.card import CARD_FILE
 from transforms.files.finding import literal
 from transforms.files.opening import read_bytes
 from transforms.files.private import is_local
-from transforms.files.write import write_whole
+from transforms.files.write import swap, write_whole
 
 MANIFEST = manifests.FILE_NAME
 
@@ -241,18 +241,10 @@ class Publication:
                 write_whole(
                     os.path.join(source, MANIFEST), manifest, scratch=_scratch(staged) if near else None
                 )
-                if os.path.exists(os.path.join(output, MANIFEST)):
-                    shutil.rmtree(replaced, ignore_errors=True)
-                    os.rename(output, replaced)
-                os.rename(source, output)
-            except OSError:
-                if os.path.exists(replaced) and not os.path.exists(output):
-                    os.rename(replaced, output)
-                raise
+                swap(source, output, replaced, old=os.path.exists(os.path.join(output, MANIFEST)))
             finally:
                 # A release that nobody should find.
                 shutil.rmtree(ready, ignore_errors=True)
-            shutil.rmtree(replaced, ignore_errors=True)
 
     def _publish_remote(self, staged: str, records: list[FileRecord], manifest: bytes) -> None:
         if self.is_published(manifest):

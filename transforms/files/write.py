@@ -1,6 +1,7 @@
 """The one way in which files are written: seen whole or not at all, on any file system that Beam knows."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from typing import BinaryIO
@@ -97,3 +98,27 @@ def _write_remote(path: str, content: bytes | Callable[[BinaryIO], object]) -> N
         if hidden != path and FileSystems.exists(hidden):
             FileSystems.delete([hidden])
         raise
+
+
+def swap(source: str, target: str, aside: str, old: bool) -> None:
+    """Renames a local folder into its place, from which an old one goes only if that has come off.
+
+    Args:
+      source, target: folders of one disk.
+      aside: where the old one is meanwhile; what a killed attempt has left there is removed.
+      old: whether there is an old one: an empty folder at `target` is no such thing, and anything
+        else that has come there stays and fails it.
+
+    Raises:
+      OSError: the target is as it was.
+    """
+    try:
+        if old:
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(target, aside)
+        os.rename(source, target)
+    except BaseException:
+        if os.path.exists(aside) and not os.path.exists(target):
+            os.rename(aside, target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

@@ -83,7 +83,7 @@ def teacher_state(dimension, seed, scale, norm=2.0):
 def viewed(real, classes):
     """Rows as a view gives them: norm up to VIEW_UNIT."""
     rows = lattice_rows(real, classes)
-    return Rows(lattice.coarsen_rows(rows.values.astype(float), 1, VIEW_UNIT).astype(np.int16), rows.classes)
+    return Rows(lattice.clip_rows(rows.values.astype(float), VIEW_UNIT).astype(np.int16), rows.classes)
 
 
 def sums_of(stage, rows, before):

@@ -149,15 +149,6 @@ def test_clipping_keeps_the_bound_and_what_is_inside(real, bound):
     assert (np.abs(clipped[~inside] - rows[~inside] * bound / norms) <= 1).all()
 
 
-@quick
-@given(real_rows(), st.integers(0, 10))
-def test_a_coarser_lattice_keeps_the_bound(real, bits):
-    rows, _ = lattice.quantise_rows(real)
-    coarse = lattice.coarsen_rows(rows, bits, UNIT >> bits)
-    assert_on_lattice(coarse, UNIT >> bits)
-    assert (np.abs(coarse - rows / 2**bits) < 1).all()
-
-
 def test_exactness_is_checked():
     lattice.check_exact(2.0**26, 2.0**26)
     lattice.check_exact(2.0**53 - 1)
