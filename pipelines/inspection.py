@@ -16,10 +16,10 @@ from dpgmm_beam.data.survey import LabelCounts, LabelSurvey, UnitCounts, compare
 from dpgmm_beam.encoders import registry
 from dpgmm_beam.errors import ConfigError, printable
 from pipelines import cli, paths
+from pipelines.classes import read_classes
 from pipelines.columns import columns_of
 from pipelines.parsers.inspect import parser
 from pipelines.progress import Progress
-from pipelines.release import read_classes
 from transforms.embed import Preparation
 from transforms.execution import MAX_THREADS
 from transforms.files.columns import Columns

@@ -14,7 +14,7 @@ from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from pipelines import paths, private, runs
-from pipelines.release import check_output, is_made
+from pipelines.release_request import check_output, is_made
 from transforms.files import finding
 from transforms.files.publish import Publication
 from transforms.files.run_files import Workspace

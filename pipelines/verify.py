@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.release import decoded, manifest
-from pipelines import cli, paths, private, release, runner, runs
+from pipelines import cli, paths, private, release_job, release_request, runner, runs
+from pipelines.class_sizes import class_rows_of
 from pipelines.columns import check_units, columns_of
 from pipelines.parsers.verify import parser
 from transforms.execution import Execution
@@ -66,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
 def check_rows(content: dict, folder: str) -> list[str]:
     """What is wrong with the noisy number of rows that a manifest states, whose files are as it says."""
     try:
-        if int(release.class_rows_of(folder).rows.sum()) == content["privacy"]["noisy_rows"]:
+        if int(class_rows_of(folder).rows.sum()) == content["privacy"]["noisy_rows"]:
             return []
     except (ArithmeticError, KeyError, OSError, TypeError, ValueError):
         pass
@@ -113,11 +114,11 @@ def derive_again(content: dict, arguments: argparse.Namespace, options) -> list[
     check_units(columns, config.max_rows_per_unit)
     # Plain lists may need to be told their length; a model's is its own.
     dimension = config.dimension if config.encoder == "precomputed" else None
-    columns = release.read_columns(config, columns)
+    columns = release_request.read_columns(config, columns)
     source = inputs.describe_input(arguments.input, config.encoder, dimension, columns)
-    release.check_pictures(config, source)
+    release_request.check_pictures(config, source)
     execution = Execution(threads=runner.threads_for(options, 0))
-    request = release.Request(config, source, execution, join(private_dir, "embeddings"))
+    request = release_request.Request(config, source, execution, join(private_dir, "embeddings"))
     # States of the release itself would prove nothing: those of a folder of its own.
     parent = private_dir if is_local(private_dir) else None
     with tempfile.TemporaryDirectory(prefix="verify-", dir=parent) as scratch:
@@ -126,8 +127,8 @@ def derive_again(content: dict, arguments: argparse.Namespace, options) -> list[
         workspace = Workspace(os.path.join(scratch, "run"), rows, key_file)
         current = runs.Run("verify", workspace, content["release_id"], drawn=False)
         before = dataclasses.replace(request, config=config.unbounded)
-        request = release.with_bound(before, current, options)
-        release.run(request, output, False, current, options)
+        request = release_job.with_bound(before, current, options)
+        release_job.run(request, output, False, current, options)
         again = manifest.parse(read_bytes(join(output, manifest.FILE_NAME)), output)
     stated, derived = ({file["path"]: file for file in each["files"]} for each in (content, again))
     differing = [

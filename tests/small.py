@@ -23,7 +23,7 @@ from dpgmm_beam.encoders import registry
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.noise import NoiseKey
 from dpgmm_beam.release.in_memory import release_in_memory
-from pipelines import cli, release, runner, runs
+from pipelines import cli, release_job, release_request, runner, runs
 from transforms.execution import Execution
 from transforms.files import finding, inputs, parquet
 from transforms.files.columns import DEFAULT_COLUMNS, Columns
@@ -117,7 +117,7 @@ def run(
     columns: Columns = DEFAULT_COLUMNS,
     **execution,
 ) -> dict[str, bytes]:
-    """The files of a release made by the product's own `pipelines.release.run`.
+    """The files of a release made by the product's own `pipelines.release_job.run`.
 
     Args:
       private_dir: default: one for this run alone.
@@ -127,11 +127,11 @@ def run(
     beam_options = runner.job_options(options, verbose=False)
     with contextlib.ExitStack() as stack:
         folder = str(private_dir) or stack.enter_context(tempfile.TemporaryDirectory())
-        request = release.Request(config, described, Execution(**execution), f"{folder}/embeddings")
+        request = release_request.Request(config, described, Execution(**execution), f"{folder}/embeddings")
         current = stack.enter_context(
             runs.open_run(folder, config, str(source), str(output), str(key_file), release_id)
         )
-        release.run(request, str(output), overwrite, current, beam_options)
+        release_job.run(request, str(output), overwrite, current, beam_options)
     return contents(output)
 
 
