@@ -15,6 +15,7 @@ from dpgmm_beam.encoders.registry import check_encoder
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy.accounting import check_privacy_parameters
 from dpgmm_beam.privacy.noise import KEY_BYTES
+from dpgmm_beam.recipe import METRICS_FILE
 from dpgmm_beam.release.picture_files import SHEET_FILE
 from pipelines import cli, decode, demo_data, embed, fashion_mnist, paths, release, runner, train
 from pipelines.output import Facts
@@ -211,7 +212,7 @@ class Place:
         shutil.rmtree(output, ignore_errors=True)
         with _unsaid():
             train.main(["--synthetic", rows, "--test", self.embeddings("test"), "--output", output])
-        with open(os.path.join(output, train.METRICS_FILE)) as file:
+        with open(os.path.join(output, METRICS_FILE)) as file:
             return {**json.load(file), "train_seconds": time.monotonic() - started}
 
 

@@ -17,7 +17,7 @@ from dpgmm_beam.data.schema import EMBEDDING, LABEL, PROBABILITIES, SOURCE
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.network import MODEL_FILE, Network, network_from_bytes
 from dpgmm_beam.privacy import lattice
-from pipelines import cli, paths, train
+from pipelines import cli, labelled_rows, paths
 from pipelines.columns import columns_of
 from pipelines.parsers.predict import parser
 from pipelines.scores import PRIVATE
@@ -45,13 +45,15 @@ def main(argv: Sequence[str]) -> int:
     paths.check_apart({f"--{name}": getattr(arguments, name) for name in ("network", "input", "output")})
     network = read_network(arguments.network)
     described = describe(arguments.input, network, arguments.dimension, columns)
-    unnamed = train.check_encoder("--input", arguments.input, described.encoder, "--network", network.encoder)
+    unnamed = labelled_rows.check_encoder(
+        "--input", arguments.input, described.encoder, "--network", network.encoder
+    )
     if unnamed:
         cli.note(unnamed)
     named = sources_are_named(arguments.input, columns)
     writer = Writer(network, predictions(arguments.input, network, columns, named), named)
     write = writer.csv if arguments.output.lower().endswith(".csv") else writer.parquet
-    with train.readable("--input", arguments.input):
+    with labelled_rows.readable("--input", arguments.input):
         write_whole(finding.absolute(arguments.output), write, private=True)
     cli.report(
         f"{writer.rows} rows are in {arguments.output}, which is as private as they are",
@@ -97,7 +99,7 @@ def describe(
     Raises:
       ConfigError: it is something else.
     """
-    train.check_files("--input", pattern, columns)
+    labelled_rows.check_files("--input", pattern, columns)
     length = len(network.module.centre)
     try:
         found = inputs.describe_input(pattern, "precomputed", dimension or length, columns)

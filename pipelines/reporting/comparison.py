@@ -19,9 +19,10 @@ from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.mixture import Mixture, Sampler
 from dpgmm_beam.privacy import lattice
+from dpgmm_beam.recipe import METRICS_FILE
 from dpgmm_beam.release import fidelity
 from dpgmm_beam.release.synthesis import generator_of_seed
-from pipelines import cli, train
+from pipelines import cli, labelled_rows
 from pipelines.reporting.facts import PROJECTED_ROWS, ReleaseFacts
 from transforms.files import finding, inputs, tables
 from transforms.files.columns import DEFAULT_COLUMNS, Columns
@@ -70,11 +71,9 @@ def read_network(folder: str, classes: tuple[str, ...]) -> NetworkFacts:
     Raises:
       ConfigError: there are none in the folder, or they are of other classes.
     """
-    path = join(folder, train.METRICS_FILE)
+    path = join(folder, METRICS_FILE)
     if not exists(path):
-        raise ConfigError(
-            "network", folder, f"be a folder with a {train.METRICS_FILE}, as dpgmm train writes it"
-        )
+        raise ConfigError("network", folder, f"be a folder with a {METRICS_FILE}, as dpgmm train writes it")
     data = read_small("--network", path, MAX_METRICS_BYTES)
     try:
         metrics = json.loads(data)
@@ -97,7 +96,7 @@ def read_network(folder: str, classes: tuple[str, ...]) -> NetworkFacts:
     except ConfigError:
         raise
     except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
-        raise ConfigError("network", folder, f"hold a {train.METRICS_FILE} written by dpgmm train") from None
+        raise ConfigError("network", folder, f"hold a {METRICS_FILE} written by dpgmm train") from None
     return NetworkFacts(metrics, accuracies, confusion)
 
 
@@ -174,7 +173,9 @@ def read_real(pattern: str, release: ReleaseFacts, columns: Columns = DEFAULT_CO
     config = release.config
     found = _describe(pattern, config["dimension"], columns)
     encoder = None if config["encoder"] == "precomputed" else config["encoder"]
-    if unnamed := train.check_encoder("private_embeddings", pattern, found.encoder, "--release", encoder):
+    if unnamed := labelled_rows.check_encoder(
+        "private_embeddings", pattern, found.encoder, "--release", encoder
+    ):
         cli.note(unnamed.replace("private_embeddings", "--private-embeddings"))
     classes, clip_norm = tuple(config["classes"]), config["clip_norm"]
     if not found.labelled and len(classes) > 1:
@@ -221,7 +222,7 @@ def _keep(kept: list[tuple[int, bytes, int]], rows: Rows, most: int) -> None:
 
 def _describe(pattern: str, dimension: int, columns: Columns) -> inputs.InputDescription:
     try:
-        train.check_files("--private-embeddings", pattern, columns)
+        labelled_rows.check_files("--private-embeddings", pattern, columns)
         return inputs.describe_input(pattern, "precomputed", dimension, columns)
     except ConfigError as error:
         if error.argument == "dimension":

@@ -10,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dpgmm_beam.data.rows import RowFormat
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.network import load_network
 from dpgmm_beam.release import manifest
 from dpgmm_beam.release.row_statement import RowStatement
 from pipelines import cli, train
+from pipelines.labelled_rows import Source, read_rows
 from pipelines.scores import Confusion
 from tests import small
 
@@ -350,10 +352,10 @@ def test_rows_are_treated_as_the_release_treats_them(folders):
     release(folders / "release", clip_norm=1.5)
     train.main(arguments(folders))
     assert load_network(folders / "out").module.clip_norm == 1.5
-    source = train.Source(str(folders / "few.parquet"), train.RowFormat(tuple(CLASSES), 10, 1.5), soft=False)
+    source = Source(str(folders / "few.parquet"), RowFormat(tuple(CLASSES), 10, 1.5), soft=False)
     embeddings = np.eye(10, dtype=np.float32)[:2] * np.array([[0.5], [30]], np.float32)
     write(folders / "few.parquet", embeddings, ["a", "c"])
-    rows = train.read_rows("--test", source)
+    rows = read_rows("--test", source)
     np.testing.assert_allclose(np.linalg.norm(rows.embeddings, axis=1), [0.5, 1.5], rtol=1e-4)
     assert rows.targets.tolist() == [0, 2]
 
