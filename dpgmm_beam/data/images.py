@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from dpgmm_beam.data import mending, pixels
+from dpgmm_beam.data import encoded, jpeg, mending, pixels, png
 from dpgmm_beam.data.pixels import Note
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16
 _COLOUR_BYTES, _HANDED_ON_BYTES = 4, 8
 
 # What formats can hold in a byte at the very most, deflate 1,032 bytes: what claims more lacks pixels.
-_PIXELS_OF_A_BYTE = {"PNG": 1032 * 8, "JPEG": mending.JPEG_PIXELS}
+_PIXELS_OF_A_BYTE = {"PNG": 1032 * 8, "JPEG": jpeg.MAX_PIXELS_A_BYTE}
 
 # Of decoders that hold the picture several times.
 _DECODER_BYTES = {"WEBP": 20, "AVIF": 20, "GIF": 4}
@@ -181,7 +181,7 @@ def use_image(
         if mended is None or mended.data == data:
             return first
         return _use(mended.data, kind, use, side, note, mended.exif)
-    except mending.Cut:
+    except encoded.Cut:
         return Reason.CUT
     except _Refused as error:
         return error.reason
@@ -215,7 +215,7 @@ def look(data: bytes | None, side: int = LEAST_SIDE) -> Header | Reason:
     for again in (False, True):
         try:
             with _room.take(MAX_DECODED_BYTES if again else 0):
-                whole = mending.mend(data, kind) if again else mending.Mended(data)
+                whole = mending.mend(data, kind) if again else encoded.Mended(data)
             if whole is None:
                 break
             with _opened(whole.data, kind) as image:
@@ -225,7 +225,7 @@ def look(data: bytes | None, side: int = LEAST_SIDE) -> Header | Reason:
             reason = error.reason
             if reason not in (Reason.CUT, Reason.DAMAGED):
                 break
-        except mending.Cut:
+        except encoded.Cut:
             return Reason.CUT
         except Exception:
             # Whatever a parser trips over.
@@ -294,7 +294,7 @@ def _opened(data: bytes, kind: str) -> "Iterator[Image.Image]":
       _Refused: it can't be.
     """
     try:
-        image = mending.opened(data, kind)
+        image = encoded.opened(data, kind)
     except MemoryError:
         raise _Refused(Reason.TOO_LARGE) from None
     except Exception as error:
@@ -319,7 +319,7 @@ def _plan(image: "Image.Image", data: bytes, side: int) -> _Plan:
     samples = pixels.Samples()
     per_pixel = _PIXEL_BYTES.get(image.mode, _COLOUR_BYTES)
     if kind == "PNG":
-        bits, significant = mending.png_depth(data)
+        bits, significant = png.depth_of(data)
         samples = pixels.Samples(bits, significant)
     elif kind == "TIFF":
         _check_tiff(image, data)
@@ -337,7 +337,7 @@ def _plan(image: "Image.Image", data: bytes, side: int) -> _Plan:
         decoder = 2 * _tiff_buffer(image)
     if kind == "JPEG":
         size = handed_on * _COLOUR_BYTES
-        decoder = _coefficient_bytes(image) if mending.jpeg_keeps_coefficients(data) else 0
+        decoder = _coefficient_bytes(image) if jpeg.keeps_coefficients(data) else 0
     # A decoder is done when a picture is handed on.
     size += max(decoder, handed_on * _HANDED_ON_BYTES)
     if size > MAX_DECODED_BYTES:
@@ -390,9 +390,9 @@ def _low_bytes_of(data: bytes, kind: str) -> "Callable[[], Image.Image]":
         from PIL import Image
 
         if kind == "PNG" and data[25] == 4:
-            image = mending.opened(mending.png_gray_alpha_as_bytes(data), kind)
+            image = encoded.opened(png.gray_alpha_as_bytes(data), kind)
             return Image.merge("LA", (image.getchannel("G"), image.getchannel("A")))
-        image = mending.opened(data, kind)
+        image = encoded.opened(data, kind)
         swapped = []
         for tile in getattr(image, "tile", []):
             arguments = tile.args if isinstance(tile.args, tuple) else (tile.args,)
@@ -466,10 +466,10 @@ def _is_cut(image: "Image.Image", data: bytes) -> bool:
     if image.format == "JPEG":
         last = image.getpixel((image.width - 1, image.height - 1))
         gray = all(value in (127, 128) for value in (last if isinstance(last, tuple) else (last,)))
-        return (gray or not data.endswith(mending.JPEG_END)) and mending.jpeg_is_cut(data, gray)
+        return (gray or not data.endswith(jpeg.END)) and jpeg.is_cut(data, gray)
     if image.format == "PNG":
         zeros = not any(image.crop((0, image.height - 1, image.width, image.height)).tobytes())
-        return zeros and mending.png_is_cut(data)
+        return zeros and png.is_cut(data)
     return False
 
 

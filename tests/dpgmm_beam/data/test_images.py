@@ -691,7 +691,7 @@ def test_no_jpeg_of_one_scan_is_too_large():
     huge = head[:at] + struct.pack(">HH", 65500, 65500) + head[at + 4 :]
     # No byte holds more than eight blocks, so that what is decoded at all has bytes for it.
     assert decode(huge) is images.look(huge) is Reason.CUT
-    plan = images._plan(images.mending.opened(huge, "JPEG"), huge + bytes(2**26), 224)
+    plan = images._plan(images.encoded.opened(huge, "JPEG"), huge + bytes(2**26), 224)
     assert plan.reduction == 8
 
 
