@@ -1,6 +1,8 @@
 """A local job opens no TCP port, in whatever process of it."""
 
 import contextlib
+import os
+import signal
 import time
 
 import numpy as np
@@ -10,22 +12,39 @@ from PIL import Image
 from pipelines import cli
 from tests import small
 from tests.pipelines.listening import listeners, tree
-from tests.pipelines.processes import PATIENCE, forked, needs_prism, pool, portable, server, watched
+from tests.pipelines.processes import (
+    PATIENCE,
+    forked,
+    needs_prism,
+    pool,
+    portable,
+    server,
+    stopped,
+    watched,
+)
 
 
-def listened(folder, *arguments) -> set[str]:
-    """Addresses at which a command listened at any time; looked for all the while that it runs."""
-    found, looks = set(), 0
-    with forked("pipelines.cli", *arguments, log=folder / "log", environment=watched(folder)) as started:
+def listened(folder, *arguments, stop_at="") -> set[str]:
+    """Addresses at which a command listened at any time.
+
+    They are looked for all the while that it runs, and once when it has stopped itself, in the midst of
+    its work, however slow the machine is.
+    """
+    found, looked = set(), not stop_at
+    environment = watched(folder, stop_at)
+    with forked("pipelines.cli", *arguments, log=folder / "log", environment=environment) as started:
         end = time.monotonic() + PATIENCE
         while started.poll() is None:
             assert time.monotonic() < end
+            halted = stopped(folder)
             with contextlib.suppress(ProcessLookupError):
                 found |= listeners(tree(started.pid))
-            looks += 1
+            if halted:
+                looked = True
+                os.kill(halted, signal.SIGCONT)
             time.sleep(0.002)
     assert started.returncode == 0, (folder / "log").read_text()
-    assert looks > 3
+    assert looked
     return found
 
 
@@ -55,7 +74,8 @@ def parquet(tmp_path):
 
 @pytest.mark.parametrize("more", [[], ["--threads", 3, "--runner=DirectRunner"]], ids=str)
 def test_embeddings(parquet, tmp_path, more):
-    assert listened(tmp_path, *release(parquet, "precomputed", tmp_path), *more) == set()
+    arguments = release(parquet, "precomputed", tmp_path)
+    assert listened(tmp_path, *arguments, *more, stop_at="fit: stage 2 of") == set()
 
 
 def test_images(tmp_path):
@@ -63,7 +83,8 @@ def test_images(tmp_path):
     for number in range(30):
         pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / "a" / f"{number}.png")
-    assert listened(tmp_path, *release(tmp_path / "images", "blocks", tmp_path)) == set()
+    arguments = release(tmp_path / "images", "blocks", tmp_path)
+    assert listened(tmp_path, *arguments, stop_at="rename to shard-") == set()
 
 
 def test_the_other_verbs(parquet, tmp_path):
@@ -71,13 +92,10 @@ def test_the_other_verbs(parquet, tmp_path):
     made = release(parquet, "precomputed", tmp_path)
     assert cli.main([str(each) for each in (*made, *key, "--release-id", "r1")]) == 0
     more = ["--input", parquet, *key, "--private-dir", tmp_path / "again"]
-    assert listened(tmp_path, "verify", "--release", tmp_path / "out", *more) == set()
-    assert (
-        listened(
-            tmp_path, "sample", "--release", tmp_path / "out", "--rows", 50_000, "--output", tmp_path / "s"
-        )
-        == set()
-    )
+    verify = ["verify", "--release", tmp_path / "out", *more]
+    assert listened(tmp_path, *verify, stop_at="fit: stage 2 of") == set()
+    sample = ["sample", "--release", tmp_path / "out", "--rows", 5000, "--output", tmp_path / "s"]
+    assert listened(tmp_path, *sample, stop_at="rename to ") == set()
 
 
 @needs_prism

@@ -102,7 +102,7 @@ def page_of(release, folder) -> Page:
     return Page((folder / "report.html").read_text())
 
 
-def tested() -> pa.Table:
+def partly_mislabelled() -> pa.Table:
     """Rows to test a network on, some of which have another's label: no network is right everywhere."""
     table = small.table(600)
     labels = table["label"].to_pylist()
@@ -116,7 +116,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     small.write_rows(folder / "private", small.table(600))
     make_release(folder / "release", small.table(600), small.small_config(samples_per_class=200))
-    small.write_rows(folder / "tested", tested())
+    small.write_rows(folder / "tested", partly_mislabelled())
     command = f"train --synthetic {folder}/release --test {folder}/tested --output {folder}/network"
     assert cli.main([*command.split(), "--epochs", "3"]) == 0
     return folder

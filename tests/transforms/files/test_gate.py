@@ -1,3 +1,4 @@
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 
@@ -32,6 +33,13 @@ def test_what_is_shut_is_shut_for_good(path):
     assert gate.is_shut(path)
     with pytest.raises(ConfigError, match="its charge was given back"):
         gate.go_through(path, "r", b"data")
+
+
+def test_its_name_is_on_the_disk_before_anything_is_drawn(path, monkeypatch):
+    forced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: forced.append(os.fstat(descriptor).st_mode))
+    gate.go_through(path, "r", b"data")
+    assert [stat.S_ISDIR(mode) for mode in forced] == [False, True]
 
 
 def test_of_two_at_once_one_wins(tmp_path):
