@@ -32,7 +32,7 @@ def pytest_configure():
 def no_waiting_for_the_disk():
     """Files are not forced to the disk, which takes 7 ms each: tests kill processes, none takes the power.
 
-    That it is asked for at the right moment is seen by test_write.py and test_gate.py of tests/transforms/files.
+    That it is asked for at the right moment is seen in tests/transforms/files: test_write.py, test_gate.py.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
