@@ -28,7 +28,8 @@ from benchmarks import postgres
 from dpgmm_beam.errors import BudgetError
 from dpgmm_beam.privacy.neighbours import IMAGES
 from pipelines.ledger import account as accounts
-from pipelines.ledger.book import Book, Wanted
+from pipelines.ledger.book import Book
+from pipelines.ledger.wanted import Wanted
 
 TOTAL_EPSILON, DELTA = 4.0, 1e-6
 _WON, _REFUSED, _FAILED = 1, 2, 3

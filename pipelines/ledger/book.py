@@ -1,59 +1,28 @@
 """What is done to a data set of a ledger; each of it one transaction."""
 
 import contextlib
-import dataclasses
 import datetime
 import getpass
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from dpgmm_beam.errors import BudgetError, ConfigError
+from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.privacy import accounting
-from dpgmm_beam.privacy.composition import allowance, cost_of, epsilon_of, has_place, plain, together
+from dpgmm_beam.privacy.composition import allowance, epsilon_of, has_place, together
 from pipelines import cli
 from pipelines.ledger import account as accounts
 from pipelines.ledger import chain
 from pipelines.ledger.account import Account, Charge, account_of
 from pipelines.ledger.chain import Signer, Witness
 from pipelines.ledger.store import Row, Store
+from pipelines.ledger.wanted import Wanted, charge_of
 
 MAX_NAME = 200
 """Characters of the name of a data set."""
 
 _CLOCK_SLACK = datetime.timedelta(minutes=5)
-
-
-@dataclasses.dataclass(frozen=True)
-class Wanted:
-    """A release that asks for its part of the budget.
-
-    Attributes:
-      release_id: its public name.
-      privacy: what its manifest will state: epsilon, delta, dp_event, neighboring_relation, privacy_unit,
-        adjacency and slice.
-      facts: digests of what it is; another release under its id has others.
-      place: of the private folder in which it is made.
-    """
-
-    release_id: str
-    privacy: Mapping[str, Any]
-    facts: Mapping[str, str]
-    place: str
-
-    @property
-    def event(self) -> dict[str, Any]:
-        return plain(self.privacy["dp_event"], self.privacy["neighboring_relation"])
-
-    @property
-    def cost(self) -> int:
-        return cost_of(self.event)
-
-    @property
-    def slice_name(self) -> str | None:
-        """K/N, of the data set, where it is of no more than that."""
-        return self.privacy["slice"]
 
 
 class Book:
@@ -189,7 +158,7 @@ class Book:
           BudgetError: it would overspend.
           LedgerError: the ledger can't be reached.
         """
-        return _check(self.account(), wanted)
+        return charge_of(self.account(), wanted)
 
     def reserve(self, wanted: Wanted) -> Charge:
         """Takes a release's part of the budget, or finds it taken for the same release.
@@ -197,8 +166,8 @@ class Book:
         Raises: as `check`.
         """
         with self._adding() as (account, add):
-            found = _check(account, wanted)
-            if found is not None and found.state == accounts.RESERVED and found.facts != _facts(wanted):
+            found = charge_of(account, wanted)
+            if found is not None and found.state == accounts.RESERVED and found.facts != wanted.all_facts:
                 # No job was submitted where it was reserved, and none will be for that token.
                 add(accounts.RETURNED, token=found.token, release_id=wanted.release_id)
                 found = None
@@ -215,7 +184,7 @@ class Book:
                 privacy_unit=wanted.privacy["privacy_unit"],
                 adjacency=wanted.privacy["adjacency"],
                 slice=wanted.slice_name,
-                facts=_facts(wanted),
+                facts=wanted.all_facts,
             )
             return after.charges[token]
 
@@ -344,73 +313,6 @@ def check_name(argument: str, name: str) -> None:
             name or "''",
             f"be a name of at most {MAX_NAME} printable characters, no blanks round it",
         )
-
-
-def _check(account: Account, wanted: Wanted) -> Charge | None:
-    found = account.named(wanted.release_id)
-    if found is not None:
-        _check_same(found, wanted)
-        return found
-    if account.closed:
-        raise ConfigError(
-            "--dataset", account.dataset, "be open, and it was closed: nothing more is released"
-        )
-    for field, argument in (("privacy_unit", "privacy unit"), ("adjacency", "adjacency")):
-        fixed, asked = getattr(account, field), wanted.privacy[field]
-        if fixed and fixed != asked:
-            raise ConfigError(
-                argument, f"'{asked}'", f"be '{fixed}', of which the budget of {account.dataset} is"
-            )
-    if wanted.cost > account.left(wanted.slice_name):
-        delta = wanted.privacy["delta"]
-        most = account.left_epsilon(delta, wanted.slice_name)
-        what = (
-            f"at most {most:g} at delta {delta:g}, which is what is left"
-            if most
-            else f"for another data set: nothing that could be released at delta {delta:g} is left"
-        )
-        spent = account.spent_epsilon(wanted.slice_name)
-        raise BudgetError(
-            "--epsilon",
-            wanted.privacy["epsilon"],
-            f"be {what}: of {account.dataset}'s total epsilon {account.epsilon:g} at delta {account.delta:g},"
-            f" {spent:.4g} is spent or reserved",
-        )
-    return None
-
-
-_DIFFERENT = {
-    "fit_digest": "another configuration",
-    "key": "another noise key",
-}
-
-
-def _check_same(found: Charge, wanted: Wanted) -> None:
-    """Raises ConfigError unless a charge is of the release that asks for it."""
-    for fact, meaning in _DIFFERENT.items():
-        if found.facts.get(fact) != wanted.facts.get(fact):
-            raise ConfigError(
-                "--release-id",
-                wanted.release_id,
-                f"be new: it names a release of {meaning}, and each release needs an id of its own",
-            )
-    if found.slice_name != wanted.slice_name:
-        raise ConfigError(
-            "--slice",
-            wanted.slice_name or "(none)",
-            f"be {found.slice_name or 'left out'}, as this release was charged for",
-        )
-    if found.state == accounts.DRAWING and found.facts.get("place") != wanted.place:
-        raise ConfigError(
-            "--private-dir",
-            "(another)",
-            f"be the one in which the release {wanted.release_id} was begun: until it is published, only"
-            " there its noise is not drawn twice",
-        )
-
-
-def _facts(wanted: Wanted) -> dict[str, str]:
-    return {**wanted.facts, "place": wanted.place}
 
 
 def _confirmed(account: Account) -> list[str]:

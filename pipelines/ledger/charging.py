@@ -13,8 +13,9 @@ from pipelines import cli, runs
 from pipelines.ledger import account as accounts
 from pipelines.ledger import places
 from pipelines.ledger.account import Account, Charge
-from pipelines.ledger.book import Book, Wanted
+from pipelines.ledger.book import Book
 from pipelines.ledger.store import LedgerError
+from pipelines.ledger.wanted import Wanted
 from transforms.files import gate, keys, register, run_files
 
 
