@@ -165,7 +165,7 @@ def test_killed_in_every_stage(images, key, tmp_path, runner, victim, names):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker, signal.SIGCONT)
             # Nothing waits for ever for who is dead.
-            assert started.wait(60) == (-signal.SIGKILL if victim == "driver" else 1), name
+            assert started.wait(PATIENCE) == (-signal.SIGKILL if victim == "driver" else 1), name
             assert victim == "driver" or last_line(tmp_path)
         assert finished(private).items() >= done.items(), name
         # A stage that has a state is not drawn again, by whichever worker.
