@@ -105,7 +105,9 @@ def train(kind: str, pictures: np.ndarray, targets: np.ndarray, epochs: int, see
     for _ in range(epochs):
         order = generator.permutation(len(pictures))[: batches * BATCH].reshape(batches, BATCH)
         for rows in order:
-            loss = nn.functional.cross_entropy(module(varied(pictures[rows], generator)), goals[rows])
+            with torch.autocast("cpu", torch.bfloat16):
+                found = module(varied(pictures[rows], generator))
+            loss = nn.functional.cross_entropy(found.float(), goals[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
