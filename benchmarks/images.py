@@ -27,6 +27,7 @@ fitted, for other classifiers of the same releases by the same code.
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import pickle
@@ -89,6 +90,29 @@ def embedded(encoder: Encoder, pictures: np.ndarray) -> np.ndarray:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """The two views of a row.
+
+    Attributes:
+      classes: declared labels.
+      pictures, teacher: encoder specs.
+      components: of a class of pictures.
+      share: of 1/z^2, for the teacher.
+    """
+
+    classes: tuple[str, ...]
+    pictures: str
+    teacher: str
+    components: int
+    share: float
+
+    @property
+    def form(self) -> dct.PictureForm:
+        """Form of the pictures."""
+        return dct.PictureForm.of(self.pictures.partition(":")[2])
+
+
 class Private:
     """Both releases of one budget and key.
 
@@ -98,20 +122,26 @@ class Private:
     """
 
     def __init__(
-        self, pictures: Rows, features: Rows, epsilon: float, share: float, key: int, make: type[Plan] = Plan
+        self,
+        views: Views,
+        pictures: Rows,
+        features: Rows,
+        epsilon: float,
+        key: int,
+        make: type[Plan] = Plan,
     ):
-        names = tuple(map(str, range(CLASSES)))
-        dimension = pictures.values.shape[1]
-        self.epsilons = epsilon_of_part(epsilon, DELTA, 1 - share), epsilon_of_part(epsilon, DELTA, share)
+        self.views = views
+        parts = 1 - views.share, views.share
+        self.epsilons = tuple(epsilon_of_part(epsilon, DELTA, part) for part in parts)
         of_pictures = ReleaseConfig(
-            *(PICTURES, names, dimension, self.epsilons[0], DELTA),
-            components=COMPONENTS if epsilon >= MANY_FROM else 1,
+            *(views.pictures, views.classes, pictures.values.shape[1], self.epsilons[0], DELTA),
+            components=views.components,
             method=Method(teacher_steps=0),
         )
         # Its mixture is not wanted.
         least = [f"scatter/{what}={MIN_SHARE}" for what in ("moment", "square")]
         of_labels = ReleaseConfig(
-            *(TEACHER, names, features.values.shape[1], self.epsilons[1], DELTA),
+            *(views.teacher, views.classes, features.values.shape[1], self.epsilons[1], DELTA),
             components=1,
             shares=with_shares(least),
         )
@@ -128,16 +158,16 @@ class Drawn:
 
     Attributes:
       classes: (n,) in which each was drawn.
-      plain: (n, 28, 28) uint8, as `Rectifier` draws them by default.
+      plain: (n, side, side), or (n, side, side, 3) in colour, uint8, as `Rectifier` draws them by default.
       loose: the same, some with a part of what the mixture has beyond its own shapes.
       mixed: more pictures, half of them from wider draws, mixed and warped; of no class, but a
         teacher's probabilities of them say what a classifier is to make of them.
     """
 
-    def __init__(self, mixture: Mixture, count: int, seed: int):
-        form = dct.PictureForm(SIDE, 1)
+    def __init__(self, mixture: Mixture, form: dct.PictureForm, count: int, seed: int):
+        classes = len(mixture.classes)
         generator = np.random.default_rng(seed)
-        self.classes = np.arange(count) % CLASSES
+        self.classes = np.arange(count) % classes
         rows, components = Sampler(mixture).draw_with_components(self.classes, generator)
         chosen = generator.integers(0, len(RESIDUALS), count)
         rectifier, every = Rectifier(mixture, form), np.arange(count)
@@ -145,7 +175,8 @@ class Drawn:
         def pixels(rectifier: Rectifier, rows: np.ndarray, own: np.ndarray) -> np.ndarray:
             with one_thread():
                 found = rectifier.pixels(rows[own], self.classes[own], components[own])
-            return np.rint(255 * found[..., 0]).astype(np.uint8)
+            found = np.rint(255 * found).astype(np.uint8)
+            return found[..., 0] if form.channels == 1 else found
 
         self.plain = pixels(rectifier, rows, every)
         self.loose = self.plain.copy()
@@ -154,8 +185,24 @@ class Drawn:
             self.loose[own] = pixels(Rectifier(mixture, form, residual=residual), rows, own)
         means = mixture.means[self.classes, components]
         wide = pixels(rectifier, means + mixes.WIDER**0.5 * (rows - means), every)
-        some = np.where((np.arange(count) // (2 * CLASSES) % 2)[:, None, None], wide, self.plain)
+        second = self._chosen(np.arange(count) // (2 * classes) % 2 == 1)
+        some = np.where(second, wide, self.plain)
         self.mixed = mixes.mixed(some, some, generator)
+
+    def _chosen(self, rows: np.ndarray) -> np.ndarray:
+        """Of rows (n,), to choose among pictures."""
+        return rows.reshape(-1, *[1] * (self.plain.ndim - 1))
+
+    def learnt(self, soft: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures for soft labels, half of them mixed, and these labels.
+
+        Args:
+          soft: a teacher's probabilities of pictures.
+        """
+        half = np.arange(len(self.plain)) // (self.classes.max() + 1) % 2 == 0
+        pictures = np.where(self._chosen(half), self.loose, self.mixed)
+        seen = np.where(self._chosen(half), self.plain, self.mixed)
+        return pictures, soft(seen)
 
 
 def noise(count: int) -> np.ndarray:
@@ -232,15 +279,24 @@ class Ruler:
 
     def private(self, epsilon: float, key: int, make: type[Plan] = Plan) -> Private:
         """Both releases: fitted, or as they are kept."""
-        share = self.given.label_share
+        views = Views(
+            tuple(map(str, range(CLASSES))),
+            PICTURES,
+            TEACHER,
+            COMPONENTS if epsilon >= MANY_FROM else 1,
+            self.given.label_share,
+        )
+
+        def fitted() -> Private:
+            return Private(views, self.rows, self.feature_rows, epsilon, key, make)
+
         if self.given.releases is None:
-            return Private(self.rows, self.feature_rows, epsilon, share, key, make)
-        path = Path(self.given.releases)
-        path /= f"{make.__name__}-{len(self.train)}-{epsilon:g}-{key}-{share:g}.pickle"
+            return fitted()
+        name = f"{make.__name__}-{len(self.train)}-{epsilon:g}-{key}-{views.share:g}.pickle"
+        path = Path(self.given.releases) / name
         if not path.exists():
-            found = Private(self.rows, self.feature_rows, epsilon, share, key, make)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(pickle.dumps(found))
+            path.write_bytes(pickle.dumps(fitted()))
         return pickle.loads(path.read_bytes())
 
     def soft(self, labeller: Labeller, pictures: np.ndarray) -> np.ndarray:
@@ -272,23 +328,20 @@ class Ruler:
             f"{name} | teacher | on real test pictures | {of_key}",
             lambda: _agreement(on_real, self.test_labels),
         )
-        drawn = Drawn(private.mixture, self.given.pictures, key)
+        drawn = Drawn(private.mixture, private.views.form, self.given.pictures, key)
         if key == 1:
             _sheet(drawn, RESULTS / f"images-epsilon-{epsilon:g}.png")
-        plain = self.soft(private.labeller, drawn.plain)
+        pictures, labels = self.learnt(private, drawn)
+        plain = np.arange(len(labels)) // CLASSES % 2 == 0
         self.results.put(
             f"{name} | teacher | agrees with the class drawn | {of_key}",
-            lambda: _agreement(plain, drawn.classes),
+            lambda: _agreement(labels[plain], drawn.classes[plain]),
         )
-        return private, drawn, self.learnt(private, drawn, plain)
+        return private, drawn, (pictures, labels)
 
-    def learnt(self, private: Private, drawn: Drawn, plain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures for soft labels, half of them mixed, and these labels."""
-        half = np.arange(len(drawn.plain)) // CLASSES % 2 == 0
-        pictures = np.where(half[:, None, None], drawn.loose, drawn.mixed)
-        labels = plain.copy()
-        labels[~half] = self.soft(private.labeller, drawn.mixed[~half])
-        return pictures, labels
+    def learnt(self, private: Private, drawn: Drawn) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures for soft labels, and these."""
+        return drawn.learnt(functools.partial(self.soft, private.labeller))
 
     def released(self, epsilon: float, key: int, kind: str) -> None:
         """What classifiers of a kind make of one key's pictures at one epsilon."""
@@ -337,8 +390,8 @@ class Ruler:
         name = "ceiling | real pictures, real labels | key 1"
         self.classify(name, kind, self.train[some], np.eye(CLASSES)[self.labels[some]])
         private = self.private(10.0, 1, WithoutNoise)
-        drawn = Drawn(private.mixture, self.given.pictures, 1)
-        soft = self.learnt(private, drawn, self.soft(private.labeller, drawn.plain))
+        drawn = Drawn(private.mixture, private.views.form, self.given.pictures, 1)
+        soft = self.learnt(private, drawn)
         self.classify("ceiling | no noise, soft labels | key 1", kind, *soft)
         hard = np.eye(CLASSES)[drawn.classes]
         self.classify("ceiling | no noise, hard labels | key 1", kind, drawn.loose, hard)
