@@ -28,6 +28,7 @@ fitted, for other classifiers of the same releases by the same code.
 
 import argparse
 import dataclasses
+import fcntl
 import functools
 import json
 import pickle
@@ -35,6 +36,7 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import picture_classifiers as classifiers
@@ -61,9 +63,11 @@ from dpgmm_beam.release.fidelity import Whitening, frechet_distance, neighbour_m
 from dpgmm_beam.release.labels import Labeller
 from pipelines import fashion_mnist
 
+T = TypeVar("T")
 RESULTS = Path(__file__).resolve().parent / "results"
 DELTA, SIDE, CLASSES = 1e-5, 28, 10
 PICTURES, TEACHER = f"dct:{SIDE}", f"scattering:{SIDE}"
+GRAY = dct.PictureForm(SIDE, 1)
 HELD_OUT = 50_000
 """Training rows from here on are tested on with --development."""
 
@@ -83,7 +87,7 @@ class WithoutNoise(Plan):
 
 
 def embedded(encoder: Encoder, pictures: np.ndarray) -> np.ndarray:
-    """Embeddings of gray pictures, (n, h, w) uint8."""
+    """Embeddings of pictures, (n, h, w) or (n, h, w, 3) uint8."""
     blocks = np.array_split(pictures, max(1, len(pictures) // 1000))
     return np.concatenate(
         [encoder.embed(encoder.prepare([Image.fromarray(picture) for picture in block])) for block in blocks]
@@ -175,8 +179,7 @@ class Drawn:
         def pixels(rectifier: Rectifier, rows: np.ndarray, own: np.ndarray) -> np.ndarray:
             with one_thread():
                 found = rectifier.pixels(rows[own], self.classes[own], components[own])
-            found = np.rint(255 * found).astype(np.uint8)
-            return found[..., 0] if form.channels == 1 else found
+            return _squeezed(np.rint(255 * found).astype(np.uint8))
 
         self.plain = pixels(rectifier, rows, every)
         self.loose = self.plain.copy()
@@ -205,47 +208,83 @@ class Drawn:
         return pictures, soft(seen)
 
 
-def noise(count: int) -> np.ndarray:
+def noise(count: int, form: dct.PictureForm = GRAY) -> np.ndarray:
     """Pictures of nothing: half of them white noise, half clouds of the frequencies of pictures."""
     generator = np.random.default_rng(0)
-    white = generator.random((count, SIDE, SIDE))
-    form = dct.PictureForm(SIDE, 1)
+    white = generator.random((count, form.side, form.side, form.channels))
     clouds = generator.standard_normal((count, form.dimension)) * 3 / (1 + form.frequencies)
-    clouds = dct.pixels_of(clouds, form)[..., 0]
-    return np.rint(255 * np.where(np.arange(count)[:, None, None] % 2, white, clouds)).astype(np.uint8)
+    clouds = dct.pixels_of(clouds, form)
+    found = np.where(np.arange(count)[:, None, None, None] % 2, white, clouds)
+    return _squeezed(np.rint(255 * found).astype(np.uint8))
 
 
-def unrelated(count: int) -> np.ndarray:
+def unrelated(count: int, form: dct.PictureForm = GRAY) -> np.ndarray:
     """Public pictures that come with scikit-learn: pieces of two photographs, and digits."""
     generator = np.random.default_rng(0)
-    photographs = [Image.fromarray(image).convert("L") for image in load_sample_images().images]
-    digits = [Image.fromarray(np.uint8(255 / 16 * image)) for image in load_digits().images]
-    result = np.empty((count, SIDE, SIDE), np.uint8)
+    mode = "RGB" if form.channels == 3 else "L"
+    photographs = [Image.fromarray(image).convert(mode) for image in load_sample_images().images]
+    digits = [Image.fromarray(np.uint8(255 / 16 * image)).convert(mode) for image in load_digits().images]
+    result = np.empty((count, form.side, form.side, form.channels), np.uint8)
     for row in range(count):
         if row % 2:
             picture = digits[generator.integers(len(digits))]
         else:
             picture = photographs[row // 2 % len(photographs)]
-            side = int(generator.integers(SIDE, min(picture.size)))
+            side = int(generator.integers(form.side, min(picture.size)))
             left, top = (int(generator.integers(length - side + 1)) for length in picture.size)
             picture = picture.crop((left, top, left + side, top + side))
-        result[row] = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-    return result
+        resized = picture.resize((form.side, form.side), Image.Resampling.BICUBIC)
+        result[row] = np.asarray(resized).reshape(result.shape[1:])
+    return _squeezed(result)
+
+
+def _squeezed(pictures: np.ndarray) -> np.ndarray:
+    """Gray pictures without an axis for their channel."""
+    return pictures[..., 0] if pictures.shape[-1] == 1 else pictures
+
+
+def sheet(drawn: Drawn, path: Path, columns: int = 16) -> None:
+    """A contact sheet, a row a class."""
+    rows = [
+        np.concatenate(list(drawn.plain[drawn.classes == label][:columns]), axis=1)
+        for label in range(drawn.classes.max() + 1)
+    ]
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(path, optimize=True)
+
+
+def softened(probabilities: np.ndarray) -> np.ndarray:
+    """A teacher's probabilities at the temperature from which classifiers learn."""
+    powers = probabilities.astype(np.float64) ** (1 / TEMPERATURE)
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 class Results:
-    """Figures by name, in a JSON file that is always whole."""
+    """Figures by name, in a JSON file that is always whole.
+
+    Epsilons may be run side by side: what others have put there stays.
+    """
 
     def __init__(self, path: Path):
         self.path = path
-        self.cells: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    @property
+    def cells(self) -> dict[str, float]:
+        """What is there by now."""
+        return json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def put(self, name: str, make: Callable[[], float]) -> None:
-        if name not in self.cells:
-            self.cells[name] = round(make(), 4)
-            print(f"{name}: {self.cells[name]}", flush=True)
-            self.path.parent.mkdir(exist_ok=True)
-            self.path.write_text(json.dumps(self.cells, indent=1) + "\n")
+        if name in self.cells:
+            return
+        value = round(make(), 4)
+        print(f"{name}: {value}", flush=True)
+        self.path.parent.mkdir(exist_ok=True)
+        with (self.path.parent / f".{self.path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            cells = dict(sorted({**self.cells, name: value}.items()))
+            new = self.path.with_suffix(".new")
+            new.write_text(json.dumps(cells, indent=1) + "\n")
+            new.replace(self.path)
 
     def line(self, *parts: str) -> str:
         """Mean of the keys' figures, and each; parts without a key."""
@@ -271,11 +310,11 @@ class Ruler:
             self.test, self.test_labels = self.train[HELD_OUT:], self.labels[HELD_OUT:]
             self.train, self.labels = self.train[:HELD_OUT], self.labels[:HELD_OUT]
         self.encoder = load_encoder(TEACHER)
-        self.features = embedded(self.encoder, self.train)
-        self.test_features = embedded(self.encoder, self.test)
+        features = self.kept(f"train-{len(self.train)}", lambda: embedded(self.encoder, self.train))
+        self.test_features = self.kept(f"test-{len(self.train)}", lambda: embedded(self.encoder, self.test))
         clip = ReleaseConfig(PICTURES, ("a",), SIDE**2, 1.0, DELTA).clip_norm
         self.rows = rows_of(embedded(load_encoder(PICTURES), self.train), self.labels, clip)
-        self.feature_rows = rows_of(self.features, self.labels)
+        self.feature_rows = rows_of(features, self.labels)
 
     def private(self, epsilon: float, key: int, make: type[Plan] = Plan) -> Private:
         """Both releases: fitted, or as they are kept."""
@@ -287,29 +326,33 @@ class Ruler:
             self.given.label_share,
         )
 
-        def fitted() -> Private:
-            return Private(views, self.rows, self.feature_rows, epsilon, key, make)
+        name = f"{make.__name__}-{len(self.train)}-{epsilon:g}-{key}-{views.share:g}"
+        return self.kept(name, lambda: Private(views, self.rows, self.feature_rows, epsilon, key, make))
 
+    def kept(self, name: str, make: Callable[[], T]) -> T:
+        """What took long to make, from the folder for that if there is one."""
         if self.given.releases is None:
-            return fitted()
-        name = f"{make.__name__}-{len(self.train)}-{epsilon:g}-{key}-{views.share:g}.pickle"
-        path = Path(self.given.releases) / name
+            return make()
+        path = Path(self.given.releases) / f"{name}.pickle"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(pickle.dumps(fitted()))
+            path.write_bytes(pickle.dumps(make()))
         return pickle.loads(path.read_bytes())
 
     def soft(self, labeller: Labeller, pictures: np.ndarray) -> np.ndarray:
         """The teacher's probabilities of pictures, at the temperature from which classifiers learn."""
-        probabilities = labeller.probabilities(embedded(self.encoder, pictures)).astype(np.float64)
-        probabilities **= 1 / TEMPERATURE
-        return probabilities / probabilities.sum(axis=1, keepdims=True)
+        return softened(labeller.probabilities(embedded(self.encoder, pictures)))
 
-    def classify(self, name: str, kind: str, pictures: np.ndarray, targets: np.ndarray) -> None:
-        """Accuracy on real test pictures of a classifier."""
+    def classify(self, name: str, kind: str, make: Callable[[], tuple[np.ndarray, np.ndarray]]) -> None:
+        """Accuracy on real test pictures of a classifier.
+
+        Args:
+          make: pictures and targets, where they are wanted.
+        """
         *front, key = name.split(" | ")
 
         def trained() -> float:
+            pictures, targets = make()
             hard = bool((targets.max(axis=1) == 1).all())
             epochs = max(1, self.given.epochs // 2) if hard else self.given.epochs
             module = classifiers.train(kind, pictures, targets, epochs, seed=int(key.split()[1]))
@@ -330,7 +373,7 @@ class Ruler:
         )
         drawn = Drawn(private.mixture, private.views.form, self.given.pictures, key)
         if key == 1:
-            _sheet(drawn, RESULTS / f"images-epsilon-{epsilon:g}.png")
+            sheet(drawn, RESULTS / f"images-epsilon-{epsilon:g}.png")
         pictures, labels = self.learnt(private, drawn)
         plain = np.arange(len(labels)) // CLASSES % 2 == 0
         self.results.put(
@@ -345,34 +388,40 @@ class Ruler:
 
     def released(self, epsilon: float, key: int, kind: str) -> None:
         """What classifiers of a kind make of one key's pictures at one epsilon."""
-        private, drawn, soft = self.drawn(epsilon, key)
         name, of_key = f"epsilon {epsilon:g}", f"key {key}"
-        self.classify(f"{name} | soft | {of_key}", kind, *soft)
-        self.classify(f"{name} | hard | {of_key}", kind, drawn.loose, np.eye(CLASSES)[drawn.classes])
-        if key == 1:
-            for what, make in (("noise", noise), ("unrelated pictures", unrelated)):
-                pictures = make(self.given.pictures)
-                targets = self.soft(private.labeller, pictures)
-                self.classify(f"{name} | control: {what} | {of_key}", kind, pictures, targets)
 
-    def real(self, epsilon: float, kind: str) -> None:
-        """Real pictures with the labels of the first key's teacher: not private."""
-        private, _, _ = self.drawn(epsilon, 1)
-        some = self.train[self._some()]
-        name = f"epsilon {epsilon:g} | ceiling: real pictures, the teacher's labels | key 1"
-        self.classify(name, kind, some, self.soft(private.labeller, some))
+        def hard() -> tuple[np.ndarray, np.ndarray]:
+            drawn = self.drawn(epsilon, key)[1]
+            return drawn.loose, np.eye(CLASSES)[drawn.classes]
+
+        self.classify(f"{name} | soft | {of_key}", kind, lambda: self.drawn(epsilon, key)[2])
+        self.classify(f"{name} | hard | {of_key}", kind, hard)
+
+    def beside(self, epsilon: float, kind: str) -> None:
+        """The labels of the first key's teacher on noise, on unrelated and (not private) on real pictures."""
+
+        def labelled(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return pictures, self.soft(self.drawn(epsilon, 1)[0].labeller, pictures)
+
+        count = self.given.pictures
+        for name, make in (
+            ("control: noise", lambda: labelled(noise(count))),
+            ("control: unrelated pictures", lambda: labelled(unrelated(count))),
+            ("ceiling: real pictures, the teacher's labels", lambda: labelled(self.train[self._some()])),
+        ):
+            self.classify(f"epsilon {epsilon:g} | {name} | key 1", kind, make)
 
     def _some(self) -> np.ndarray:
         return np.random.default_rng(1).permutation(len(self.train))[: self.given.pictures]
 
     def alike(self, epsilon: float, key: int) -> None:
         """How much drawn pictures are like real test pictures."""
-        name, of_key, pictures = f"epsilon {epsilon:g}", f"key {key}", self.drawn(epsilon, key)[1].plain
+        name, of_key = f"epsilon {epsilon:g}", f"key {key}"
         wanted = ("frechet", "precision", "recall")
         names = {what: f"{name} | likeness | {what} | {of_key}" for what in wanted}
         if all(each in self.results.cells for each in names.values()):
             return
-        network = load_encoder("efficientnet_lite0:64")
+        network, pictures = load_encoder("efficientnet_lite0:64"), self.drawn(epsilon, key)[1].plain
         real, drawn = (_unit(embedded(network, each[:COMPARED])) for each in (self.test, pictures))
         whitening = Whitening.of(real)
         near = neighbour_measures(whitening(real), whitening(drawn))
@@ -386,15 +435,22 @@ class Ruler:
 
     def ceilings(self, kind: str) -> None:
         """What there is without privacy."""
-        some = self._some()
-        name = "ceiling | real pictures, real labels | key 1"
-        self.classify(name, kind, self.train[some], np.eye(CLASSES)[self.labels[some]])
-        private = self.private(10.0, 1, WithoutNoise)
-        drawn = Drawn(private.mixture, private.views.form, self.given.pictures, 1)
-        soft = self.learnt(private, drawn)
-        self.classify("ceiling | no noise, soft labels | key 1", kind, *soft)
-        hard = np.eye(CLASSES)[drawn.classes]
-        self.classify("ceiling | no noise, hard labels | key 1", kind, drawn.loose, hard)
+
+        @functools.cache
+        def drawn() -> tuple[Private, Drawn]:
+            private = self.private(10.0, 1, WithoutNoise)
+            return private, Drawn(private.mixture, private.views.form, self.given.pictures, 1)
+
+        def real() -> tuple[np.ndarray, np.ndarray]:
+            some = self._some()
+            return self.train[some], np.eye(CLASSES)[self.labels[some]]
+
+        for name, make in (
+            ("real pictures, real labels", real),
+            ("no noise, soft labels", lambda: self.learnt(*drawn())),
+            ("no noise, hard labels", lambda: (drawn()[1].loose, np.eye(CLASSES)[drawn()[1].classes])),
+        ):
+            self.classify(f"ceiling | {name} | key 1", kind, make)
 
 
 def _agreement(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -403,16 +459,6 @@ def _agreement(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def _sheet(drawn: Drawn, path: Path, columns: int = 16) -> None:
-    """A contact sheet, a row a class."""
-    rows = [
-        np.concatenate(list(drawn.plain[drawn.classes == label][:columns]), axis=1)
-        for label in range(CLASSES)
-    ]
-    path.parent.mkdir(exist_ok=True)
-    Image.fromarray(np.concatenate(rows)).save(path, optimize=True)
 
 
 PUBLISHED = """| | epsilon 1 | 10 |
@@ -505,21 +551,22 @@ def main() -> None:
     def page() -> None:
         results.path.with_suffix(".md").write_text(report(results, given))
 
-    # Should time run out, the nets after the first go short, and of them the last key.
+    # Should time run out, the nets after the first go short, and of them all but the first key.
     for key in keys:
         for epsilon in epsilons:
             ruler.released(epsilon, key, first)
-    page()
     for epsilon in epsilons:
-        ruler.real(epsilon, first)
+        ruler.beside(epsilon, first)
         ruler.alike(epsilon, 1)
-    ruler.ceilings(first)
-    page()
+        page()
     for key in keys:
         for kind in others:
             for epsilon in epsilons:
                 ruler.released(epsilon, key, kind)
                 page()
+        if key == 1:
+            ruler.ceilings(first)
+            page()
     print(tables(results, epsilons))
 
 
