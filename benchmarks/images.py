@@ -515,7 +515,8 @@ def report(results: Results, given: argparse.Namespace) -> str:
 `python benchmarks/images.py {settings} --label-share {given.label_share:g}`:
 Fashion-MNIST, 60,000 rows, delta 1e-5; accuracy on all 10,000 real test pictures of classifiers that saw
 {given.pictures:,} drawn pictures and nothing else: a ResNet sees each {given.epochs} times, the others about
-half as often, for they take twice as long; with hard labels all half as often. The mean, and in brackets each key.
+half as often, for they take twice as long; with hard labels all half as often. The mean, and in brackets
+each key.
 Two releases share a budget: {parts}.
 Neither encoder was made from any data. A dash, or no line: not run. The script says what each figure is.
 
