@@ -1,6 +1,6 @@
 """What pictures of a release are worth: classifiers that saw drawn pictures only, on real test pictures.
 
-    python benchmarks/images.py [--data FOLDER] [--epsilons 1,10] [--keys 2] [--pictures 20000] [--epochs 10]
+    python benchmarks/images.py [--data FOLDER] [--epsilons 1,10] [--keys 1,2] [--pictures 20000]
 
 Fashion-MNIST, 60,000 rows, delta 1e-5.  Two releases of the same rows share one budget: pictures
 (`dct:28`, one component a class, from epsilon 4 on ten) and a teacher (`scattering:28`).  Both
@@ -13,8 +13,9 @@ Classifiers (picture_classifiers.py) learn from drawn pictures with
 - soft labels: the teacher's probabilities of the picture as it is drawn.
 
 Each drawn picture is learnt from as it is or with a part of what the mixture has beyond its own
-shapes (`Drawn.loose`), with the label of the plain one, and varied (`picture_classifiers.varied`) on
-every visit, as real ones are; of those with soft labels half are `Drawn.mixed`.  Beside them stand, for
+shapes (`Drawn.loose`), with the label of the plain one; of those with soft labels half are `Drawn.mixed`.
+With hard labels they are varied on every visit (`picture_classifiers.varied`), as real ones are, with soft
+labels only moved.  Beside them stand, for
 whoever takes a teacher for pictures, the **controls**: the same teacher's soft labels on noise and
 on public pictures of something else; and ceilings: real pictures with the teacher's labels and
 their own, and pictures of a mixture without noise.  Measures of drawn and real test pictures
@@ -73,6 +74,10 @@ HELD_OUT = 50_000
 
 COMPONENTS, MANY_FROM = 10, 4.0
 """Of a class of pictures from this epsilon on; one below.  Chosen on held-out training rows."""
+
+PARTS = ("first", "beside", "likeness", "ceilings", "others")
+"""Drawn pictures by the first kind of classifier; controls and real pictures; measures of likeness; what
+there is without privacy; the other kinds of classifiers."""
 
 TEMPERATURE, COMPARED = 2.0, 5000
 RESIDUALS = (0.0, 0.3, 0.6, 1.0)
@@ -353,8 +358,7 @@ class Ruler:
 
         def trained() -> float:
             pictures, targets = make()
-            hard = bool((targets.max(axis=1) == 1).all())
-            epochs = self.given.epochs * classifiers.EPOCHS[kind] / (2 if hard else 1)
+            epochs = self.given.epochs * classifiers.EPOCHS[kind] / (2 if classifiers.hard(targets) else 1)
             module = classifiers.train(kind, pictures, targets, max(1, int(epochs)), seed=int(key.split()[1]))
             return classifiers.accuracy(module, self.test, self.test_labels)
 
@@ -401,7 +405,7 @@ class Ruler:
         """The labels of the first key's teacher on noise, on unrelated and (not private) on real pictures."""
 
         def labelled(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return pictures, self.soft(self.drawn(epsilon, 1)[0].labeller, pictures)
+            return pictures, self.soft(self.private(epsilon, 1).labeller, pictures)
 
         count = self.given.pictures
         for name, make in (
@@ -533,12 +537,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", help="folder with Fashion-MNIST's files (default: by apt)")
     parser.add_argument("--epsilons", default="1,10")
-    parser.add_argument("--keys", type=int, default=2)
+    parser.add_argument("--keys", default="1,2")
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--kinds", default=",".join(classifiers.KINDS), help="of classifiers")
     parser.add_argument("--label-share", type=float, default=0.4, help="of 1/z^2, for the teacher")
     parser.add_argument("--releases", help="folder in which fitted releases are kept (default: none)")
+    parser.add_argument(
+        "--parts",
+        default=",".join(PARTS),
+        help="to be run, those that are not there yet; none: only the page is written",
+    )
     parser.add_argument("--threads", type=int, default=2, help="of classifiers")
     parser.add_argument("--development", action="store_true", help="hold out training rows, read no test row")
     given = parser.parse_args()
@@ -546,28 +555,27 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     results = Results(RESULTS / ("images-development.json" if given.development else "images.json"))
     ruler = Ruler(given, results)
-    first = classifiers.KINDS[0]
-    others = [kind for kind in given.kinds.split(",") if kind != first]
-    keys = range(1, given.keys + 1)
-
-    def page() -> None:
-        results.path.with_suffix(".md").write_text(report(results, given))
-
+    first, parts = classifiers.KINDS[0], given.parts.split(",")
+    others = [kind for kind in classifiers.KINDS[1:] if kind in given.kinds.split(",")]
+    keys = [int(key) for key in given.keys.split(",")]
     # Should time run out, the nets after the first go short, and of them all but the first key.
-    if first in given.kinds.split(","):
+    if "first" in parts:
         for key in keys:
             for epsilon in epsilons:
                 ruler.released(epsilon, key, first)
-        for epsilon in epsilons:
+    for epsilon in epsilons:
+        if "beside" in parts:
             ruler.beside(epsilon, first)
+        if "likeness" in parts:
             ruler.alike(epsilon, 1)
-            page()
+    if "ceilings" in parts:
         ruler.ceilings(first)
-    for key in keys:
-        for kind in others:
-            for epsilon in epsilons:
-                ruler.released(epsilon, key, kind)
-                page()
+    if "others" in parts:
+        for key in keys:
+            for kind in others:
+                for epsilon in epsilons:
+                    ruler.released(epsilon, key, kind)
+    results.path.with_suffix(".md").write_text(report(results, given))
     print(tables(results, epsilons))
 
 

@@ -83,6 +83,11 @@ def varied(pictures: np.ndarray, generator: np.random.Generator) -> torch.Tensor
     return (planes + noise).clamp(0, 1).contiguous(memory_format=torch.channels_last)
 
 
+def moved(pictures: np.ndarray, generator: np.random.Generator) -> torch.Tensor:
+    """Pictures moved by up to a pixel, of the shapes of `varied`, which soft labels do not gain from."""
+    return _planes(np.roll(pictures, tuple(generator.integers(-1, 2, 2)), axis=(1, 2)))
+
+
 def _blur() -> torch.Tensor:
     bell = np.exp(-(np.arange(-2, 3) ** 2) / 2)
     return torch.from_numpy((np.outer(bell, bell) / bell.sum() ** 2).astype(np.float32))[None, None]
@@ -92,7 +97,7 @@ _BLUR = _blur()
 
 
 def train(kind: str, pictures: np.ndarray, targets: np.ndarray, epochs: int, seed: int) -> nn.Module:
-    """Trains a network on pictures that are `varied` on every visit.
+    """Trains a network on pictures that are `varied` on every visit, or with soft labels `moved`.
 
     Args:
       pictures: (n, side, side) or (n, side, side, 3) uint8.
@@ -100,6 +105,7 @@ def train(kind: str, pictures: np.ndarray, targets: np.ndarray, epochs: int, see
     """
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
+    changed = varied if hard(targets) else moved
     channels = 1 if pictures.ndim == 3 else pictures.shape[3]
     module = network(kind, targets.shape[1], channels)
     module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -111,13 +117,18 @@ def train(kind: str, pictures: np.ndarray, targets: np.ndarray, epochs: int, see
         order = generator.permutation(len(pictures))[: batches * BATCH].reshape(batches, BATCH)
         for rows in order:
             with torch.autocast("cpu", torch.bfloat16):
-                found = module(varied(pictures[rows], generator))
+                found = module(changed(pictures[rows], generator))
             loss = nn.functional.cross_entropy(found.float(), goals[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
     return module.eval()
+
+
+def hard(targets: np.ndarray) -> bool:
+    """Whether targets are classes."""
+    return bool((targets.max(axis=1) == 1).all())
 
 
 @torch.inference_mode()
