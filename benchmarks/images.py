@@ -284,7 +284,7 @@ class Results:
         value = round(make(), 4)
         print(f"{name}: {value}", flush=True)
         self.path.parent.mkdir(exist_ok=True)
-        with (self.path.parent / f".{self.path.name}.lock").open("w") as lock:
+        with (Path(tempfile.gettempdir()) / f"{self.path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             cells = dict(sorted({**self.cells, name: value}.items()))
             new = self.path.with_suffix(".new")
