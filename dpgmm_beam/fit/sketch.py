@@ -53,7 +53,7 @@ ROWS_PER_COMPONENT, COMPONENTS_POWER = 30.0, 0.75
 multiplier, to that power: with more rows there are more components, of more rows each."""
 
 PICTURE_ROWS_PER_COMPONENT = 500.0
-"""Components of pictures are as many as have this many rows, counted in the same way: fewer, for their classes'
+"""Components of pictures are as many as have this many rows, so counted: fewer, for their classes'
 own shapes tell more."""
 
 DIRECTIONS_PER_ROW, MIN_DIRECTIONS = 0.825, 8
