@@ -500,11 +500,14 @@ def tables(results: Results, epsilons: list[float]) -> str:
         add(f"the teacher {what}", "teacher", what)
     for what in ("frechet", "precision", "recall"):
         add(f"likeness: {what}", "likeness", what)
-    lines += ["", "| without privacy | |", "|---|---|"]
-    for what in ("real pictures, real labels", "no noise, soft labels", "no noise, hard labels"):
-        for kind in classifiers.KINDS:
-            if (found := results.line("ceiling", what, kind)) != "-":
-                lines.append(f"| {kind}: {what} | {found} |")
+    ceilings = [
+        f"| {kind}: {what} | {found} |"
+        for what in ("real pictures, real labels", "no noise, soft labels", "no noise, hard labels")
+        for kind in classifiers.KINDS
+        if (found := results.line("ceiling", what, kind)) != "-"
+    ]
+    if ceilings:
+        lines += ["", "| without privacy | |", "|---|---|", *ceilings]
     return "\n".join(lines) + "\n"
 
 
