@@ -1,6 +1,6 @@
 """What pictures of a release are worth: classifiers that saw drawn pictures only, on real test pictures.
 
-    python benchmarks/images.py [--data FOLDER] [--epsilons 1,10] [--keys 2] [--pictures 20000] [--epochs 4]
+    python benchmarks/images.py [--data FOLDER] [--epsilons 1,10] [--keys 1,2] [--pictures 20000]
 
 Fashion-MNIST, 60,000 rows, delta 1e-5.  Two releases of the same rows share one budget: pictures
 (`dct:28`, one component a class, from epsilon 4 on ten) and a teacher (`scattering:28`).  Both
@@ -9,12 +9,13 @@ are (epsilon, delta)-private; what each is alone is printed.  No encoder here wa
 
 Classifiers (picture_classifiers.py) learn from drawn pictures with
 
-- hard labels: the class in which each was drawn;
+- hard labels: the class in which each was drawn (half as many epochs: more of them gain nothing);
 - soft labels: the teacher's probabilities of the picture as it is drawn.
 
 Each drawn picture is learnt from as it is or with a part of what the mixture has beyond its own
-shapes (`Drawn.loose`), with the label of the plain one, and varied (`picture_classifiers.varied`) on
-every visit, as real ones are; of those with soft labels half are `Drawn.mixed`.  Beside them stand, for
+shapes (`Drawn.loose`), with the label of the plain one; of those with soft labels half are `Drawn.mixed`.
+With hard labels they are varied on every visit (`picture_classifiers.varied`), as real ones are, with soft
+labels only moved.  Beside them stand, for
 whoever takes a teacher for pictures, the **controls**: the same teacher's soft labels on noise and
 on public pictures of something else; and ceilings: real pictures with the teacher's labels and
 their own, and pictures of a mixture without noise.  Measures of drawn and real test pictures
@@ -22,20 +23,26 @@ their own, and pictures of a mixture without noise.  Measures of drawn and real 
 only) of norm 1, precision and recall in their 64 whitened leading directions.
 
 Figures go to benchmarks/results/images.json as soon as they are there (run again, it goes on) and
-to images.md.
+to images.md.  Fitting takes most of the time before the first figure: --releases FOLDER keeps what was
+fitted, for other classifiers of the same releases by the same code.
 """
 
 import argparse
+import dataclasses
+import fcntl
 import functools
 import json
+import pickle
 import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import picture_classifiers as classifiers
 import picture_mixes as mixes
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
@@ -48,6 +55,7 @@ from dpgmm_beam.encoders.registry import load_encoder
 from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.fit.stage import Stage
+from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.mixture import Mixture, Sampler
 from dpgmm_beam.privacy.accounting import epsilon_of_part
 from dpgmm_beam.privacy.allocation import MIN_SHARE, with_shares
@@ -56,14 +64,20 @@ from dpgmm_beam.release.fidelity import Whitening, frechet_distance, neighbour_m
 from dpgmm_beam.release.labels import Labeller
 from pipelines import fashion_mnist
 
+T = TypeVar("T")
 RESULTS = Path(__file__).resolve().parent / "results"
 DELTA, SIDE, CLASSES = 1e-5, 28, 10
 PICTURES, TEACHER = f"dct:{SIDE}", f"scattering:{SIDE}"
+GRAY = dct.PictureForm(SIDE, 1)
 HELD_OUT = 50_000
 """Training rows from here on are tested on with --development."""
 
 COMPONENTS, MANY_FROM = 10, 4.0
 """Of a class of pictures from this epsilon on; one below.  Chosen on held-out training rows."""
+
+PARTS = ("first", "beside", "likeness", "ceilings", "others")
+"""Drawn pictures by the first kind of classifier; controls and real pictures; measures of likeness; what
+there is without privacy; the other kinds of classifiers."""
 
 TEMPERATURE, COMPARED = 2.0, 5000
 RESIDUALS = (0.0, 0.3, 0.6, 1.0)
@@ -78,11 +92,34 @@ class WithoutNoise(Plan):
 
 
 def embedded(encoder: Encoder, pictures: np.ndarray) -> np.ndarray:
-    """Embeddings of gray pictures, (n, h, w) uint8."""
+    """Embeddings of pictures, (n, h, w) or (n, h, w, 3) uint8."""
     blocks = np.array_split(pictures, max(1, len(pictures) // 1000))
     return np.concatenate(
         [encoder.embed(encoder.prepare([Image.fromarray(picture) for picture in block])) for block in blocks]
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """The two views of a row.
+
+    Attributes:
+      classes: declared labels.
+      pictures, teacher: encoder specs.
+      components: of a class of pictures.
+      share: of 1/z^2, for the teacher.
+    """
+
+    classes: tuple[str, ...]
+    pictures: str
+    teacher: str
+    components: int
+    share: float
+
+    @property
+    def form(self) -> dct.PictureForm:
+        """Form of the pictures."""
+        return dct.PictureForm.of(self.pictures.partition(":")[2])
 
 
 class Private:
@@ -94,20 +131,26 @@ class Private:
     """
 
     def __init__(
-        self, pictures: Rows, features: Rows, epsilon: float, share: float, key: int, make: type[Plan] = Plan
+        self,
+        views: Views,
+        pictures: Rows,
+        features: Rows,
+        epsilon: float,
+        key: int,
+        make: type[Plan] = Plan,
     ):
-        names = tuple(map(str, range(CLASSES)))
-        dimension = pictures.values.shape[1]
-        self.epsilons = epsilon_of_part(epsilon, DELTA, 1 - share), epsilon_of_part(epsilon, DELTA, share)
+        self.views = views
+        parts = 1 - views.share, views.share
+        self.epsilons = tuple(epsilon_of_part(epsilon, DELTA, part) for part in parts)
         of_pictures = ReleaseConfig(
-            *(PICTURES, names, dimension, self.epsilons[0], DELTA),
-            components=COMPONENTS if epsilon >= MANY_FROM else 1,
+            *(views.pictures, views.classes, pictures.values.shape[1], self.epsilons[0], DELTA),
+            components=views.components,
             method=Method(teacher_steps=0),
         )
         # Its mixture is not wanted.
         least = [f"scatter/{what}={MIN_SHARE}" for what in ("moment", "square")]
         of_labels = ReleaseConfig(
-            *(TEACHER, names, features.values.shape[1], self.epsilons[1], DELTA),
+            *(views.teacher, views.classes, features.values.shape[1], self.epsilons[1], DELTA),
             components=1,
             shares=with_shares(least),
         )
@@ -124,78 +167,129 @@ class Drawn:
 
     Attributes:
       classes: (n,) in which each was drawn.
-      plain: (n, 28, 28) uint8, as `Rectifier` draws them by default.
+      plain: (n, side, side), or (n, side, side, 3) in colour, uint8, as `Rectifier` draws them by default.
       loose: the same, some with a part of what the mixture has beyond its own shapes.
       mixed: more pictures, half of them from wider draws, mixed and warped; of no class, but a
         teacher's probabilities of them say what a classifier is to make of them.
     """
 
-    def __init__(self, mixture: Mixture, count: int, seed: int):
-        form = dct.PictureForm(SIDE, 1)
+    def __init__(self, mixture: Mixture, form: dct.PictureForm, count: int, seed: int):
+        classes = len(mixture.classes)
         generator = np.random.default_rng(seed)
-        self.classes = np.arange(count) % CLASSES
+        self.classes = np.arange(count) % classes
         rows, components = Sampler(mixture).draw_with_components(self.classes, generator)
         chosen = generator.integers(0, len(RESIDUALS), count)
+        rectifier, every = Rectifier(mixture, form), np.arange(count)
 
-        def pixels(residual: float, own: np.ndarray) -> np.ndarray:
-            rectifier = Rectifier(mixture, form, residual=residual)
-            found = rectifier.pixels(rows[own], self.classes[own], components[own])
-            return np.rint(255 * found[..., 0]).astype(np.uint8)
+        def pixels(rectifier: Rectifier, rows: np.ndarray, own: np.ndarray) -> np.ndarray:
+            with one_thread():
+                found = rectifier.pixels(rows[own], self.classes[own], components[own])
+            return _squeezed(np.rint(255 * found).astype(np.uint8))
 
-        self.plain = pixels(RESIDUALS[0], np.arange(count))
+        self.plain = pixels(rectifier, rows, every)
         self.loose = self.plain.copy()
         for number, residual in enumerate(RESIDUALS[1:], start=1):
             own = np.flatnonzero(chosen == number)
-            self.loose[own] = pixels(residual, own)
+            self.loose[own] = pixels(Rectifier(mixture, form, residual=residual), rows, own)
         means = mixture.means[self.classes, components]
-        rectifier = Rectifier(mixture, form)
-        wide = rectifier.pixels(means + mixes.WIDER**0.5 * (rows - means), self.classes, components)
-        wide = np.rint(255 * wide[..., 0]).astype(np.uint8)
-        some = np.where((np.arange(count) // (2 * CLASSES) % 2)[:, None, None], wide, self.plain)
+        wide = pixels(rectifier, means + mixes.WIDER**0.5 * (rows - means), every)
+        second = self._chosen(np.arange(count) // (2 * classes) % 2 == 1)
+        some = np.where(second, wide, self.plain)
         self.mixed = mixes.mixed(some, some, generator)
 
+    def _chosen(self, rows: np.ndarray) -> np.ndarray:
+        """Of rows (n,), to choose among pictures."""
+        return rows.reshape(-1, *[1] * (self.plain.ndim - 1))
 
-def noise(count: int) -> np.ndarray:
+    def learnt(self, soft: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures for soft labels, half of them mixed, and these labels.
+
+        Args:
+          soft: a teacher's probabilities of pictures.
+        """
+        half = np.arange(len(self.plain)) // (self.classes.max() + 1) % 2 == 0
+        pictures = np.where(self._chosen(half), self.loose, self.mixed)
+        seen = np.where(self._chosen(half), self.plain, self.mixed)
+        return pictures, soft(seen)
+
+
+def noise(count: int, form: dct.PictureForm = GRAY) -> np.ndarray:
     """Pictures of nothing: half of them white noise, half clouds of the frequencies of pictures."""
     generator = np.random.default_rng(0)
-    white = generator.random((count, SIDE, SIDE))
-    form = dct.PictureForm(SIDE, 1)
+    white = generator.random((count, form.side, form.side, form.channels))
     clouds = generator.standard_normal((count, form.dimension)) * 3 / (1 + form.frequencies)
-    clouds = dct.pixels_of(clouds, form)[..., 0]
-    return np.rint(255 * np.where(np.arange(count)[:, None, None] % 2, white, clouds)).astype(np.uint8)
+    clouds = dct.pixels_of(clouds, form)
+    found = np.where(np.arange(count)[:, None, None, None] % 2, white, clouds)
+    return _squeezed(np.rint(255 * found).astype(np.uint8))
 
 
-def unrelated(count: int) -> np.ndarray:
+def unrelated(count: int, form: dct.PictureForm = GRAY) -> np.ndarray:
     """Public pictures that come with scikit-learn: pieces of two photographs, and digits."""
     generator = np.random.default_rng(0)
-    photographs = [Image.fromarray(image).convert("L") for image in load_sample_images().images]
-    digits = [Image.fromarray(np.uint8(255 / 16 * image)) for image in load_digits().images]
-    result = np.empty((count, SIDE, SIDE), np.uint8)
+    mode = "RGB" if form.channels == 3 else "L"
+    photographs = [Image.fromarray(image).convert(mode) for image in load_sample_images().images]
+    digits = [Image.fromarray(np.uint8(255 / 16 * image)).convert(mode) for image in load_digits().images]
+    result = np.empty((count, form.side, form.side, form.channels), np.uint8)
     for row in range(count):
         if row % 2:
             picture = digits[generator.integers(len(digits))]
         else:
             picture = photographs[row // 2 % len(photographs)]
-            side = int(generator.integers(SIDE, min(picture.size)))
+            side = int(generator.integers(form.side, min(picture.size)))
             left, top = (int(generator.integers(length - side + 1)) for length in picture.size)
             picture = picture.crop((left, top, left + side, top + side))
-        result[row] = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-    return result
+        resized = picture.resize((form.side, form.side), Image.Resampling.BICUBIC)
+        result[row] = np.asarray(resized).reshape(result.shape[1:])
+    return _squeezed(result)
+
+
+def _squeezed(pictures: np.ndarray) -> np.ndarray:
+    """Gray pictures without an axis for their channel."""
+    return pictures[..., 0] if pictures.shape[-1] == 1 else pictures
+
+
+def sheet(drawn: Drawn, path: Path, columns: int = 16) -> None:
+    """A contact sheet, a row a class."""
+    rows = [
+        np.concatenate(list(drawn.plain[drawn.classes == label][:columns]), axis=1)
+        for label in range(drawn.classes.max() + 1)
+    ]
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(path, optimize=True)
+
+
+def softened(probabilities: np.ndarray) -> np.ndarray:
+    """A teacher's probabilities at the temperature from which classifiers learn."""
+    powers = probabilities.astype(np.float64) ** (1 / TEMPERATURE)
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 class Results:
-    """Figures by name, in a JSON file that is always whole."""
+    """Figures by name, in a JSON file that is always whole.
+
+    Epsilons may be run side by side: what others have put there stays.
+    """
 
     def __init__(self, path: Path):
         self.path = path
-        self.cells: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    @property
+    def cells(self) -> dict[str, float]:
+        """What is there by now."""
+        return json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def put(self, name: str, make: Callable[[], float]) -> None:
-        if name not in self.cells:
-            self.cells[name] = round(make(), 4)
-            print(f"{name}: {self.cells[name]}", flush=True)
-            self.path.parent.mkdir(exist_ok=True)
-            self.path.write_text(json.dumps(self.cells, indent=1) + "\n")
+        if name in self.cells:
+            return
+        value = round(make(), 4)
+        print(f"{name}: {value}", flush=True)
+        self.path.parent.mkdir(exist_ok=True)
+        with (Path(tempfile.gettempdir()) / f"{self.path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            cells = dict(sorted({**self.cells, name: value}.items()))
+            new = self.path.with_suffix(".new")
+            new.write_text(json.dumps(cells, indent=1) + "\n")
+            new.replace(self.path)
 
     def line(self, *parts: str) -> str:
         """Mean of the keys' figures, and each; parts without a key."""
@@ -221,27 +315,51 @@ class Ruler:
             self.test, self.test_labels = self.train[HELD_OUT:], self.labels[HELD_OUT:]
             self.train, self.labels = self.train[:HELD_OUT], self.labels[:HELD_OUT]
         self.encoder = load_encoder(TEACHER)
-        self.features = embedded(self.encoder, self.train)
-        self.test_features = embedded(self.encoder, self.test)
+        features = self.kept(f"train-{len(self.train)}", lambda: embedded(self.encoder, self.train))
+        self.test_features = self.kept(f"test-{len(self.train)}", lambda: embedded(self.encoder, self.test))
         clip = ReleaseConfig(PICTURES, ("a",), SIDE**2, 1.0, DELTA).clip_norm
         self.rows = rows_of(embedded(load_encoder(PICTURES), self.train), self.labels, clip)
-        self.feature_rows = rows_of(self.features, self.labels)
+        self.feature_rows = rows_of(features, self.labels)
 
     def private(self, epsilon: float, key: int, make: type[Plan] = Plan) -> Private:
-        return Private(self.rows, self.feature_rows, epsilon, self.given.label_share, key, make)
+        """Both releases: fitted, or as they are kept."""
+        views = Views(
+            tuple(map(str, range(CLASSES))),
+            PICTURES,
+            TEACHER,
+            COMPONENTS if epsilon >= MANY_FROM else 1,
+            self.given.label_share,
+        )
+
+        name = f"{make.__name__}-{len(self.train)}-{epsilon:g}-{key}-{views.share:g}"
+        return self.kept(name, lambda: Private(views, self.rows, self.feature_rows, epsilon, key, make))
+
+    def kept(self, name: str, make: Callable[[], T]) -> T:
+        """What took long to make, from the folder for that if there is one."""
+        if self.given.releases is None:
+            return make()
+        path = Path(self.given.releases) / f"{name}.pickle"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(pickle.dumps(make()))
+        return pickle.loads(path.read_bytes())
 
     def soft(self, labeller: Labeller, pictures: np.ndarray) -> np.ndarray:
         """The teacher's probabilities of pictures, at the temperature from which classifiers learn."""
-        probabilities = labeller.probabilities(embedded(self.encoder, pictures)).astype(np.float64)
-        probabilities **= 1 / TEMPERATURE
-        return probabilities / probabilities.sum(axis=1, keepdims=True)
+        return softened(labeller.probabilities(embedded(self.encoder, pictures)))
 
-    def classify(self, name: str, kind: str, pictures: np.ndarray, targets: np.ndarray) -> None:
-        """Accuracy on real test pictures of a classifier."""
+    def classify(self, name: str, kind: str, make: Callable[[], tuple[np.ndarray, np.ndarray]]) -> None:
+        """Accuracy on real test pictures of a classifier.
+
+        Args:
+          make: pictures and targets, where they are wanted.
+        """
         *front, key = name.split(" | ")
 
         def trained() -> float:
-            module = classifiers.train(kind, pictures, targets, self.given.epochs, seed=int(key.split()[1]))
+            pictures, targets = make()
+            epochs = self.given.epochs * classifiers.EPOCHS[kind] / (2 if classifiers.hard(targets) else 1)
+            module = classifiers.train(kind, pictures, targets, max(1, int(epochs)), seed=int(key.split()[1]))
             return classifiers.accuracy(module, self.test, self.test_labels)
 
         self.results.put(" | ".join([*front, kind, key]), trained)
@@ -257,54 +375,57 @@ class Ruler:
             f"{name} | teacher | on real test pictures | {of_key}",
             lambda: _agreement(on_real, self.test_labels),
         )
-        drawn = Drawn(private.mixture, self.given.pictures, key)
+        drawn = Drawn(private.mixture, private.views.form, self.given.pictures, key)
         if key == 1:
-            _sheet(drawn, RESULTS / f"images-epsilon-{epsilon:g}.png")
-        plain = self.soft(private.labeller, drawn.plain)
+            sheet(drawn, RESULTS / f"images-epsilon-{epsilon:g}.png")
+        pictures, labels = self.learnt(private, drawn)
+        plain = np.arange(len(labels)) // CLASSES % 2 == 0
         self.results.put(
             f"{name} | teacher | agrees with the class drawn | {of_key}",
-            lambda: _agreement(plain, drawn.classes),
+            lambda: _agreement(labels[plain], drawn.classes[plain]),
         )
-        return private, drawn, self.learnt(private, drawn, plain)
+        return private, drawn, (pictures, labels)
 
-    def learnt(self, private: Private, drawn: Drawn, plain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures for soft labels, half of them mixed, and these labels."""
-        half = np.arange(len(drawn.plain)) // CLASSES % 2 == 0
-        pictures = np.where(half[:, None, None], drawn.loose, drawn.mixed)
-        labels = plain.copy()
-        labels[~half] = self.soft(private.labeller, drawn.mixed[~half])
-        return pictures, labels
+    def learnt(self, private: Private, drawn: Drawn) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures for soft labels, and these."""
+        return drawn.learnt(functools.partial(self.soft, private.labeller))
 
     def released(self, epsilon: float, key: int, kind: str) -> None:
         """What classifiers of a kind make of one key's pictures at one epsilon."""
-        private, drawn, soft = self.drawn(epsilon, key)
         name, of_key = f"epsilon {epsilon:g}", f"key {key}"
-        self.classify(f"{name} | soft | {of_key}", kind, *soft)
-        self.classify(f"{name} | hard | {of_key}", kind, drawn.loose, np.eye(CLASSES)[drawn.classes])
-        if key == 1:
-            for what, make in (("noise", noise), ("unrelated pictures", unrelated)):
-                pictures = make(self.given.pictures)
-                targets = self.soft(private.labeller, pictures)
-                self.classify(f"{name} | control: {what} | {of_key}", kind, pictures, targets)
 
-    def real(self, epsilon: float, kind: str) -> None:
-        """Real pictures with the labels of the first key's teacher: not private."""
-        private, _, _ = self.drawn(epsilon, 1)
-        some = self.train[self._some()]
-        name = f"epsilon {epsilon:g} | ceiling: real pictures, the teacher's labels | key 1"
-        self.classify(name, kind, some, self.soft(private.labeller, some))
+        def hard() -> tuple[np.ndarray, np.ndarray]:
+            drawn = self.drawn(epsilon, key)[1]
+            return drawn.loose, np.eye(CLASSES)[drawn.classes]
+
+        self.classify(f"{name} | soft | {of_key}", kind, lambda: self.drawn(epsilon, key)[2])
+        self.classify(f"{name} | hard | {of_key}", kind, hard)
+
+    def beside(self, epsilon: float, kind: str) -> None:
+        """The labels of the first key's teacher on noise, on unrelated and (not private) on real pictures."""
+
+        def labelled(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return pictures, self.soft(self.private(epsilon, 1).labeller, pictures)
+
+        count = self.given.pictures
+        for name, make in (
+            ("control: noise", lambda: labelled(noise(count))),
+            ("control: unrelated pictures", lambda: labelled(unrelated(count))),
+            ("ceiling: real pictures, the teacher's labels", lambda: labelled(self.train[self._some()])),
+        ):
+            self.classify(f"epsilon {epsilon:g} | {name} | key 1", kind, make)
 
     def _some(self) -> np.ndarray:
         return np.random.default_rng(1).permutation(len(self.train))[: self.given.pictures]
 
     def alike(self, epsilon: float, key: int) -> None:
         """How much drawn pictures are like real test pictures."""
-        name, of_key, pictures = f"epsilon {epsilon:g}", f"key {key}", self.drawn(epsilon, key)[1].plain
+        name, of_key = f"epsilon {epsilon:g}", f"key {key}"
         wanted = ("frechet", "precision", "recall")
         names = {what: f"{name} | likeness | {what} | {of_key}" for what in wanted}
         if all(each in self.results.cells for each in names.values()):
             return
-        network = load_encoder("efficientnet_lite0:64")
+        network, pictures = load_encoder("efficientnet_lite0:64"), self.drawn(epsilon, key)[1].plain
         real, drawn = (_unit(embedded(network, each[:COMPARED])) for each in (self.test, pictures))
         whitening = Whitening.of(real)
         near = neighbour_measures(whitening(real), whitening(drawn))
@@ -318,15 +439,22 @@ class Ruler:
 
     def ceilings(self, kind: str) -> None:
         """What there is without privacy."""
-        some = self._some()
-        name = "ceiling | real pictures, real labels | key 1"
-        self.classify(name, kind, self.train[some], np.eye(CLASSES)[self.labels[some]])
-        private = self.private(10.0, 1, WithoutNoise)
-        drawn = Drawn(private.mixture, self.given.pictures, 1)
-        soft = self.learnt(private, drawn, self.soft(private.labeller, drawn.plain))
-        self.classify("ceiling | no noise, soft labels | key 1", kind, *soft)
-        hard = np.eye(CLASSES)[drawn.classes]
-        self.classify("ceiling | no noise, hard labels | key 1", kind, drawn.loose, hard)
+
+        @functools.cache
+        def drawn() -> tuple[Private, Drawn]:
+            private = self.private(10.0, 1, WithoutNoise)
+            return private, Drawn(private.mixture, private.views.form, self.given.pictures, 1)
+
+        def real() -> tuple[np.ndarray, np.ndarray]:
+            some = self._some()
+            return self.train[some], np.eye(CLASSES)[self.labels[some]]
+
+        for name, make in (
+            ("real pictures, real labels", real),
+            ("no noise, soft labels", lambda: self.learnt(*drawn())),
+            ("no noise, hard labels", lambda: (drawn()[1].loose, np.eye(CLASSES)[drawn()[1].classes])),
+        ):
+            self.classify(f"ceiling | {name} | key 1", kind, make)
 
 
 def _agreement(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -335,16 +463,6 @@ def _agreement(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def _sheet(drawn: Drawn, path: Path, columns: int = 16) -> None:
-    """A contact sheet, a row a class."""
-    rows = [
-        np.concatenate(list(drawn.plain[drawn.classes == label][:columns]), axis=1)
-        for label in range(CLASSES)
-    ]
-    path.parent.mkdir(exist_ok=True)
-    Image.fromarray(np.concatenate(rows)).save(path, optimize=True)
 
 
 PUBLISHED = """| | epsilon 1 | 10 |
@@ -382,11 +500,14 @@ def tables(results: Results, epsilons: list[float]) -> str:
         add(f"the teacher {what}", "teacher", what)
     for what in ("frechet", "precision", "recall"):
         add(f"likeness: {what}", "likeness", what)
-    lines += ["", "| without privacy | |", "|---|---|"]
-    for what in ("real pictures, real labels", "no noise, soft labels", "no noise, hard labels"):
-        for kind in classifiers.KINDS:
-            if (found := results.line("ceiling", what, kind)) != "-":
-                lines.append(f"| {kind}: {what} | {found} |")
+    ceilings = [
+        f"| {kind}: {what} | {found} |"
+        for what in ("real pictures, real labels", "no noise, soft labels", "no noise, hard labels")
+        for kind in classifiers.KINDS
+        if (found := results.line("ceiling", what, kind)) != "-"
+    ]
+    if ceilings:
+        lines += ["", "| without privacy | |", "|---|---|", *ceilings]
     return "\n".join(lines) + "\n"
 
 
@@ -400,7 +521,9 @@ def report(results: Results, given: argparse.Namespace) -> str:
 
 `python benchmarks/images.py {settings} --label-share {given.label_share:g}`:
 Fashion-MNIST, 60,000 rows, delta 1e-5; accuracy on all 10,000 real test pictures of classifiers that saw
-{given.pictures:,} drawn pictures and nothing else, {given.epochs} times: the mean, and in brackets each key.
+{given.pictures:,} drawn pictures and nothing else: a ResNet sees each {given.epochs} times, the others about
+half as often, for they take twice as long; with hard labels all half as often. The mean, and in brackets
+each key.
 Two releases share a budget: {parts}.
 Neither encoder was made from any data. A dash, or no line: not run. The script says what each figure is.
 
@@ -417,29 +540,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", help="folder with Fashion-MNIST's files (default: by apt)")
     parser.add_argument("--epsilons", default="1,10")
-    parser.add_argument("--keys", type=int, default=2)
+    parser.add_argument("--keys", default="1,2")
     parser.add_argument("--pictures", type=int, default=20_000)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--kinds", default=",".join(classifiers.KINDS), help="of classifiers")
-    parser.add_argument("--label-share", type=float, default=0.6, help="of 1/z^2, for the teacher")
+    parser.add_argument("--label-share", type=float, default=0.4, help="of 1/z^2, for the teacher")
+    parser.add_argument("--releases", help="folder in which fitted releases are kept (default: none)")
+    parser.add_argument(
+        "--parts",
+        default=",".join(PARTS),
+        help="to be run, those that are not there yet; none: only the page is written",
+    )
+    parser.add_argument("--threads", type=int, default=2, help="of classifiers")
     parser.add_argument("--development", action="store_true", help="hold out training rows, read no test row")
     given = parser.parse_args()
     epsilons = [float(text) for text in given.epsilons.split(",")]
+    torch.set_num_threads(given.threads)
     results = Results(RESULTS / ("images-development.json" if given.development else "images.json"))
     ruler = Ruler(given, results)
-    first, *others = given.kinds.split(",")
-    for key in range(1, given.keys + 1):
-        for epsilon in epsilons:
-            ruler.released(epsilon, key, first)
-    for epsilon in epsilons:
-        ruler.real(epsilon, first)
-        for key in range(1, given.keys + 1):
-            ruler.alike(epsilon, key)
-    ruler.ceilings(first)
-    for kind in others:
-        for key in range(1, given.keys + 1):
+    first, parts = classifiers.KINDS[0], given.parts.split(",")
+    others = [kind for kind in classifiers.KINDS[1:] if kind in given.kinds.split(",")]
+    keys = [int(key) for key in given.keys.split(",")]
+    # Should time run out, the nets after the first go short, and of them all but the first key.
+    if "first" in parts:
+        for key in keys:
             for epsilon in epsilons:
-                ruler.released(epsilon, key, kind)
+                ruler.released(epsilon, key, first)
+    for epsilon in epsilons:
+        if "beside" in parts:
+            ruler.beside(epsilon, first)
+        if "likeness" in parts:
+            ruler.alike(epsilon, 1)
+    if "ceilings" in parts:
+        ruler.ceilings(first)
+    if "others" in parts:
+        for key in keys:
+            for kind in others:
+                for epsilon in epsilons:
+                    ruler.released(epsilon, key, kind)
     results.path.with_suffix(".md").write_text(report(results, given))
     print(tables(results, epsilons))
 

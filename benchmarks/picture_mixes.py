@@ -16,8 +16,10 @@ def mixed(pictures: np.ndarray, others: np.ndarray, generator: np.random.Generat
     """Pictures of which four in ten are mixed with another one, and three in ten warped.
 
     Args:
-      pictures, others: (n, h, w) uint8.
+      pictures, others: (n, h, w) or (n, h, w, 3) uint8.
     """
+    if pictures.ndim == 3:
+        return mixed(pictures[..., None], others[..., None], generator)[..., 0]
     result, count = pictures.copy(), len(pictures)
     chosen = np.flatnonzero(generator.random(count) < _MIXED)
     partners = generator.permutation(count)[: len(chosen)]
@@ -30,15 +32,15 @@ def mixed(pictures: np.ndarray, others: np.ndarray, generator: np.random.Generat
 def _pairs(ones: np.ndarray, others: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """A third each: means, cut and pasted halves, the one's silhouette with the other's texture."""
     ones, others = ones.astype(np.float32), others.astype(np.float32)
-    count, height, width = ones.shape
-    weights = generator.uniform(0.3, 0.7, (count, 1, 1))
-    cuts = generator.integers(height // 4, 3 * height // 4, (count, 1, 1))
-    upper = np.arange(height)[None, :, None] < cuts
-    left = np.arange(width)[None, None, :] < cuts
-    halves = np.where(generator.random((count, 1, 1)) < 0.5, upper, left)
-    lit = ones > _LIT
+    count, height, width, _ = ones.shape
+    weights = generator.uniform(0.3, 0.7, (count, 1, 1, 1))
+    cuts = generator.integers(height // 4, 3 * height // 4, (count, 1, 1, 1))
+    upper = np.arange(height)[None, :, None, None] < cuts
+    left = np.arange(width)[None, None, :, None] < cuts
+    halves = np.where(generator.random((count, 1, 1, 1)) < 0.5, upper, left)
+    lit = ones.max(axis=3, keepdims=True) > _LIT
     brightness = (ones * lit).sum(axis=(1, 2)) / np.maximum(lit.sum(axis=(1, 2)), 1)
-    texture = np.where(others > _LIT, others, brightness[:, None, None])
+    texture = np.where(others.max(axis=3, keepdims=True) > _LIT, others, brightness[:, None, None])
     kinds = np.stack(
         [
             weights * ones + (1 - weights) * others,
@@ -55,6 +57,9 @@ def _warped(picture: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     turn, shear = generator.normal(0, 0.06), generator.normal(0, 0.08)
     across, down = np.exp(generator.normal(0, 0.08, 2))
     matrix = np.array([[np.cos(turn) * down, shear - np.sin(turn)], [np.sin(turn), np.cos(turn) * across]])
-    middle = (np.array(picture.shape) - 1) / 2
+    middle = (np.array(picture.shape[:2]) - 1) / 2
     offset = middle - matrix @ middle + generator.normal(0, 0.7, 2)
-    return scipy.ndimage.affine_transform(picture, matrix, offset, order=1)
+    planes = [
+        scipy.ndimage.affine_transform(plane, matrix, offset, order=1) for plane in np.moveaxis(picture, 2, 0)
+    ]
+    return np.stack(planes, axis=2)

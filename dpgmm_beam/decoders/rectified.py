@@ -137,13 +137,19 @@ def rectified(means: np.ndarray, variances: np.ndarray) -> tuple[np.ndarray, np.
     >>> np.round(clamped_moments(centre, deviation), 3).tolist()
     [[0.5, 0.1], [0.01, 0.04]]
     """
-    angles, spreads, table = _table()
+    angles, spreads, _ = _table()
     means = np.clip(np.asarray(means, np.float64), LEAST_MEAN, 1 - LEAST_MEAN)
     roots = np.sqrt(np.maximum(variances, 0.0) / (means * (1 - means)))
     turned = np.clip(np.arcsin(np.sqrt(means)), angles[0], angles[-1])
     at = np.stack([turned, np.clip(roots, spreads[0], spreads[-1])], axis=-1)
-    found = RegularGridInterpolator((angles, spreads), table, method="cubic")(at)
+    found = _interpolator()(at)
     return found[..., 0], np.exp(found[..., 1])
+
+
+@functools.cache
+def _interpolator() -> RegularGridInterpolator:
+    angles, spreads, table = _table()
+    return RegularGridInterpolator((angles, spreads), table, method="cubic")
 
 
 @functools.cache

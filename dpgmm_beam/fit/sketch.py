@@ -23,6 +23,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from dpgmm_beam.config import Method
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import kmeans
 from dpgmm_beam.fit.projection import VIEW_UNIT, Projection, View, pack_projection
@@ -50,6 +51,10 @@ SKETCH_BOUND = int(SKETCH_REACH / REACH * VIEW_UNIT)
 ROWS_PER_COMPONENT, COMPONENTS_POWER = 30.0, 0.75
 """Components are as many as a class has times this many rows for each unit of the moment's noise
 multiplier, to that power: with more rows there are more components, of more rows each."""
+
+PICTURE_ROWS_PER_COMPONENT = 500.0
+"""Components of pictures are as many as have this many rows, so counted: fewer, for their classes'
+own shapes tell more."""
 
 DIRECTIONS_PER_ROW, MIN_DIRECTIONS = 0.825, 8
 """Directions are as many as this share of a class's rows for each unit of the same
@@ -85,18 +90,28 @@ def room_of(shape: Shape) -> int:
     return max(2 * components, min(wanted, MAX_SKETCH // (shape.classes * shape.subspace_dim)))
 
 
-def components_of(rows: float, room: int) -> int:
+def components_of(shape: Shape, method: Method, rows: float) -> int:
     """How many components a class is given.
 
     Args:
       rows: of a class, for each unit of the moment's noise multiplier.
-      room: the most.
     """
-    return int(np.clip(np.rint((max(rows, 0.0) / ROWS_PER_COMPONENT) ** COMPONENTS_POWER), 1, room))
+    if shape.exact_components:
+        return shape.components
+    if method.picture_side:
+        wanted = rows / PICTURE_ROWS_PER_COMPONENT
+    else:
+        wanted = (max(rows, 0.0) / ROWS_PER_COMPONENT) ** COMPONENTS_POWER
+    return int(np.clip(np.rint(wanted), 1, shape.components))
 
 
 def start(
-    of_classes: ClassMeans, values: np.ndarray, vectors: np.ndarray, shape: Shape, noise_multiplier: float
+    of_classes: ClassMeans,
+    values: np.ndarray,
+    vectors: np.ndarray,
+    shape: Shape,
+    method: Method,
+    noise_multiplier: float,
 ) -> tuple[Subspace, Components]:
     """The view `within` and what the first sketch starts from.
 
@@ -110,9 +125,7 @@ def start(
       noise_multiplier: of the moment.
     """
     rows = of_classes.counts.mean() / noise_multiplier
-    count = shape.components
-    if not shape.exact_components:
-        count = components_of(rows, count)
+    count = components_of(shape, method, rows)
     # As many centres as there are directions, and one, can lie at equal distances.
     least = max(MIN_DIRECTIONS, count if shape.exact_components else 0)
     used = int(min(max((DIRECTIONS_PER_ROW * rows) ** (2 / 3), least), shape.subspace_dim))

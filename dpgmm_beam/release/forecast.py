@@ -127,14 +127,13 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
       errors: of `simulate`, for the teacher; None: its noise is that of one step.
     """
     shape, method, found = plan.shape, plan.config.method, []
-    classes, d, components = shape.classes, shape.dimension, shape.components
+    classes, d = shape.classes, shape.dimension
     of_class = rows / classes
     spread = math.sqrt(geometry.within[-1])
     z = plan.row_multipliers
     moment = moment_noise(plan, geometry, rows)
     of_noise = of_class / z["moment/moment"]
-    if not shape.exact_components:
-        components = sketch.components_of(of_noise, components)
+    components = sketch.components_of(shape, method, of_noise)
     of_component = of_class / components
     used = min((sketch.DIRECTIONS_PER_ROW * of_noise) ** (2 / 3), shape.subspace_dim)
     r = max(min(used, shape.shaped_dim), 1.0)

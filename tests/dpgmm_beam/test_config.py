@@ -195,6 +195,8 @@ def test_pictures_bring_their_norm_and_form():
     config = ReleaseConfig("dct:28", ("a", "b"), 784, 1.0, 1e-5)
     assert (config.clip_norm, config.method.picture_side) == (14.0, 28)
     assert (config.components, config.method.subspace_dim) == (1, 256)
+    found = ReleaseConfig("dct:28", ("a", "b"), 784, 4.0, 1e-5)
+    assert (found.components, found.component_room, config.component_room) == (None, 10, 1)
     assert ReleaseConfig("dct:28", ("a", "b"), 784, 1.0, 1e-5, components=3).components == 3
     assert ReleaseConfig("dct:28", ("a", "b"), 784, 1.0, 1e-5, clip_norm=9.0).clip_norm == 9.0
     assert ReleaseConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
