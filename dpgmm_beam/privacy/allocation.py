@@ -47,9 +47,9 @@ teacher, which drown last."""
 
 MANY_SHARES = (
     ("means/count", 0.01),
-    ("means/sum", 0.03),
+    ("means/sum", 0.04),
     ("means/square", 0.01),
-    ("moment/moment", 0.19),
+    ("moment/moment", 0.18),
     ("teacher/gradient", 0.555),
     ("rounds/count", 0.015),
     ("rounds/sum", 0.07),
@@ -63,16 +63,16 @@ pooled covariance, whose middling directions are about as strong as its noise.""
 
 PLENTY_SHARES = (
     ("means/count", 0.01),
-    ("means/sum", 0.04),
+    ("means/sum", 0.05),
     ("means/square", 0.01),
-    ("moment/moment", 0.07),
+    ("moment/moment", 0.08),
     ("teacher/gradient", 0.555),
     ("rounds/count", 0.02),
-    ("rounds/sum", 0.15),
+    ("rounds/sum", 0.135),
     ("scatter/moment", 0.09),
     ("scatter/square", 0.01),
     ("scales/square", 0.01),
-    ("scales/moment", 0.035),
+    ("scales/moment", 0.03),
 )
 """The same with more rows than the covariance needs: what is left of the noise is that of centres."""
 
