@@ -33,6 +33,9 @@ RADIUS = 0.27
 """Clipping radius of a picture less its class's mean, root mean square of a pixel.  Of 28 x 28 pixels it is
 7.6, and 1.2 times what digits and pieces of photographs have (scikit-learn's, and MNIST)."""
 
+SEEN = 3.0
+"""How far the energy of a cross moment must lie beyond its noise's, in the fluctuations of that."""
+
 _REACH = sketch.SKETCH_BOUND
 
 
@@ -173,7 +176,8 @@ def _kept(cross: np.ndarray, noise: float, rings: np.ndarray, used: np.ndarray) 
         return kept
     energies = cross**2 - noise
     whole = energies.mean()
-    if whole <= 0.0:
+    # What noise alone would show; under that, a product of two of its shares over it says nothing.
+    if whole <= SEEN * noise * np.sqrt(2.0 / energies.size):
         return kept
     of_rings = np.bincount(rings, energies.mean(axis=1)) / np.maximum(np.bincount(rings), 1)
     # Of sums in single precision, for their last bits are the processor's.
