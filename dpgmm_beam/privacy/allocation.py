@@ -47,13 +47,13 @@ teacher, which drown last."""
 
 MANY_SHARES = (
     ("means/count", 0.01),
-    ("means/sum", 0.04),
+    ("means/sum", 0.035),
     ("means/square", 0.01),
-    ("moment/moment", 0.18),
+    ("moment/moment", 0.195),
     ("teacher/gradient", 0.555),
     ("rounds/count", 0.015),
-    ("rounds/sum", 0.07),
-    ("scatter/moment", 0.1),
+    ("rounds/sum", 0.065),
+    ("scatter/moment", 0.095),
     ("scatter/square", 0.01),
     ("scales/square", 0.009),
     ("scales/moment", 0.001),
@@ -63,18 +63,19 @@ pooled covariance, whose middling directions are about as strong as its noise.""
 
 PLENTY_SHARES = (
     ("means/count", 0.01),
-    ("means/sum", 0.05),
+    ("means/sum", 0.055),
     ("means/square", 0.01),
-    ("moment/moment", 0.08),
-    ("teacher/gradient", 0.555),
-    ("rounds/count", 0.02),
-    ("rounds/sum", 0.135),
-    ("scatter/moment", 0.09),
+    ("moment/moment", 0.105),
+    ("teacher/gradient", 0.45),
+    ("rounds/count", 0.025),
+    ("rounds/sum", 0.17),
+    ("scatter/moment", 0.12),
     ("scatter/square", 0.01),
     ("scales/square", 0.01),
-    ("scales/moment", 0.03),
+    ("scales/moment", 0.035),
 )
-"""The same with more rows than the covariance needs: what is left of the noise is that of centres."""
+"""The same with more rows than the covariance needs: what is left of the noise is that of centres, and the
+teacher has as much as it can use."""
 
 ROWS_SHARES = (
     ("means/count", 0.01),
