@@ -7,6 +7,7 @@ budget that the manifest states.
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import dpgmm_beam
@@ -25,7 +26,7 @@ from dpgmm_beam.fit.sketch import Sketch
 from dpgmm_beam.fit.stage import Shape, Stage
 from dpgmm_beam.fit.teacher import TeacherStep
 from dpgmm_beam.privacy.accounting import Budget
-from dpgmm_beam.privacy.allocation import UNITS_ROWS, allocate, following
+from dpgmm_beam.privacy.allocation import UNITS_ROWS, allocate, following, turning_points
 from dpgmm_beam.privacy.noise import MAX_STANDARD_DEVIATION, SCHEME
 
 
@@ -58,14 +59,15 @@ class Plan:
     counted: int | None = None
 
     def __post_init__(self):
+        # Here and not in the first stage that draws: the data has been read then.
+        budgets = [self.budget]
         if self.counted is None:
             # Whatever will be counted.
-            Plan(self.config, self.release_id, self.budget.noise_multiplier, counted=0)
-        # Here and not in the first stage that draws: the data has been read then.
+            budgets += map(self._following, turning_points(dict(self.config.shares)))
         many = (self.config.max_rows_per_unit or 1) > 1
         smaller = ", or max_rows_per_unit smaller" if many else ""
-        for stage in self.stages:
-            multipliers = self.multipliers(stage)
+        for budget, stage in itertools.product(budgets, self.stages):
+            multipliers = self._multipliers(budget, stage)
             for query in stage.queries:
                 if multipliers[query.name] * query.l2_sensitivity > MAX_STANDARD_DEVIATION:
                     name = f"{stage.mechanism}/{query.name}"
@@ -109,26 +111,38 @@ class Plan:
 
     @functools.cached_property
     def budget(self) -> Budget:
+        if self.counted is None:
+            return self._usual
+        noise = self._usual.noise_multiplier * self.config.neighbours.of_vectors
+        return self._following(self.counted / len(self.config.classes) / noise)
+
+    @functools.cached_property
+    def _usual(self) -> Budget:
+        """The budget until rows are counted."""
+        config = self.config
+        return Budget(
+            config.epsilon,
+            config.delta,
+            allocate(*self._wanted),
+            self.noise_multiplier,  # type: ignore[arg-type]
+        )
+
+    def _following(self, rows: float) -> Budget:
+        """The budget when so many rows are counted, as `allocation.following` takes them."""
+        usual = self._usual
+        return dataclasses.replace(
+            usual, mechanisms=following(*self._wanted, rows), noise_multiplier=usual.noise_multiplier
+        )
+
+    @functools.cached_property
+    def _wanted(self) -> tuple[dict[str, int], dict[str, float], bool]:
+        """What `allocation.allocate` takes."""
         repetitions: dict[str, int] = {UNITS_ROWS: 1} if self.config.bound_found else {}
         for stage in self.stages:
             for query in stage.queries:
                 name = f"{stage.mechanism}/{query.name}"
                 repetitions[name] = repetitions.get(name, 0) + 1
-        config = self.config
-        given = repetitions, dict(config.shares), config.components == 1
-        usual = Budget(
-            config.epsilon,
-            config.delta,
-            allocate(*given),
-            self.noise_multiplier,  # type: ignore[arg-type]
-        )
-        if self.counted is None:
-            return usual
-        noise = usual.noise_multiplier * config.neighbours.of_vectors
-        rows = self.counted / len(config.classes) / noise
-        return dataclasses.replace(
-            usual, mechanisms=following(*given, rows), noise_multiplier=usual.noise_multiplier
-        )
+        return repetitions, dict(self.config.shares), self.config.components == 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, with the noise multiplier to the last bit."""
@@ -167,8 +181,11 @@ class Plan:
         The budget's multipliers are noise over what a privacy unit may change: here, and nowhere
         else, the one becomes the other.  Steps learn the noise of their sums from it.
         """
+        return self._multipliers(self.budget, stage)
+
+    def _multipliers(self, budget: Budget, stage: Stage) -> dict[str, float]:
         return {
-            query.name: self.budget.multiplier(f"{stage.mechanism}/{query.name}")
+            query.name: budget.multiplier(f"{stage.mechanism}/{query.name}")
             * self.config.neighbours.rows(query)
             for query in stage.queries
         }

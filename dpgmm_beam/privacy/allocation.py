@@ -156,15 +156,28 @@ def following(
       rows: of a class, over the noise multiplier of the whole.
     """
     usual = allocate(repetitions, shares, single)
-    favored = [name for name, asked in FAVORED.items() if dict(asked) == dict(shares)]
-    if not favored or "teacher/gradient" not in repetitions:
+    anchors = _anchors(shares)
+    if not anchors or "teacher/gradient" not in repetitions:
         return usual
-    mixed = _between(FOLLOWING[favored[0]], rows)
+    mixed = _between(anchors, rows)
     found = allocate(repetitions, mixed, single)
     # What has run already has its share; the others have the rest.
     fixed = {each.name: each.share for each in usual if each.name in ("means/count", UNITS_ROWS)}
     left = (1 - sum(fixed.values())) / sum(each.share for each in found if each.name not in fixed)
     return tuple(dataclasses.replace(each, share=fixed.get(each.name, each.share * left)) for each in found)
+
+
+def turning_points(shares: Mapping[str, float]) -> tuple[float, ...]:
+    """The `rows` of `following` between which every share moves one way; none where nothing follows.
+
+    >>> turning_points(dict(SHARES))
+    (200.0, 600.0, 1400.0, 10000.0)
+    """
+    return tuple(rows for rows, _ in _anchors(shares))
+
+
+def _anchors(shares: Mapping[str, float]) -> Sequence[tuple[float, tuple[tuple[str, float], ...]]]:
+    return next((FOLLOWING[name] for name, asked in FAVORED.items() if dict(asked) == dict(shares)), ())
 
 
 def _between(anchors: Sequence[tuple[float, tuple[tuple[str, float], ...]]], rows: float) -> dict[str, float]:

@@ -9,6 +9,7 @@ from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.accounting import calibrated, epsilon_by_pld, event_from_json
+from dpgmm_beam.privacy.allocation import FAVORED, turning_points, with_shares
 
 CONFIG = ReleaseConfig("precomputed", ("a", "b"), 8, 1.0, 1e-5, components=3, rounds=2)
 
@@ -59,6 +60,23 @@ def test_what_is_not_used_is_spread_over_the_others():
 def test_noise_too_large_to_draw_is_refused_at_once():
     with pytest.raises(ConfigError, match=r"epsilon=0.001 is refused.*teacher/gradient"):
         Plan(dataclasses.replace(CONFIG, epsilon=0.001), "one")
+
+
+@pytest.mark.parametrize("favor", FAVORED)
+def test_what_is_taken_can_be_drawn_whatever_will_be_counted(favor):
+    """Of the least epsilon that is taken: what would be refused after a count would be refused too late."""
+    least = ReleaseConfig("precomputed", ("a", "b"), 64, 1.0, 1e-5, shares=with_shares([], favor))
+    low, high = 1e-3, 1.0
+    while high - low > 1e-7:
+        middle = (low + high) / 2
+        try:
+            Plan(dataclasses.replace(least, epsilon=middle), "id")
+            high = middle
+        except ConfigError:
+            low = middle
+    plan = Plan(dataclasses.replace(least, epsilon=high), "id")
+    for rows in (0.0, 100.0, *turning_points(dict(plan.config.shares)), 1e6):
+        dataclasses.replace(plan, counted=round(rows * plan.budget.noise_multiplier * 2))
 
 
 def test_plans_travel_with_their_budget(plan):
