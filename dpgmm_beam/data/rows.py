@@ -101,8 +101,7 @@ class Rows:
 
     def kept(self, positions: np.ndarray) -> "Rows":
         """Some of the rows, in the order of their positions, without hashes of their units."""
-        squares = None if self.squares is None else self.squares[positions]
-        pictures = None if self.pictures is None else self.pictures[positions]
+        squares, pictures = (part_of(each, positions) for each in (self.squares, self.pictures))
         return Rows(self.values[positions], self.classes[positions], squares, pictures=pictures)
 
     def square_norms(self) -> np.ndarray:
@@ -115,10 +114,14 @@ class Rows:
         """Consecutive blocks of at most `block_rows` rows."""
         for start in range(0, len(self), block_rows):
             block = slice(start, start + block_rows)
-            squares = None if self.squares is None else self.squares[block]
-            units = None if self.units is None else self.units[block]
-            pictures = None if self.pictures is None else self.pictures[block]
+            beside = (self.squares, self.units, self.pictures)
+            squares, units, pictures = (part_of(each, block) for each in beside)
             yield Rows(self.values[block], self.classes[block], squares, units=units, pictures=pictures)
+
+
+def part_of(values: np.ndarray | None, where: np.ndarray | slice) -> np.ndarray | None:
+    """Some rows of an array that need not be there."""
+    return None if values is None else values[where]
 
 
 def record_type(dimension: int, units: bool = False, pictures: int = 0) -> np.dtype:
@@ -333,14 +336,14 @@ def accept(
     declared = classes >= 0
     if not declared.all():
         matrix, classes = matrix[declared], classes[declared]
-        pictures = None if pictures is None else pictures[declared]
+        pictures = part_of(pictures, declared)
     left_out = SetAside(int((~keep).sum()), int((~declared).sum()))
     units = None
     if hash_ids is not None:
         hashes, known, within = (each[keep][declared] for each in hash_ids(batch.column(UNIT)))
         left_out += SetAside(unit=int((~known).sum()), slice=int((known & ~within).sum()))
         matrix, classes, units = matrix[within], classes[within], hashes[within]
-        pictures = None if pictures is None else pictures[within]
+        pictures = part_of(pictures, within)
     values = np.empty(matrix.shape, np.int16)
     seen = None if pictures is None else np.empty(pictures.shape, np.int16)
     squares, good = np.empty(len(matrix), np.int32), np.empty(len(matrix), bool)
@@ -358,8 +361,7 @@ def accept(
         squares[count : count + len(on_lattice)] = lattice.square_norms(on_lattice)
         count += len(on_lattice)
     left_out += SetAside(value=len(good) - count)
-    units = None if units is None else units[good]
-    seen = None if seen is None else seen[:count]
+    units, seen = part_of(units, good), part_of(seen, slice(count))
     return Rows(values[:count], classes[good], squares[:count], units=units, pictures=seen), left_out
 
 

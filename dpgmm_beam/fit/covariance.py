@@ -8,7 +8,7 @@ import numpy as np
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import shrinkage, sketch
 from dpgmm_beam.fit.projection import pack_projection
-from dpgmm_beam.fit.stage import Advanced, Multipliers, Stage
+from dpgmm_beam.fit.stage import Advanced, ClippedStage, Multipliers
 from dpgmm_beam.fit.state import ClassMeans, Covariance, FitState, Teacher
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.privacy import lattice
@@ -28,7 +28,7 @@ sharper starts have to be unlearnt."""
 
 
 @dataclasses.dataclass(frozen=True)
-class PooledMoment(Stage):
+class PooledMoment(ClippedStage):
     """Second moment of the rows round their class means, pooled over the classes.
 
     Residuals are clipped at a share of their root mean square, which the step before
@@ -40,12 +40,6 @@ class PooledMoment(Stage):
     """
 
     KIND = "moment"
-    BITS = 12
-
-    @property
-    def bound(self) -> int:
-        """Norm bound of a residual in its own steps, 2**-12 of the clipping radius."""
-        return 2**self.BITS
 
     @property
     def queries(self) -> tuple[SumQuery, ...]:

@@ -18,7 +18,7 @@ from dpgmm_beam.config import Method
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import kmeans, sketch
 from dpgmm_beam.fit.projection import VIEW_UNIT
-from dpgmm_beam.fit.stage import Advanced, Multipliers, Shape, sums_by_group
+from dpgmm_beam.fit.stage import Advanced, ClippedStage, Multipliers, Shape, sums_by_group
 from dpgmm_beam.fit.state import Components, FitState
 from dpgmm_beam.privacy import lattice
 from dpgmm_beam.privacy.queries import SumQuery, Sums
@@ -44,7 +44,7 @@ def rounds(shape: Shape, method: Method, first: int, end: int) -> list["CentreRo
 
 
 @dataclasses.dataclass(frozen=True)
-class CentreRound(sketch.WithinStage):
+class CentreRound(sketch.WithinStage, ClippedStage):
     """One round of private Lloyd steps, K centres for each class -> `FitState.components`.
 
     A class's centres lie first in its room of K sums.
@@ -75,11 +75,6 @@ class CentreRound(sketch.WithinStage):
     @property
     def mechanism(self) -> str:
         return "late" if self.late else self.KIND
-
-    @property
-    def bound(self) -> int:
-        """Norm bound of a residual in its own steps, 2**-14 of the clipping radius."""
-        return 2**self.BITS
 
     @property
     def queries(self) -> tuple[SumQuery, ...]:

@@ -24,7 +24,7 @@ from dpgmm_beam.decoders.picture_map import PictureMap
 from dpgmm_beam.encoders.dct import PictureForm
 from dpgmm_beam.fit import shrinkage, sketch
 from dpgmm_beam.fit.projection import PROJECTION_BITS
-from dpgmm_beam.fit.stage import Advanced, Multipliers, Stage, sums_by_group
+from dpgmm_beam.fit.stage import Advanced, ClippedStage, Multipliers, Stage, sums_by_group
 from dpgmm_beam.fit.state import FitState, Pictures
 from dpgmm_beam.privacy import lattice
 from dpgmm_beam.privacy.queries import SumQuery, Sums
@@ -88,7 +88,7 @@ class PictureMeans(_PictureStage):
 
 
 @dataclasses.dataclass(frozen=True)
-class PictureSlopes(_PictureStage):
+class PictureSlopes(_PictureStage, ClippedStage):
     """Cross moment of embeddings and pictures within classes -> `FitState.pictures`, complete.
 
     A row adds v q^T, v its embedding in the view `within`, clipped at 1.2 of its root mean square, and q
@@ -96,12 +96,6 @@ class PictureSlopes(_PictureStage):
     """
 
     KIND = "slopes"
-    BITS = 12
-
-    @property
-    def bound(self) -> int:
-        """Norm bound of a picture less its mean in its own steps, 2**-12 of the clipping radius."""
-        return 2**self.BITS
 
     @property
     def queries(self) -> tuple[SumQuery, ...]:

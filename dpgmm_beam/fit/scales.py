@@ -13,7 +13,7 @@ import numpy as np
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import ridges, scatter, shrinkage, sketch
 from dpgmm_beam.fit.scatter import MAX_OWN_DIRECTIONS, MEAN_SQUARE_PRIOR
-from dpgmm_beam.fit.stage import Advanced, Multipliers, add_moments_by_group
+from dpgmm_beam.fit.stage import Advanced, ClippedStage, Multipliers, add_moments_by_group
 from dpgmm_beam.fit.state import FitState, Shapes
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.privacy import lattice
@@ -26,14 +26,13 @@ LEAST_OWN = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
-class ComponentScales(sketch.WithinStage):
+class ComponentScales(sketch.WithinStage, ClippedStage):
     """Mean square, and second moment in a few directions, of each component's rows -> `FitState.shapes`.
 
     As the last step in the view `within` it also makes the teacher's ridges (`fit.ridges`).
     """
 
     KIND = "scales"
-    BITS = 12
     REACH = 4
     """Squared offsets are clipped at so many times the number of directions."""
 
@@ -41,11 +40,6 @@ class ComponentScales(sketch.WithinStage):
     def room(self) -> int:
         """Room for directions in which components have shapes of their own."""
         return min(MAX_OWN_DIRECTIONS, self.shape.shaped_dim)
-
-    @property
-    def bound(self) -> int:
-        """Norm bound of an offset in its own steps."""
-        return 2**self.BITS
 
     @property
     def queries(self) -> tuple[SumQuery, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from dpgmm_beam import linalg
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import kmeans, lloyd, shrinkage, sketch
-from dpgmm_beam.fit.stage import Advanced, Multipliers, Shape, add_moments_by_group
+from dpgmm_beam.fit.stage import Advanced, ClippedStage, Multipliers, Shape, add_moments_by_group
 from dpgmm_beam.fit.state import FitState, Shapes
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.privacy import lattice
@@ -35,7 +35,7 @@ KEPT_BITS = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassScatter(sketch.WithinStage):
+class ClassScatter(sketch.WithinStage, ClippedStage):
     """Second moment of each class's rows round their centres -> `FitState.shapes`.
 
     Offsets are clipped at their root mean square, sqrt(r); the mean square, of which the
@@ -43,14 +43,8 @@ class ClassScatter(sketch.WithinStage):
     """
 
     KIND = "scatter"
-    BITS = 12
     REACH = 4
     """Squared offsets are clipped at so many times r."""
-
-    @property
-    def bound(self) -> int:
-        """Norm bound of an offset in its own steps, 2**-12 of sqrt(r)."""
-        return 2**self.BITS
 
     @property
     def queries(self) -> tuple[SumQuery, ...]:

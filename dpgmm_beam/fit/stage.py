@@ -160,3 +160,16 @@ class Stage:
           multipliers: the noise multipliers with which they were released.
         """
         raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class ClippedStage(Stage):
+    """A stage that clips what it sums of a row, on a lattice of its own."""
+
+    BITS = 12
+    """Steps of 2**-BITS of the clipping radius."""
+
+    @property
+    def bound(self) -> int:
+        """Norm bound of what is clipped, in these steps."""
+        return 2**self.BITS
