@@ -105,7 +105,7 @@ def run(step: EmbedImages, options, verbose: bool = False) -> None:
 def write_report(step: EmbedImages) -> str:
     """Writes exactly what a finished job embedded and left out into its private folder; returns the path."""
     found = left_out_of_images(
-        step.input, step.encoder, step.cache_dir, step.shard_rows, True, step.decodable
+        step.input, step.encoder, step.cache_dir, step.shard_rows, labels=True, decodable=step.decodable
     )
     content = {"input": step.input.pattern, "encoder": step.encoder, **found}
     path = FileSystems.join(step.cache_dir, REPORTS_FOLDER, "embed.json")
