@@ -50,7 +50,7 @@ class Ruler:
 
     def classify(self, name: str, pictures: np.ndarray, targets: np.ndarray, epochs: int) -> None:
         def trained() -> float:
-            module = classifiers.train(KIND, pictures, targets, epochs, seed=KEY)
+            module = classifiers.train(KIND, pictures, targets, epochs, KEY, classifiers.usual(targets))
             return self.balanced(classifiers.classified(module, self.test))
 
         self.results.put(name, trained)

@@ -359,7 +359,8 @@ class Ruler:
         def trained() -> float:
             pictures, targets = make()
             epochs = self.given.epochs * classifiers.EPOCHS[kind] / (2 if classifiers.hard(targets) else 1)
-            module = classifiers.train(kind, pictures, targets, max(1, int(epochs)), seed=int(key.split()[1]))
+            seed, changed = int(key.split()[1]), classifiers.usual(targets)
+            module = classifiers.train(kind, pictures, targets, max(1, int(epochs)), seed, changed)
             return classifiers.accuracy(module, self.test, self.test_labels)
 
         self.results.put(" | ".join([*front, kind, key]), trained)

@@ -4,6 +4,8 @@ Two residual blocks each, so that a training run is a minute of two cores; width
 fixed before any test row was read.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
@@ -96,16 +98,26 @@ def _blur() -> torch.Tensor:
 _BLUR = _blur()
 
 
-def train(kind: str, pictures: np.ndarray, targets: np.ndarray, epochs: int, seed: int) -> nn.Module:
-    """Trains a network on pictures that are `varied` on every visit, or with soft labels `moved`.
+Changed = Callable[[np.ndarray, np.random.Generator], torch.Tensor]
+
+
+def usual(targets: np.ndarray) -> Changed:
+    """`varied` for hard labels, `moved` for soft ones of a teacher that sees pictures as they are drawn."""
+    return varied if hard(targets) else moved
+
+
+def train(
+    kind: str, pictures: np.ndarray, targets: np.ndarray, epochs: int, seed: int, changed: Changed
+) -> nn.Module:
+    """Trains a network on pictures that are changed on every visit.
 
     Args:
       pictures: (n, side, side) or (n, side, side, 3) uint8.
       targets: (n, classes) probabilities.
+      changed: `varied` or `moved`.
     """
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
-    changed = varied if hard(targets) else moved
     channels = 1 if pictures.ndim == 3 else pictures.shape[3]
     module = network(kind, targets.shape[1], channels)
     module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
