@@ -104,10 +104,13 @@ def _forked(module: str, arguments: list[str], log: str, folder: str, environmen
 
 
 def kill(started) -> None:
-    """SIGKILL to a process and to all of its group."""
-    with contextlib.suppress(ProcessLookupError):
+    """SIGKILL to a process and to all of its group, if it has come so far as to have one."""
+    try:
         os.killpg(started.pid, signal.SIGKILL)
-    started.wait()
+    except ProcessLookupError:
+        if started.poll() is None:
+            os.kill(started.pid, signal.SIGKILL)
+    started.wait(PATIENCE)
 
 
 def wait_until(happened, started) -> None:

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -46,17 +47,21 @@ def test_what_a_release_left(tmp_path, capsys):
     assert clean(tmp_path, capsys) == "removed 0 runs\n"
 
 
+def killed_in_a_run(private, source, output):
+    with runs.open_run(private, small.small_config(), source, output, None, None):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_a_drawn_key_that_was_left_behind(tmp_path, capsys):
     source = small.write_rows(tmp_path / "in", small.table(200))
     (tmp_path / "out").mkdir()
     (tmp_path / "out").chmod(0o755)
-    child = os.fork()
-    if not child:
-        with runs.open_run(
-            str(tmp_path / "private"), small.small_config(), str(source), str(tmp_path / "out"), None, None
-        ):
-            os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
+    child = multiprocessing.get_context("forkserver").Process(
+        target=killed_in_a_run, args=(str(tmp_path / "private"), str(source), str(tmp_path / "out"))
+    )
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     assert len(list(Path(tmp_path).rglob("noise.key"))) == 1
     assert clean(tmp_path, capsys) == "removed 1 runs\n"
     assert not list(Path(tmp_path).rglob("noise.key"))

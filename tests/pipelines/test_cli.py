@@ -403,25 +403,26 @@ sys.exit(cli.run(main, []))
 
 
 def closed():
-    return {"preexec_fn": lambda: (os.close(1), os.close(2))}
+    return ["sh", "-c", 'exec "$@" >&- 2>&-', "sh"], {}
 
 
 def full():
     device = os.open("/dev/full", os.O_WRONLY)
-    return {"stdout": device, "stderr": device}
+    return [], {"stdout": device, "stderr": device}
 
 
 def broken():
     reading, writing = os.pipe()
     os.close(reading)
-    return {"stdout": writing, "stderr": writing}
+    return [], {"stdout": writing, "stderr": writing}
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("streams", [closed, full, broken])
 def test_a_line_that_cannot_be_printed_fails_nothing(streams, unbuffered):
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    ran = subprocess.run([sys.executable, "-c", SAYS], cwd=REPOSITORY, env=environment, **streams())
+    before, options = streams()
+    ran = subprocess.run([*before, sys.executable, "-c", SAYS], cwd=REPOSITORY, env=environment, **options)
     assert ran.returncode == 0
 
 

@@ -9,10 +9,12 @@ import json
 import re
 import shutil
 import subprocess
+import time
 
 import pytest
 
 from tests import small
+from tests.pipelines import processes
 from tests.pipelines.test_report import HOSTILE, clustered, make_release, report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -110,7 +112,12 @@ def pages(tmp_path_factory):
     return {name: folder / f"{name}.html" for name in ("few", "few.private", "many")}
 
 
-def chromium(folder, *options: str) -> subprocess.CompletedProcess:
+def chromium(folder, done, *options: str) -> tuple[str, str]:
+    """What Chromium printed, and its errors, once `done` of what it printed.
+
+    It is ended as soon as its work is done, and begun anew where it does not get so far: a browser without
+    a window now and then never ends, whatever it was given, and its helpers keep pipes open.
+    """
     assert CHROMIUM is not None
     command = [
         CHROMIUM,
@@ -119,11 +126,25 @@ def chromium(folder, *options: str) -> subprocess.CompletedProcess:
         "--no-sandbox",
         "--disable-gpu",
         "--disable-dev-shm-usage",
-        f"--user-data-dir={folder}/profile",
         "--virtual-time-budget=20000",
         *options,
     ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    for number in range(3):
+        out, err = folder / f"out-{number}", folder / f"err-{number}"
+        with open(out, "wb") as printed, open(err, "wb") as errors:
+            profile = f"--user-data-dir={folder}/profile-{number}"
+            browser = subprocess.Popen(
+                [*command, profile], stdout=printed, stderr=errors, start_new_session=True
+            )
+            try:
+                end = time.monotonic() + 100
+                while browser.poll() is None and not done(out.read_text()) and time.monotonic() < end:
+                    time.sleep(0.05)
+            finally:
+                processes.kill(browser)
+        if done(out.read_text()):
+            break
+    return out.read_text(), err.read_text()
 
 
 @pytest.fixture(scope="module", params=["light", "dark"])
@@ -133,16 +154,17 @@ def measured(request, pages, tmp_path_factory):
     wrapper = MEASURE.replace("PAGES", texts, 1).replace("WIDTHS", json.dumps(WIDTHS), 1)
     (folder / "measure.html").write_text(wrapper)
     scheme = {"light": 1, "dark": 0}[request.param]
-    done = chromium(
+    out, errors = chromium(
         folder,
+        lambda printed: printed.rstrip().endswith("</html>"),
         "--dump-dom",
         "--enable-logging=stderr",
         f"--blink-settings=preferredColorScheme={scheme}",
         f"file://{folder}/measure.html",
     )
-    found = re.search('<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, done.stderr[-2000:]
-    return request.param, json.loads(html.unescape(found[1])), done.stderr
+    found = re.search('<pre id="found">(.*?)</pre>', out, re.DOTALL)
+    assert found, errors[-2000:]
+    return request.param, json.loads(html.unescape(found[1])), errors
 
 
 def test_pages_fit_their_window(measured, pages):
@@ -184,10 +206,13 @@ def test_nothing_runs_and_nothing_is_fetched(measured):
 
 @pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext (poppler-utils) is not installed")
 def test_on_paper_details_are_open_and_the_navigation_is_gone(pages, tmp_path):
-    chromium(
-        tmp_path, "--no-pdf-header-footer", f"--print-to-pdf={tmp_path}/few.pdf", f"file://{pages['few']}"
-    )
-    command = ["pdftotext", "-layout", f"{tmp_path}/few.pdf", "-"]
+    pdf = tmp_path / "few.pdf"
+
+    def printed(_):
+        return pdf.exists() and pdf.read_bytes().rstrip().endswith(b"%%EOF")
+
+    chromium(tmp_path, printed, "--no-pdf-header-footer", f"--print-to-pdf={pdf}", f"file://{pages['few']}")
+    command = ["pdftotext", "-layout", str(pdf), "-"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "Privacy in plain words" in text
     assert "teacher_momentum" in text

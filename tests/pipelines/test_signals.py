@@ -60,18 +60,17 @@ sys.exit(cli.run(globals()[sys.argv[1]], []))
 """
 
 
-def start(name, ready="ready", **options):
+def start(name, *before):
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     started = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, name],
+        [*before, sys.executable, "-c", PROGRAM, name],
         cwd=REPOSITORY,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
     )
-    assert started.stdout.readline() == f"{ready}\n"
+    assert started.stdout.readline() == "ready\n"
     return started
 
 
@@ -119,7 +118,7 @@ def test_what_was_published_is_said():
 
 
 def test_a_hangup_that_was_ignored_stays_ignored():
-    started = start("stuck", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    started = start("stuck", "sh", "-c", "trap '' HUP; exec \"$@\"", "sh")
     started.send_signal(signal.SIGHUP)
     time.sleep(0.5)
     assert started.poll() is None

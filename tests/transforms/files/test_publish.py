@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import stat
 import threading
@@ -153,21 +154,21 @@ def test_a_file_is_staged_while_others_publish(tmp_path):
     assert failures == []
 
 
-def killed(work):
+def killed(work, *arguments):
     """Runs `work` in a process that is gone at its first fsync, as SIGKILL would have it."""
-    child = os.fork()
-    if not child:
-        publish.os.fsync = lambda descriptor: os._exit(9)
-        try:
-            work()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 9
+    child = multiprocessing.get_context("forkserver").Process(target=until_its_fsync, args=(work, *arguments))
+    child.start()
+    child.join()
+    assert child.exitcode == 9
+
+
+def until_its_fsync(work, *arguments):
+    publish.os.fsync = lambda descriptor: os._exit(9)
+    work(*arguments)
 
 
 def test_a_writer_that_was_killed_leaves_nothing_in_the_release(once, tmp_path):
-    killed(lambda: once.stage({"synthetic/part-0.parquet": b"rows" * 9}))
+    killed(once.stage, {"synthetic/part-0.parquet": b"rows" * 9})
     assert sum(len(names) for _, _, names in os.walk(tmp_path)) == 1
     once.publish(once.stage())
     assert small.contents(tmp_path / "release") == WHOLE
@@ -202,7 +203,7 @@ def test_a_publisher_that_was_killed_can_be_run_again(tmp_path):
     work = steps(tmp_path, overwrite=True)
     old = old_release(tmp_path / "release")
     records = work.stage()
-    killed(lambda: work.publish(records))
+    killed(work.publish, records)
     assert small.contents(tmp_path / "release") == old
     work.publish(work.stage())
     assert small.contents(tmp_path / "release") == WHOLE

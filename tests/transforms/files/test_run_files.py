@@ -95,7 +95,7 @@ def write_and_see(base, value, together, seen):
 
 
 def test_processes_at_once_leave_one_whole_state(tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
     together, seen = context.Barrier(4), context.Queue()
     processes = [
         context.Process(target=write_and_see, args=(str(tmp_path), value, together, seen))
