@@ -14,7 +14,7 @@ import dpgmm_beam
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.data.rows import RowFormat
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.fit import lloyd
+from dpgmm_beam.fit import lloyd, sketch
 from dpgmm_beam.fit.counts import Counts
 from dpgmm_beam.fit.covariance import PooledMoment
 from dpgmm_beam.fit.means import Means
@@ -22,7 +22,6 @@ from dpgmm_beam.fit.pictures import PictureMeans, PictureSlopes
 from dpgmm_beam.fit.projection import View
 from dpgmm_beam.fit.scales import ComponentScales
 from dpgmm_beam.fit.scatter import ClassScatter
-from dpgmm_beam.fit.sketch import Sketch
 from dpgmm_beam.fit.stage import Shape, Stage
 from dpgmm_beam.fit.teacher import TeacherStep
 from dpgmm_beam.privacy.accounting import Budget
@@ -99,8 +98,8 @@ class Plan:
         if shape.pictures is not None:
             stages += [PictureMeans(shape, method), PictureSlopes(shape, method)]
         if clustering:
-            sketches = min(2, clustering // 2)
-            stages += [Sketch(shape, method, position) for position in range(sketches)]
+            sketches = min(sketch.search_of(shape).sketches, clustering // 2)
+            stages += [sketch.Sketch(shape, method, position) for position in range(sketches)]
             stages += lloyd.rounds(shape, method, sketches, clustering)
         stages.append(ClassScatter(shape, method))
         if clustering:

@@ -26,7 +26,7 @@ def clustering_stages(plan):
 
 
 def test_the_later_half_of_the_rounds_has_shorter_steps():
-    rounds = [stage for stage in plan_of(rounds=7).stages if stage.KIND == "rounds"]
+    rounds = [stage for stage in plan_of(rounds=8).stages if stage.KIND == "rounds"]
     assert [stage.mechanism for stage in rounds] == ["rounds"] * 3 + ["late"] * 2
     steps = [stage.relaxation for stage in rounds]
     assert steps[0] == lloyd.RELAXATION

@@ -24,12 +24,12 @@ from tests.dpgmm_beam.fit.clusters import plan_of
 
 
 def test_the_later_half_of_the_rounds_has_three_times_the_budget_and_sketches_a_quarter():
-    plan = plan_of(rounds=7)
+    plan = plan_of(rounds=8)
     rounds = [stage for stage in plan.stages if stage.KIND == "rounds"]
     for query in ("count", "sum"):
         spent = [1 / plan.multipliers(stage)[query] ** 2 for stage in rounds]
         np.testing.assert_allclose(spent, spent[0] * np.array([1, 1, 1, 3, 3]))
-        sketches = [1 / plan.multipliers(stage)[query] ** 2 for stage in plan.stages[3:5]]
+        sketches = [1 / plan.multipliers(stage)[query] ** 2 for stage in plan.stages[3:6]]
         assert sum(sketches) / sum(sketches + spent) == pytest.approx(0.25)
 
 
