@@ -73,19 +73,29 @@ class Search:
       sketches: at most.
       rows_per_noise: rows that a cell should hold for each unit of the moment's noise multiplier,
         which is much like that of the sketches' sums.
+      least_cells: for each component, if the rows would have fewer.
       spread: variance of a later sketch's draws round a centre, as a share of the variance there.
     """
 
     sketches: int
     rows_per_noise: float
+    least_cells: int
     spread: float
 
+    def cells(self, rows: float, components: int, room: int) -> int:
+        """Cells of a class.
 
-USUAL = Search(2, 12.0, 0.5)
+        Args:
+          rows: of a class, for each unit of the moment's noise multiplier.
+        """
+        return int(np.clip(rows / self.rows_per_noise, self.least_cells * components, room))
+
+
+USUAL = Search(2, 12.0, 2, 0.5)
 """For components that only describe the rows: many small cells, of whose means a tenth of the clipping
 radius is noise in each direction."""
 
-NAMED = Search(3, 60.0, 0.25)
+NAMED = Search(3, 60.0, 4, 0.25)
 """For a number of components that the user named, who expects a cluster at each centre: none must be
 missed (`benchmarks/recovery.py`)."""
 
@@ -163,7 +173,7 @@ def start(
     centres = np.zeros((shape.classes, 1, shape.subspace_dim))
     cells = centres
     if count > 1:
-        cells_of_class = int(np.clip(rows / search_of(shape).rows_per_noise, 2 * count, room_of(shape)))
+        cells_of_class = search_of(shape).cells(rows, count, room_of(shape))
         generator = np.random.default_rng(np.random.SeedSequence([0, 0]))
         draws = generator.standard_normal((shape.classes, cells_of_class, shape.subspace_dim))
         cells = _round(draws * np.sqrt(subspace.variances))

@@ -137,8 +137,7 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
     of_component = of_class / components
     used = min((sketch.DIRECTIONS_PER_ROW * of_noise) ** (2 / 3), shape.subspace_dim)
     r = max(min(used, shape.shaped_dim), 1.0)
-    sketched = float(np.clip(of_noise / sketch.search_of(shape).rows_per_noise, 2 * components, None))
-    of_cell = of_class / min(sketched, sketch.room_of(shape))
+    of_cell = of_class / sketch.search_of(shape).cells(of_noise, components, sketch.room_of(shape))
     move = lloyd.ROUND_RADIUS * spread
     squares = means.Means(shape, method).square_bound * 2.0**-means.Means.SQUARE_BITS
     # A row adds its count and a square to one vector.
