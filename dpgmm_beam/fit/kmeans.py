@@ -88,16 +88,10 @@ def _swapped(
 
     Greedy seeds leave clusters without a seed, and others with two, which Lloyd's steps don't mend.
     """
-    squares, everyone = lattice.square_norms(points), np.arange(len(points))
-    seeds = list(seeds)
+    squares, seeds = lattice.square_norms(points), list(seeds)
     distances = np.stack([_distances(points, squares, index) for index in seeds], axis=1)
+    owner, first, second = _two_nearest(distances)
     for _ in range(SWAPS * len(seeds) if len(seeds) > 1 else 0):
-        owner = distances.argmin(axis=1)
-        first = distances[everyone, owner]
-        # Not by a partition, whose order among equals is the processor's.
-        distances[everyone, owner] = np.inf
-        second = distances.min(axis=1)
-        distances[everyone, owner] = first
         drawn = int(_draw(weights * first, 1, generator)[0])
         new = _distances(points, squares, drawn)
         with_it = np.minimum(first, new)
@@ -106,4 +100,18 @@ def _swapped(
         missed = int(costs.argmin())
         if costs[missed] < np.cumsum(weights * first)[-1]:
             seeds[missed], distances[:, missed] = drawn, new
+            owner, first, second = _two_nearest(distances)
     return seeds
+
+
+def _two_nearest(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The least column of each row, its distance, and that of the next; (n, K) -> three times (n,).
+
+    Not by a partition, whose order among equals is the processor's.
+    """
+    everyone, owner = np.arange(len(distances)), distances.argmin(axis=1)
+    first = distances[everyone, owner]
+    distances[everyone, owner] = np.inf
+    second = distances.min(axis=1)
+    distances[everyone, owner] = first
+    return owner, first, second

@@ -118,6 +118,7 @@ def room_of(shape: Shape) -> int:
 
 
 def search_of(shape: Shape) -> Search:
+    """`NAMED` where the configuration has a number of components, else `USUAL`."""
     return NAMED if shape.exact_components else USUAL
 
 
