@@ -4,6 +4,7 @@ import numpy as np
 
 from dpgmm_beam import linalg
 from dpgmm_beam.config import ReleaseConfig
+from dpgmm_beam.fit import scatter
 from dpgmm_beam.fit.covariance import BASIS_BITS
 from dpgmm_beam.fit.state import Covariance, FitState
 from dpgmm_beam.mixture import Mixture
@@ -11,6 +12,9 @@ from dpgmm_beam.privacy import lattice
 
 RELEASED_BITS = 26
 """Covariances are released in steps of 2**-26."""
+
+MOST_FOUND = 1.5
+"""Most that the variance beyond the shapes may be of what the pooled covariance has there."""
 
 
 def mixture_of(config: ReleaseConfig, state: FitState, pooled: Covariance) -> Mixture:
@@ -37,6 +41,8 @@ def mixture_of(config: ReleaseConfig, state: FitState, pooled: Covariance) -> Mi
     directions = columns / np.sqrt((columns**2).sum(axis=0))
     real = state.components.centres * state.subspace.steps
     means = state.class_means.means[:, None, :] / lattice.UNIT + _exact_product(real, directions)
+    if state.components.beyond is not None:
+        means = means + state.components.beyond / lattice.UNIT
     covariances = np.empty((*counts.shape, used, used))
     for label, root in enumerate(shapes.roots.astype(np.float64)):
         left = np.sqrt(shapes.left[:used].astype(np.float64))[:, None] * root
@@ -50,16 +56,29 @@ def mixture_of(config: ReleaseConfig, state: FitState, pooled: Covariance) -> Mi
     # Beyond the shapes only the axes shrink by what the centres explain.
     lengths = np.ones(len(basis))
     lengths[used : len(shapes.left)] = np.sqrt(shapes.left[used:].astype(np.float64))
+    shares = state.class_means.counts / state.class_means.counts.sum()
+    weights = counts / counts.sum(axis=1, keepdims=True)
+    if state.components.whole_square is not None:
+        squares = (basis**2).sum(axis=0) * lengths**2
+        shaped = np.einsum("c,ck,ckrr,r->", shares, weights, covariances, squares[:used])
+        lengths[used:] *= _kept(state.components.whole_square - float(shaped), float(squares[used:].sum()))
     return Mixture(
         classes=config.classes,
-        class_weights=state.class_means.counts / state.class_means.counts.sum(),
-        weights=counts / counts.sum(axis=1, keepdims=True),
+        class_weights=shares,
+        weights=weights,
         means=means * clip_norm,
         covariances=linalg.rounded(covariances, RELEASED_BITS),
         basis=basis * lengths * clip_norm,
         normalized=config.clip_norm is None,
         clip_norm=clip_norm,
     )
+
+
+def _kept(found: float, expected: float) -> float:
+    """By what deviations beyond the shapes are multiplied, for their variances to sum to what was found."""
+    if expected <= 0:
+        return 1.0
+    return float(scatter.rounded(np.sqrt(np.clip(found / expected, scatter.LEAST_LEFT, MOST_FOUND))))
 
 
 def _exact_product(offsets: np.ndarray, directions: np.ndarray) -> np.ndarray:

@@ -9,14 +9,13 @@ the first moves are larger than their noise, and the last noise stays.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 
 import numpy as np
 
 from dpgmm_beam.config import Method
 from dpgmm_beam.data.rows import Rows
-from dpgmm_beam.fit import kmeans, sketch
+from dpgmm_beam.fit import kmeans, shrinkage, sketch
 from dpgmm_beam.fit.projection import VIEW_UNIT
 from dpgmm_beam.fit.stage import Advanced, ClippedStage, Multipliers, Shape, sums_by_group
 from dpgmm_beam.fit.state import Components, FitState
@@ -119,7 +118,7 @@ class CentreRound(sketch.WithinStage, ClippedStage):
         held = np.maximum(counts, 2 * noise)
         totals = noisy["sum"].reshape(classes, shape.components, r)[:, :used].reshape(count, r)
         moves = totals / self.bound * radius / held[:, None]
-        moves = _shrink(moves, held, (multipliers["sum"] * radius / held) ** 2)
+        moves = shrinkage.shrink_by_blocks(moves, held, (multipliers["sum"] * radius / held) ** 2)
         rows = max(counts.sum(), noise * np.sqrt(count))
         reach = self.REACH * radius**2
         # What is left after the move, but no less than the noise of that figure.
@@ -134,27 +133,6 @@ class CentreRound(sketch.WithinStage, ClippedStage):
             residual_square=float(np.rint(left)),
         )
         return Advanced(dataclasses.replace(before, components=after))
-
-
-def _shrink(moves: np.ndarray, held: np.ndarray, variances: np.ndarray) -> np.ndarray:
-    """Moves times t / (t + v): v a move's noise, t the variance of true moves.
-
-    Empirical Bayes (Efron and Morris 1973): t is what the moves of all centres show
-    beyond noise, block by block of the view's directions.
-    """
-    r = moves.shape[1]
-    edges = [0, *(2**power for power in range(1, 14) if 2**power < r), r]
-    shrunk = moves.copy()
-    for low, high in itertools.pairwise(edges):
-        shrunk[:, low:high] *= _wiener(moves[:, low:high], held, variances)
-    return shrunk
-
-
-def _wiener(moves: np.ndarray, held: np.ndarray, variances: np.ndarray) -> np.ndarray:
-    """The factors (n, 1) of moves (n, m)."""
-    excess = (moves**2).mean(axis=1) - variances
-    true = max(float((held * excess).sum() / held.sum()), 0.0)
-    return (true / (true + variances))[:, None]
 
 
 def clip_radius(before: FitState) -> float:

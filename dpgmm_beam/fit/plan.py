@@ -15,6 +15,7 @@ from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.data.rows import RowFormat
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import lloyd, sketch
+from dpgmm_beam.fit.centres import WholeCentres
 from dpgmm_beam.fit.counts import Counts
 from dpgmm_beam.fit.covariance import PooledMoment
 from dpgmm_beam.fit.means import Means
@@ -47,7 +48,7 @@ class Plan:
 
     >>> plan = Plan(ReleaseConfig("precomputed", ("cat", "dog"), 512, epsilon=1.0, delta=1e-6), "2026-05")
     >>> len(plan.stages), [stage.name for stage in plan.stages[:3]]
-    (33, ['counts 0', 'means 0', 'moment 0'])
+    (34, ['counts 0', 'means 0', 'moment 0'])
     >>> f"{plan.budget.noise_multiplier:.3f}"
     '4.225'
     """
@@ -101,6 +102,7 @@ class Plan:
             sketches = min(sketch.search_of(shape).sketches, clustering // 2)
             stages += [sketch.Sketch(shape, method, position) for position in range(sketches)]
             stages += lloyd.rounds(shape, method, sketches, clustering)
+            stages.append(WholeCentres(shape, method))
         stages.append(ClassScatter(shape, method))
         if clustering:
             stages.append(ComponentScales(shape, method))

@@ -12,14 +12,8 @@ import dataclasses
 import numpy as np
 
 from dpgmm_beam.data.rows import Rows
-from dpgmm_beam.fit.projection import (
-    MIX_BITS,
-    PROJECTION_BITS,
-    VIEW_BITS,
-    VIEW_UNIT,
-    Projection,
-    ridge_values,
-)
+from dpgmm_beam.fit import sketch
+from dpgmm_beam.fit.projection import MIX_BITS, VIEW_UNIT, Projection, ridge_values
 from dpgmm_beam.fit.state import FitState, Ridges, Teacher
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.privacy import lattice
@@ -164,12 +158,11 @@ def _real(state: FitState, cells: np.ndarray, within: np.ndarray) -> np.ndarray:
     assert state.class_means is not None
     assert state.components is not None
     assert state.subspace is not None
-    steps = state.subspace.steps
-    directions = state.subspace.matrix * 2.0 ** (VIEW_BITS - PROJECTION_BITS) * steps[:, None]
-    labels = cells // state.components.centres.shape[1]
-    # Rounded before and after, so that the order of sums can't matter.
-    product = lattice.to_lattice(within * steps, 26) @ lattice.to_lattice(directions, 20)
-    rows = state.class_means.means[labels] + np.rint(product * (2.0**-46 * lattice.UNIT))
+    beyond = state.components.beyond
+    rows = state.class_means.means[cells // state.components.centres.shape[1]].astype(np.float64)
+    rows += sketch.on_lattice(state.subspace, within)
+    if beyond is not None:
+        rows += beyond.reshape(-1, rows.shape[1])[cells]
     return lattice.clip_rows(rows, lattice.UNIT)
 
 

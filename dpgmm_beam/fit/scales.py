@@ -1,4 +1,4 @@
-"""Step 7: the size of each component, and its own shape where it has rows enough.
+"""Step 8: the size of each component, and its own shape where it has rows enough.
 
 A row's offset from its nearest centre is divided by the root of its class's
 covariance (`fit.scatter`); what is left would be the unit matrix in every component, did they

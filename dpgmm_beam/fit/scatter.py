@@ -1,4 +1,4 @@
-"""Step 6: the shape of each class round its centres.
+"""Step 7: the shape of each class round its centres.
 
 In the view `within` a row's offset from its nearest centre is divided by the standard
 deviation that the pooled covariance leaves there, so that without classes of their
@@ -134,20 +134,30 @@ def shaped_directions(state: FitState, shape: Shape) -> int:
     return min(int((state.subspace.variances > 0).sum()), shape.shaped_dim)
 
 
-def left_by_centres(state: FitState) -> np.ndarray:
-    """Share of the pooled variance that the centres leave, (r,); 1 where the view is not used."""
+def weights_of(state: FitState) -> np.ndarray:
+    """Share of each component in all rows, (C, K)."""
     assert state.class_means is not None
     assert state.components is not None
-    assert state.subspace is not None
     counts = state.components.counts
     weights = counts / counts.sum(axis=1, keepdims=True)
-    shares = state.class_means.counts / state.class_means.counts.sum()
+    return weights * (state.class_means.counts / state.class_means.counts.sum())[:, None]
+
+
+def explained_by_centres(state: FitState) -> np.ndarray:
+    """Variance that the centres explain in each direction of the view, (r,), in real units."""
+    assert state.components is not None
+    assert state.subspace is not None
     squares = state.components.centres.astype(np.float64) ** 2
-    explained = np.einsum("c,ck,ckr->r", shares, weights, squares)
-    variances = state.subspace.variances
+    return np.einsum("ck,ckr->r", weights_of(state), squares) * state.subspace.steps**2
+
+
+def left_by_centres(state: FitState) -> np.ndarray:
+    """Share of the pooled variance that the centres leave, (r,); 1 where the view is not used."""
+    assert state.subspace is not None
+    variances = state.subspace.variances * state.subspace.steps**2
     left = np.ones(len(variances))
     used = variances > 0
-    left[used] = np.clip(1.0 - explained[used] / variances[used], LEAST_LEFT, 1.0)
+    left[used] = np.clip(1.0 - explained_by_centres(state)[used] / variances[used], LEAST_LEFT, 1.0)
     return rounded(left)
 
 

@@ -4,6 +4,8 @@ Every noise here was added by us, so its variance is known exactly; estimates
 are moved towards what the noise cannot explain.
 """
 
+import itertools
+
 import numpy as np
 
 from dpgmm_beam.linalg import one_thread
@@ -24,6 +26,32 @@ def shrink_rows(rows: np.ndarray, target: np.ndarray, variances: np.ndarray) -> 
     energy = np.maximum((offsets**2).sum(axis=1), np.finfo(float).tiny)
     kept = np.maximum(0.0, 1.0 - rows.shape[1] * variances / energy)
     return target + offsets * kept[:, None]
+
+
+def shrink_by_blocks(moves: np.ndarray, weights: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    """Noisy moves of many centres, times t / (t + v): v a move's noise, t the variance of true moves.
+
+    Empirical Bayes (Efron and Morris 1973): t is what the moves of all centres show
+    beyond noise, block by block of the coordinates (2, 2, 4, 8, ...).
+
+    Args:
+      moves: (n, r), coordinates in the order of their spread.
+      weights: (n,) of the centres, where t is estimated.
+      variances: (n,) noise variance of each coordinate of each move.
+    """
+    r = moves.shape[1]
+    edges = [0, *(2**power for power in range(1, 14) if 2**power < r), r]
+    shrunk = moves.copy()
+    for low, high in itertools.pairwise(edges):
+        squares = (moves[:, low:high] ** 2).mean(axis=1)
+        shrunk[:, low:high] *= shared_factors(squares, weights, variances)[:, None]
+    return shrunk
+
+
+def shared_factors(squares: np.ndarray, weights: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    """The factors t / (t + v) of `shrink_by_blocks`, (n,), from mean squares of noisy coordinates, (n,)."""
+    true = max(float((weights * (squares - variances)).sum() / weights.sum()), 0.0)
+    return true / (true + variances)
 
 
 EDGE = 2.0

@@ -26,7 +26,14 @@ import numpy as np
 from dpgmm_beam.config import Method
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import kmeans
-from dpgmm_beam.fit.projection import VIEW_UNIT, Projection, View, pack_projection
+from dpgmm_beam.fit.projection import (
+    PROJECTION_BITS,
+    VIEW_BITS,
+    VIEW_UNIT,
+    Projection,
+    View,
+    pack_projection,
+)
 from dpgmm_beam.fit.stage import Advanced, Multipliers, Shape, Stage, sums_by_group
 from dpgmm_beam.fit.state import ClassMeans, Components, FitState, Subspace
 from dpgmm_beam.privacy import lattice
@@ -108,6 +115,22 @@ def _within(state: FitState) -> Projection:
 
 WITHIN = View("within", _within)
 """Residuals from the class mean in the principal subspace."""
+
+
+def in_view(subspace: Subspace, offsets: np.ndarray) -> np.ndarray:
+    """Lattice offsets (n, d), integers at most two norm bounds long, in steps of the view, (n, r)."""
+    # Exact, as in `Projection.bind`.
+    found = offsets @ subspace.matrix.T.astype(np.float64)
+    found *= 2.0 ** (VIEW_BITS - lattice.UNIT_BITS - PROJECTION_BITS)
+    return found
+
+
+def on_lattice(subspace: Subspace, within: np.ndarray) -> np.ndarray:
+    """Offsets in steps of the view, (n, r), as lattice integers (n, d)."""
+    directions = subspace.matrix * 2.0 ** (VIEW_BITS - PROJECTION_BITS) * subspace.steps[:, None]
+    # Rounded before and after, so that the order of sums can't matter.
+    product = lattice.to_lattice(within * subspace.steps, 26) @ lattice.to_lattice(directions, 20)
+    return np.rint(product * (2.0**-46 * lattice.UNIT))
 
 
 def room_of(shape: Shape) -> int:

@@ -120,7 +120,7 @@ class Teacher:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Components:
-    """From `fit.covariance` on; after `fit.sketch` and `fit.lloyd`.
+    """From `fit.covariance` on; after `fit.sketch`, `fit.lloyd` and `fit.centres`.
 
     Attributes:
       cells: (C, M, r) int16 in steps of the view `within`: centres of the next sketch's cells.
@@ -128,12 +128,18 @@ class Components:
       counts: (C, K) noisy rows of each component; those of the class over K before the first round.
       residual_square: mean squared distance of a row from its component's centre, in view
         steps squared, rounded.
+      beyond: (C, K, d) int16 what centres are off their class's mean in the directions that the view
+        leaves out, in lattice steps; None before `fit.centres`.
+      whole_square: mean squared distance of a row from its component's centre in all directions, in real
+        units, single precision; None before `fit.centres`.
     """
 
     cells: np.ndarray
     centres: np.ndarray
     counts: np.ndarray
     residual_square: float
+    beyond: np.ndarray | None = None
+    whole_square: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

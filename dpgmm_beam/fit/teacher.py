@@ -1,4 +1,4 @@
-"""Step 8: the private teacher that labels synthetic rows."""
+"""Step 9: the private teacher that labels synthetic rows."""
 
 import dataclasses
 from collections.abc import Callable

@@ -17,10 +17,12 @@ SHARES = (
     ("means/count", 0.01),
     ("means/sum", 0.07),
     ("means/square", 0.01),
-    ("moment/moment", 0.15),
+    ("moment/moment", 0.14),
     ("teacher/gradient", 0.555),
     ("rounds/count", 0.015),
-    ("rounds/sum", 0.06),
+    ("rounds/sum", 0.05),
+    ("centres/sum", 0.017),
+    ("centres/square", 0.003),
     ("scatter/moment", 0.08),
     ("scatter/square", 0.01),
     ("scales/square", 0.01),
@@ -31,12 +33,14 @@ the others."""
 
 FEW_SHARES = (
     ("means/count", 0.01),
-    ("means/sum", 0.22),
+    ("means/sum", 0.21),
     ("means/square", 0.01),
     ("moment/moment", 0.05),
     ("teacher/gradient", 0.65),
     ("rounds/count", 0.005),
     ("rounds/sum", 0.02),
+    ("centres/sum", 0.008),
+    ("centres/square", 0.002),
     ("scatter/moment", 0.02),
     ("scatter/square", 0.005),
     ("scales/square", 0.005),
@@ -50,9 +54,11 @@ MANY_SHARES = (
     ("means/sum", 0.035),
     ("means/square", 0.01),
     ("moment/moment", 0.185),
-    ("teacher/gradient", 0.555),
+    ("teacher/gradient", 0.505),
     ("rounds/count", 0.015),
     ("rounds/sum", 0.07),
+    ("centres/sum", 0.047),
+    ("centres/square", 0.003),
     ("scatter/moment", 0.1),
     ("scatter/square", 0.01),
     ("scales/square", 0.009),
@@ -66,9 +72,11 @@ PLENTY_SHARES = (
     ("means/sum", 0.055),
     ("means/square", 0.01),
     ("moment/moment", 0.105),
-    ("teacher/gradient", 0.45),
+    ("teacher/gradient", 0.38),
     ("rounds/count", 0.025),
-    ("rounds/sum", 0.17),
+    ("rounds/sum", 0.145),
+    ("centres/sum", 0.092),
+    ("centres/square", 0.003),
     ("scatter/moment", 0.12),
     ("scatter/square", 0.01),
     ("scales/square", 0.01),
@@ -81,14 +89,16 @@ ROWS_SHARES = (
     ("means/count", 0.01),
     ("means/sum", 0.08),
     ("means/square", 0.01),
-    ("moment/moment", 0.25),
+    ("moment/moment", 0.22),
     ("teacher/gradient", 0.28),
     ("rounds/count", 0.03),
     ("rounds/sum", 0.11),
-    ("scatter/moment", 0.14),
+    ("centres/sum", 0.057),
+    ("centres/square", 0.003),
+    ("scatter/moment", 0.12),
     ("scatter/square", 0.01),
     ("scales/square", 0.02),
-    ("scales/moment", 0.06),
+    ("scales/moment", 0.05),
 )
 """`SHARES` where rows are favoured: half of the teacher's share is the others'."""
 
@@ -128,11 +138,15 @@ MIN_SHARE, MAX_SHARE = 1e-6, 1e6
 CLUSTERING_HEIRS = (
     ("moment/moment", 0.15),
     ("rounds/count", 0.05),
-    ("rounds/sum", 0.45),
-    ("scatter/moment", 0.25),
+    ("rounds/sum", 0.4),
+    ("centres/sum", 0.15),
+    ("scatter/moment", 0.15),
     ("scales/moment", 0.1),
 )
 """What becomes of the teacher's share in a release of several components without a teacher."""
+
+UNUSED_BY_ONE = ("rounds/count", "rounds/sum", "centres/sum", "centres/square")
+"""What a release of one component a class leaves to its teacher."""
 
 SKETCH_SHARE = 0.25
 """Of the shares of the rounds, for all sketches together."""
@@ -216,7 +230,7 @@ def allocate(
             given[f"rounds/{what}"] = whole * early / (early + late)
             given[f"late/{what}"] = whole * late / (early + late)
     if "teacher/gradient" in repetitions and single:
-        given["teacher/gradient"] += given["rounds/count"] + given["rounds/sum"]
+        given["teacher/gradient"] += sum(given[name] for name in UNUSED_BY_ONE)
     total = sum(given[name] for name in repetitions)
     return tuple(Mechanism(name, given[name] / total, count) for name, count in repetitions.items())
 

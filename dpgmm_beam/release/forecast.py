@@ -20,7 +20,7 @@ from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.encoders.dct import PictureForm
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.fit import lloyd, means, scales, scatter, shrinkage, sketch, teacher
+from dpgmm_beam.fit import centres, lloyd, means, scales, scatter, shrinkage, sketch, teacher
 from dpgmm_beam.fit.covariance import BASIS_BITS, DAMPING_FLOOR
 from dpgmm_beam.fit.pictures import RADIUS
 from dpgmm_beam.fit.plan import Plan
@@ -174,6 +174,20 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
                 "variance",
                 "of a coordinate's variance",
                 "the mean variance of a coordinate",
+            ),
+            "centres/sum": (
+                math.sqrt(d) * z[name] * centres.CENTRE_RADIUS * spread / of_component,
+                spread,
+                "norm",
+                "of a component's centre in all directions, before it is shrunk",
+                "the spread of a class",
+            ),
+            "centres/square": (
+                z[name] * centres.WholeCentres.REACH * centres.CENTRE_RADIUS**2 / rows,
+                1.0,
+                "variance",
+                "of what centres leave of the variance",
+                "the variance of a class",
             ),
             "scatter/moment": (
                 shrinkage.noise_radius(int(r), z[name] * r / of_class),

@@ -40,6 +40,7 @@ STEPS = {
     "rounds/sum": ("Early rounds: places", "its offset from the nearest centre, clipped"),
     "late/count": ("Late rounds: sizes", "one and its squared offset are added to its cell"),
     "late/sum": ("Late rounds: places", "its offset from the nearest centre, clipped"),
+    "centres/sum": ("Whole centres", "its offset from the nearest centre in all directions, clipped"),
     "pictures/sum": ("Class means of pictures", "its picture is added to the sum of its class"),
     "pictures/cross": ("Pictures of embeddings", "its embedding times its picture, both clipped"),
     "pictures/square": ("Spread of pictures", "how far its picture is from the mean of its class"),

@@ -38,7 +38,7 @@ from transforms.files import listing
 
 SAMPLES = 9000
 SHARDS = 4
-STAGES = 9
+STAGES = 10
 ENCODER = "blocks"
 
 
@@ -105,8 +105,8 @@ POINTS = {
     "preparing": r"rename to piece-.* beside [1-9]",
     "the first statistic": "fit: stage 1 of",
     "just before the second moment's state": "link to state-003",
-    "a sketch": r"fit: stage 4 of \d done \(sketch",
-    "just after a teacher step's state": "removal of .state-008",
+    "a sketch": r"fit: stage 4 of \d+ done \(sketch",
+    "just after a teacher step's state": "removal of .state-009",
     "writing": r"rename to part-.* beside [1-9]",
     "publication": "rename to release beside 0",
 }

@@ -12,7 +12,7 @@ from pipelines import cli
 from tests import small
 from tests.pipelines.processes import PATIENCE, drawn, forked, kill, stopped, wait_until, watched
 
-STAGES = 7
+STAGES = 8
 
 
 @pytest.fixture(scope="module")

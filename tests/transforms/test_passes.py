@@ -21,8 +21,8 @@ from transforms.files import run_files
 from transforms.files.run_files import Workspace
 from transforms.passes import Pass, fingerprint
 
-STAGES = range(9)
-VIEWED = 5
+STAGES = range(10)
+VIEWED = 6
 """The position of a stage that reads its rows in a view."""
 
 

@@ -399,7 +399,7 @@ def test_room_that_is_used_already_counts(setting, tmp_path, disk):
     disk(views - 1)
     with pytest.raises(ConfigError):
         steps.list_units(plan, workspace, source)
-    for position in range(8):
+    for position in range(9):
         steps.run_stage(position, workspace, pieces)
     disk(0)
     assert {each for each, _ in steps.list_units(plan, workspace, source)} == {base}

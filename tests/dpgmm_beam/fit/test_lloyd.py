@@ -21,7 +21,7 @@ def clustering_stages(plan):
     return [
         (position, stage)
         for position, stage in enumerate(plan.stages)
-        if stage.KIND in ("sketch", "rounds", "scatter", "scales")
+        if stage.KIND in ("sketch", "rounds", "centres", "scatter", "scales")
     ]
 
 

@@ -19,10 +19,10 @@ def fitted():
 
 def test_stages_are_few_and_do_not_depend_on_the_classes():
     kinds = [[stage.name for stage in plan_of(classes=c, rounds=4).stages[3:]] for c in (1, 50)]
-    shapes = ["scatter 0", "scales 0"]
+    shapes = ["centres 0", "scatter 0", "scales 0"]
     assert kinds[0] == kinds[1] == ["sketch 0", "sketch 1", "rounds 2", "rounds 3", *shapes]
     assert [stage.name for stage in plan_of(rounds=1).stages[3:]] == ["rounds 0", *shapes]
-    assert len(plan_of().stages[3:]) == len(plan_of(components=None).stages[3:]) == 10
+    assert len(plan_of().stages[3:]) == len(plan_of(components=None).stages[3:]) == 11
     assert [stage.name for stage in plan_of(components=1).stages] == [
         "counts 0",
         "means 0",

@@ -40,11 +40,19 @@ def test_parts_cover_every_channel_once_and_are_small():
 
 
 def test_the_sums_of_a_usual_stage_are_one_part():
-    """A release of 10 classes in 512 dimensions has two barriers a stage but for those of moments."""
+    """A release of 10 classes in 512 dimensions has two barriers a stage but for moments and centres."""
     plan = Plan(ReleaseConfig("precomputed", tuple("abcdefghij"), 512, 1.0, 1e-5), "id")
     parts = {stage.KIND: part_count(stage.queries) for stage in plan.stages}
     moments = {"moment": 5, "scatter": 2, "scales": 4}
-    assert parts == {"counts": 1, "means": 1, "teacher": 1, "sketch": 16, "rounds": 2, **moments}
+    assert parts == {
+        "counts": 1,
+        "means": 1,
+        "teacher": 1,
+        "sketch": 16,
+        "rounds": 2,
+        "centres": 7,
+        **moments,
+    }
 
 
 @quick

@@ -216,6 +216,7 @@ def test_it_holds_what_the_release_promises_and_no_time(data):
         "teacher/gradient",
         *(f"{stage}/{query}" for stage in ("sketch", "rounds", "late") for query in ("count", "sum")),
         *(f"{stage}/{query}" for stage in ("scatter", "scales") for query in ("moment", "square")),
+        *(f"centres/{query}" for query in ("sum", "square")),
     }
     operational = content["privacy"]["operational"]
     assert operational["mu"] == pytest.approx(1 / content["privacy"]["noise_multiplier"], rel=1e-5)
