@@ -1,20 +1,26 @@
-"""Arrays, data frames and Arrow columns of a user's own as columns of embeddings and labels."""
+"""Arrays, data frames and Arrow columns of a user's own as columns of embeddings, labels and pictures."""
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from dpgmm_beam.data.rows import HashIds, RowFormat, Rows, SetAside, accept, without_views
-from dpgmm_beam.data.schema import EMBEDDING, LABEL, UNIT
+from dpgmm_beam.data.schema import EMBEDDING, LABEL, PICTURE, UNIT
 from dpgmm_beam.data.units import is_id
+from dpgmm_beam.encoders import dct
 from dpgmm_beam.errors import ConfigError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SLICE_ROWS = 8192
 """Rows that are put on the lattice at once."""
 
+_WANTED_PICTURES = "hold pictures: uint8 arrays of shape (h, w) or (h, w, 3), or PIL's images"
 _WANTED = "hold numbers: an array of shape (n, d), a data frame of d columns, or a column of lists"
 
 
@@ -80,6 +86,47 @@ def unit_column(units: Any) -> pa.Array:
     return _column("units", units, is_id, "hold one string, bytes or integer for each row")
 
 
+def picture_column(pictures: Any, form: dct.PictureForm) -> pa.Array:
+    """Pictures as Arrow's lists of cosine coefficients, letterboxed.
+
+    Args:
+      pictures: (n, h, w) or (n, h, w, 3) uint8, or n of such pictures, or of PIL's, of any sizes; None, and
+        what is no such picture, is a row without one.
+      form: what they are brought to.
+
+    Raises:
+      ConfigError: they are none of these; nothing of their values is told.
+
+    >>> picture_column(np.zeros((2, 9, 9), np.uint8), dct.PictureForm(8, 1)).type
+    FixedSizeListType(fixed_size_list<item: float>[64])
+    """
+    if not isinstance(pictures, list | tuple):
+        pictures = _numpy(pictures, "pictures", _WANTED_PICTURES)
+        if pictures.dtype != np.uint8 and pictures.dtype != object:
+            raise ConfigError("pictures", f"an array of {pictures.dtype}", _WANTED_PICTURES)
+    coefficients = np.zeros((len(pictures), form.dimension), np.float32)
+    missing = np.ones(len(pictures), bool)
+    for row, picture in enumerate(pictures):
+        # What is no picture, or can't be read, is a row without one: what is wrong is a fact about it.
+        with contextlib.suppress(Exception):
+            pixels = dct.letterboxed([_image(picture)], form.side, form.channels)[..., : form.channels]
+            coefficients[row] = dct.coefficients_of(pixels / 255.0, form)[0]
+            missing[row] = False
+    flat = pa.array(coefficients.ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, form.dimension, mask=pa.array(missing))
+
+
+def _image(picture: Any) -> "Image.Image":
+    from PIL import Image
+
+    if isinstance(picture, Image.Image):
+        return picture
+    pixels = np.asarray(picture)
+    if pixels.dtype != np.uint8:
+        raise ValueError("not a picture")
+    return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels))
+
+
 def _column(argument: str, values: Any, is_kind: Callable[[pa.DataType], bool], wanted: str) -> pa.Array:
     if isinstance(values, pa.Array | pa.ChunkedArray):
         column = _one_chunk(values)
@@ -128,14 +175,20 @@ def dimension_of(column: pa.Array) -> int:
     return int(lengths[0])
 
 
-def batch_of(embeddings: pa.Array, labels: pa.Array | None, units: pa.Array | None = None) -> pa.RecordBatch:
+def batch_of(
+    embeddings: pa.Array,
+    labels: pa.Array | None,
+    units: pa.Array | None = None,
+    pictures: pa.Array | None = None,
+) -> pa.RecordBatch:
     """Columns as the rows of an input.
 
     Raises:
-      ConfigError: there are not as many labels, or ids of units, as embeddings.
+      ConfigError: there are not as many labels, ids of units, or pictures as embeddings.
     """
     columns = {EMBEDDING: embeddings}
-    for name, argument, values in ((LABEL, "labels", labels), (UNIT, "units", units)):
+    others = ((LABEL, "labels", labels), (UNIT, "units", units), (PICTURE, "pictures", pictures))
+    for name, argument, values in others:
         if values is not None:
             if len(values) != len(embeddings):
                 raise ConfigError(argument, "another number of them", "be one for each row")

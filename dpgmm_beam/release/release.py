@@ -31,7 +31,7 @@ from dpgmm_beam.data.rows import Rows, SetAside
 from dpgmm_beam.data.schema import COMPONENT, COMPONENT_CLASS, EMBEDDING, LABEL, PROBABILITIES
 from dpgmm_beam.data.units import IdHasher, UnitKeys, bounded, digest_limbs_of, joined, smallest
 from dpgmm_beam.decoders.picture_map import PictureMap
-from dpgmm_beam.defaults import AUTO
+from dpgmm_beam.defaults import AUTO, LABELS
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import unit_bound
 from dpgmm_beam.fit.chain import row_hash_key
@@ -98,12 +98,15 @@ class Release:
         dimension: int | None = None,
         clip_norm: float | None = None,
         rounds: int | None = None,
+        favor: str = LABELS,
         shares: Mapping[str, float] | None = None,
         method: Method | None = None,
         units: Any = None,
         max_rows_per_unit: int | str | None = None,
         adjacency: str = ReleaseConfig.adjacency,
         slice: str | None = None,
+        decodable: str | None = None,
+        pictures: Any = None,
         report: Callable[[SetAside], object] | None = None,
         threads: int = 0,
     ) -> "Release":
@@ -131,6 +134,7 @@ class Release:
           dimension: length of an embedding; needed only where lists have several.
           clip_norm: clip embeddings to it; None: they are normalised to 1.
           rounds: of clustering, when there are several components.
+          favor: "labels" or "rows", what the budget is for where they pull at it.
           shares: parts of the budget by mechanism (docs/privacy.md); others stay as they are.
           method: constants of the fit.
           units: (n,) of strings, bytes or integers: whose row each is.  The privacy unit is then all rows of
@@ -139,6 +143,10 @@ class Release:
             "auto": as a noisy histogram says, for which the budget pays (`fit.unit_bound`).
           adjacency: what epsilon is for, "add_remove" or "replace_one" unit.
           slice: "K/N": only the units of the K-th of N parts, into which ids fall by their hashes.
+          decodable: SIDE or SIDE:rgb: the release learns to make pictures of embeddings, SIDE pixels wide
+            (`picture_map`, and `dpgmm decode --decoder private_linear`), for a tenth of the budget.
+          pictures: the picture of each row, with `decodable`: (n, h, w) or (n, h, w, 3) uint8, or n of such
+            pictures or PIL's, of any sizes; rows whose picture is None are set aside.
           report: called with how many rows were set aside and why: exact, and as private as the rows.
           threads: that fit side by side; 0: as many as cores, and 8 at most.  They change only the speed.
 
@@ -168,21 +176,30 @@ class Release:
             samples_per_class=_whole("samples_per_class", samples_per_class),
             components=None if n_components is None else _whole("n_components", n_components),
             rounds=None if rounds is None else _whole("rounds", rounds),
-            shares=with_shares([f"{name}={share}" for name, share in (shares or {}).items()]),
+            shares=with_shares(
+                [f"{name}={share}" for name, share in (shares or {}).items()],
+                favor,
+                decodable is not None,
+            ),
             method=method or Method(),
             **_bound(max_rows_per_unit),
             adjacency=adjacency,
             slice=slice,
+            decodable=decodable,
         )
         if (units is None) != (max_rows_per_unit is None):
             raise ConfigError(
                 "max_rows_per_unit", max_rows_per_unit, "come together with units, the ids of its rows"
             )
+        if (pictures is None) != (decodable is None):
+            raise ConfigError("decodable", decodable, "come together with pictures, one for each row")
+        form = config.picture_form
         plan = Plan(config, release_id or secrets.token_hex(16))
         batch = arrays.batch_of(
             column,
             None if labels is None else arrays.label_column(labels),
             None if units is None else arrays.unit_column(units),
+            None if form is None else arrays.picture_column(pictures, form),
         )
         secret = key if isinstance(key, NoiseKey) else NoiseKey(key or secrets.token_bytes(KEY_BYTES))
         rows, left_out, plan = _accepted(batch, plan, secret)

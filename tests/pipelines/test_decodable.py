@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import tarfile
 
 import numpy as np
@@ -12,7 +13,9 @@ from PIL import Image
 
 from dpgmm_beam import Release
 from dpgmm_beam.config import Method, ReleaseConfig
-from dpgmm_beam.data.rows import rows_of_batch
+from dpgmm_beam.data.rows import SetAside, rows_of_batch
+from dpgmm_beam.encoders.registry import load_encoder
+from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.noise import NoiseKey
 from dpgmm_beam.release import manifest
@@ -98,6 +101,64 @@ def test_a_decodable_release_is_verified_and_derived_again(images, released, tmp
     again = ["--input", str(images), "--noise-key-file", str(released / "key")]
     assert cli.main(["verify", "--release", str(folder), *again, "--private-dir", str(tmp_path / "p")]) == 0
     assert "derived again, everything is the same" in capsys.readouterr().out
+
+
+def in_python(images, key, pictures_of=Image.open, **others):
+    """`Release.fit` on what the command reads, and the counts of what was set aside."""
+    paths = sorted(images.glob("*/*.png"))
+    encoder, said = load_encoder("blocks"), []
+    embeddings = encoder.embed(encoder.prepare([Image.open(path).convert("RGB") for path in paths]))
+    options = {
+        **{"classes": CLASSES, "epsilon": 20.0, "delta": 1e-5, "encoder": "blocks", "n_components": 1},
+        **{"samples_per_class": 5, "key": key.read_bytes(), "release_id": "digits", "decodable": "8"},
+        "method": Method(teacher_steps=2, subspace_dim=8),
+    }
+    release = Release.fit(
+        embeddings,
+        [path.parent.name for path in paths],
+        pictures=[pictures_of(path) for path in paths],
+        report=said.append,
+        **{**options, **others},
+    )
+    return release, said[0]
+
+
+@pytest.mark.parametrize("pictures_of", [Image.open, lambda path: np.asarray(Image.open(path))])
+def test_python_fits_the_same_release_to_pictures_in_memory(images, released, pictures_of):
+    release, _ = in_python(images, released / "key", pictures_of)
+    for path, content in small.contents(released / "release").items():
+        assert release.read(path) == content, path
+    embeddings = release.sample(4, seed=1).embeddings
+    assert release.picture_map is not None
+    assert embeddings.shape[0] == 4
+
+
+def test_rows_without_a_picture_are_set_aside_in_python(images, released):
+    broken = {0: None, 1: "no picture", 2: np.zeros((8, 8, 7), np.uint8), 3: np.zeros((8, 8))}
+    numbers = iter(range(COUNT))
+
+    def picture_of(path):
+        number = next(numbers)
+        return broken[number] if number in broken else Image.open(path)
+
+    _, said = in_python(images, released / "key", picture_of)
+    assert said == SetAside(length=len(broken))
+
+
+@pytest.mark.parametrize(
+    ("others", "sentence"),
+    [
+        ({"pictures": None, "decodable": "8"}, "decodable=8 is refused: it must come together with pictures"),
+        ({"decodable": None}, "decodable=None is refused: it must come together with pictures"),
+        ({"pictures": np.zeros((4, 8, 8))}, "pictures=an array of float64 is refused"),
+        ({"pictures": np.zeros((3, 8, 8), np.uint8)}, "pictures=another number of them is refused"),
+        ({"decodable": "800"}, "decodable=800 is refused"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_refused_in_python(others, sentence):
+    given = {"pictures": np.zeros((4, 8, 8), np.uint8), "decodable": "8", **others}
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        Release.fit(np.eye(4), list("0123"), classes=CLASSES, epsilon=1.0, delta=1e-5, **given)
 
 
 def test_the_report_says_what_pictures_cost(released, tmp_path):
