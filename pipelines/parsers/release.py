@@ -59,6 +59,11 @@ def parser() -> Parser:
     budget.add_argument(
         "--share", action="append", default=[], metavar="NAME=NUMBER", help="of the budget, for one mechanism"
     )
+    budget.add_argument(
+        "--no-teacher",
+        action="store_true",
+        help="spend nothing on a teacher: labels are a discriminant's, of the means and the covariance",
+    )
     drawn_on = result.add_argument_group("budget of the data set (docs/budget.md)")
     add_ledger(drawn_on)
     method = result.add_argument_group("method")

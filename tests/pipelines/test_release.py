@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from dpgmm_beam import load_release
 from dpgmm_beam.config import Method, ReleaseConfig
 from pipelines import class_sizes, cli
 from tests import small
@@ -474,6 +475,23 @@ def test_unlabelled_rows_are_one_class(rows, tmp_path, capsys):
     assert "--classes=a,b,c is refused: it must be one class" in refused(arguments(source, tmp_path), capsys)
     files = release(source, tmp_path, "--classes", "everything")
     assert not json.loads(files["manifest.json"])["config"]["labelled"]
+
+
+def test_without_a_teacher_nothing_is_spent_on_labels(tmp_path, capsys):
+    source = small.write_rows(tmp_path / "in", small.table(600))
+    files = release(source, tmp_path, "--no-teacher", "--epsilon", "20", *keyed(tmp_path))
+    stated = json.loads(files["manifest.json"])
+    assert stated["config"]["method"]["teacher_steps"] == 0
+    shares = {each["name"]: each["share"] for each in stated["privacy"]["mechanisms"]}
+    assert "teacher/gradient" not in shares
+    assert sum(shares.values()) == pytest.approx(1)
+    # Labels are there all the same, and better than chance.
+    released = load_release(tmp_path / "out" / "release")
+    drawn = released.sample(300, seed=0)
+    assert (drawn.labels == drawn.component_class).mean() > 0.5
+    again = ["--input", str(source), "--noise-key-file", str(tmp_path / "key")]
+    folder = ["verify", "--release", str(tmp_path / "out" / "release")]
+    assert cli.main([*folder, *again, "--private-dir", str(tmp_path / "verify")]) == 0
 
 
 def test_a_key_of_its_own_is_gone_at_the_end(rows, tmp_path, capfd, monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 from dpgmm_beam import ConfigError, Release, load_release
 from dpgmm_beam.config import Method
 from dpgmm_beam.data.rows import SetAside
+from dpgmm_beam.privacy.allocation import with_shares
 from dpgmm_beam.privacy.noise import NoiseKey
 from dpgmm_beam.release import manifest
 from pipelines import cli
@@ -123,6 +124,12 @@ def test_other_options_and_the_key_as_a_value(tmp_path):
         key=NoiseKey(small.KEY), release_id=small.RELEASE_ID, clip_norm=2.0, shares={"means/count": 0.5}
     )
     assert files(found, tmp_path) == expected
+
+
+def test_what_the_budget_favours():
+    assert dict(fit(favor="rows").config.shares) == dict(with_shares([], "rows"))
+    with pytest.raises(ConfigError, match="favor=pictures is refused"):
+        fit(favor="pictures")
 
 
 def test_bad_rows_are_set_aside_as_in_files(tmp_path):
