@@ -22,7 +22,7 @@ from dpgmm_beam.encoders.registry import load_encoder
 from dpgmm_beam.fit.plan import Plan
 
 SIDE = 32
-VIEWS = images.Views(emoji.CLASSES, f"dct:{SIDE}:rgb", f"scattering:{SIDE}:rgb", 1, 0.4)
+VIEWS = images.Views(emoji.CLASSES, f"dct:{SIDE}:rgb", f"scattering:{SIDE}:rgb", 0.4)
 KIND, KEY = "ResNet", 1
 
 

@@ -3,7 +3,7 @@
     python benchmarks/images.py [--data FOLDER] [--epsilons 1,10] [--keys 1,2] [--pictures 20000]
 
 Fashion-MNIST, 60,000 rows, delta 1e-5.  Two releases of the same rows share one budget: pictures
-(`dct:28`, one component a class, from epsilon 4 on ten) and a teacher (`scattering:28`).  Both
+(`dct:28`, components by default) and a teacher (`scattering:28`).  Both
 are Gaussian mechanisms, so with a part s of 1/z^2 for one and 1 - s for the other the two together
 are (epsilon, delta)-private; what each is alone is printed.  No encoder here was trained on any data.
 
@@ -72,9 +72,6 @@ GRAY = dct.PictureForm(SIDE, 1)
 HELD_OUT = 50_000
 """Training rows from here on are tested on with --development."""
 
-COMPONENTS, MANY_FROM = 10, 4.0
-"""Of a class of pictures from this epsilon on; one below.  Chosen on held-out training rows."""
-
 PARTS = ("first", "beside", "likeness", "ceilings", "others")
 """Drawn pictures by the first kind of classifier; controls and real pictures; measures of likeness; what
 there is without privacy; the other kinds of classifiers."""
@@ -106,14 +103,12 @@ class Views:
     Attributes:
       classes: declared labels.
       pictures, teacher: encoder specs.
-      components: of a class of pictures.
       share: of 1/z^2, for the teacher.
     """
 
     classes: tuple[str, ...]
     pictures: str
     teacher: str
-    components: int
     share: float
 
     @property
@@ -144,7 +139,6 @@ class Private:
         self.epsilons = tuple(epsilon_of_part(epsilon, DELTA, part) for part in parts)
         of_pictures = ReleaseConfig(
             *(views.pictures, views.classes, pictures.values.shape[1], self.epsilons[0], DELTA),
-            components=views.components,
             method=Method(teacher_steps=0),
         )
         # Its mixture is not wanted.
@@ -327,7 +321,6 @@ class Ruler:
             tuple(map(str, range(CLASSES))),
             PICTURES,
             TEACHER,
-            COMPONENTS if epsilon >= MANY_FROM else 1,
             self.given.label_share,
         )
 

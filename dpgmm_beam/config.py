@@ -33,9 +33,6 @@ MAX_COMPONENTS, MAX_ROUNDS = 2**10, 200
 AUTO_COMPONENTS, AUTO_GAUSSIANS = 40, 2**12
 """Components of a class at most, and of all classes together, where their number is not given."""
 
-PICTURE_COMPONENTS, PICTURE_COMPONENTS_FROM = 10, 4.0
-"""The same of pictures, and from which epsilon their number is found: below, rounds cost too much."""
-
 MAX_SHAPES = 2**22
 """Values in the covariances of all classes together."""
 
@@ -234,8 +231,6 @@ class ReleaseConfig:
         if method.subspace_dim == Method.subspace_dim:
             method = dataclasses.replace(method, subspace_dim=PICTURE_SUBSPACE_DIM)
         object.__setattr__(self, "method", method)
-        if self.components is None and self.epsilon < PICTURE_COMPONENTS_FROM:
-            object.__setattr__(self, "components", 1)
         if self.clip_norm is None:
             object.__setattr__(self, "clip_norm", form.usual_norm)
 
@@ -250,8 +245,7 @@ class ReleaseConfig:
         if self.components is not None:
             return self.components
         values = MAX_VALUES // self.dimension
-        most = PICTURE_COMPONENTS if self.method.picture_side else AUTO_COMPONENTS
-        return max(1, min(most, min(AUTO_GAUSSIANS, values) // len(self.classes)))
+        return max(1, min(AUTO_COMPONENTS, min(AUTO_GAUSSIANS, values) // len(self.classes)))
 
     @property
     def subspace_room(self) -> int:

@@ -79,9 +79,7 @@ class PooledMoment(ClippedStage):
             moment * factor, stddev, trace, of_classes.variances.astype(np.float64)
         )
         damping = self.method.damping * shrinkage.noise_radius(self.shape.dimension, stddev)
-        subspace, components = sketch.start(
-            of_classes, values, vectors, self.shape, self.method, multipliers["moment"]
-        )
+        subspace, components = sketch.start(of_classes, values, vectors, self.shape, multipliers["moment"])
         state = dataclasses.replace(
             before,
             teacher=_first_teacher(of_classes, values, vectors, damping),

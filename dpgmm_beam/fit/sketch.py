@@ -23,7 +23,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dpgmm_beam.config import Method
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import kmeans
 from dpgmm_beam.fit.projection import (
@@ -58,10 +57,6 @@ SKETCH_BOUND = int(SKETCH_REACH / REACH * VIEW_UNIT)
 ROWS_PER_COMPONENT, COMPONENTS_POWER = 30.0, 0.75
 """Components are as many as a class has times this many rows for each unit of the moment's noise
 multiplier, to that power: with more rows there are more components, of more rows each."""
-
-PICTURE_ROWS_PER_COMPONENT = 500.0
-"""Components of pictures are as many as have this many rows, so counted: fewer, for their classes'
-own shapes tell more."""
 
 DIRECTIONS_PER_ROW, MIN_DIRECTIONS = 0.825, 8
 """Directions are as many as this share of a class's rows for each unit of the same
@@ -145,7 +140,7 @@ def search_of(shape: Shape) -> Search:
     return NAMED if shape.exact_components else USUAL
 
 
-def components_of(shape: Shape, method: Method, rows: float) -> int:
+def components_of(shape: Shape, rows: float) -> int:
     """How many components a class is given.
 
     Args:
@@ -153,10 +148,7 @@ def components_of(shape: Shape, method: Method, rows: float) -> int:
     """
     if shape.exact_components:
         return shape.components
-    if method.picture_side:
-        wanted = rows / PICTURE_ROWS_PER_COMPONENT
-    else:
-        wanted = (max(rows, 0.0) / ROWS_PER_COMPONENT) ** COMPONENTS_POWER
+    wanted = (max(rows, 0.0) / ROWS_PER_COMPONENT) ** COMPONENTS_POWER
     return int(np.clip(np.rint(wanted), 1, shape.components))
 
 
@@ -165,7 +157,6 @@ def start(
     values: np.ndarray,
     vectors: np.ndarray,
     shape: Shape,
-    method: Method,
     noise_multiplier: float,
 ) -> tuple[Subspace, Components]:
     """The view `within` and what the first sketch starts from.
@@ -180,7 +171,7 @@ def start(
       noise_multiplier: of the moment.
     """
     rows = of_classes.counts.mean() / noise_multiplier
-    count = components_of(shape, method, rows)
+    count = components_of(shape, rows)
     # As many centres as there are directions, and one, can lie at equal distances.
     least = max(MIN_DIRECTIONS, count if shape.exact_components else 0)
     used = int(min(max((DIRECTIONS_PER_ROW * rows) ** (2 / 3), least), shape.subspace_dim))

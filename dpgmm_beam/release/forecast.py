@@ -133,7 +133,7 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
     z = plan.row_multipliers
     moment = moment_noise(plan, geometry, rows)
     of_noise = of_class / z["moment/moment"]
-    components = sketch.components_of(shape, method, of_noise)
+    components = sketch.components_of(shape, of_noise)
     of_component = of_class / components
     used = min((sketch.DIRECTIONS_PER_ROW * of_noise) ** (2 / 3), shape.subspace_dim)
     r = max(min(used, shape.shaped_dim), 1.0)
