@@ -53,13 +53,13 @@ MANY_SHARES = (
     ("means/count", 0.01),
     ("means/sum", 0.035),
     ("means/square", 0.01),
-    ("moment/moment", 0.185),
-    ("teacher/gradient", 0.505),
+    ("moment/moment", 0.18),
+    ("teacher/gradient", 0.54),
     ("rounds/count", 0.015),
-    ("rounds/sum", 0.07),
-    ("centres/sum", 0.047),
+    ("rounds/sum", 0.057),
+    ("centres/sum", 0.035),
     ("centres/square", 0.003),
-    ("scatter/moment", 0.1),
+    ("scatter/moment", 0.095),
     ("scatter/square", 0.01),
     ("scales/square", 0.009),
     ("scales/moment", 0.001),
@@ -117,10 +117,17 @@ def _with_teacher(shares: tuple[tuple[str, float], ...], teacher: float) -> tupl
 TEACHER_OF_ROWS = dict(ROWS_SHARES)["teacher/gradient"]
 
 FOLLOWING = {
-    LABELS: ((200.0, FEW_SHARES), (600.0, SHARES), (1400.0, MANY_SHARES), (10_000.0, PLENTY_SHARES)),
+    LABELS: (
+        (200.0, FEW_SHARES),
+        (600.0, SHARES),
+        (1400.0, MANY_SHARES),
+        (4000.0, MANY_SHARES),
+        (10_000.0, PLENTY_SHARES),
+    ),
     ROWS: (
         (600.0, ROWS_SHARES),
         (1400.0, _with_teacher(MANY_SHARES, TEACHER_OF_ROWS)),
+        (4000.0, _with_teacher(MANY_SHARES, TEACHER_OF_ROWS)),
         (10_000.0, _with_teacher(PLENTY_SHARES, TEACHER_OF_ROWS)),
     ),
 }
@@ -185,7 +192,7 @@ def turning_points(shares: Mapping[str, float]) -> tuple[float, ...]:
     """The `rows` of `following` between which every share moves one way; none where nothing follows.
 
     >>> turning_points(dict(SHARES))
-    (200.0, 600.0, 1400.0, 10000.0)
+    (200.0, 600.0, 1400.0, 4000.0, 10000.0)
     """
     return tuple(rows for rows, _ in _anchors(shares))
 

@@ -101,7 +101,7 @@ def test_shares_follow_from_the_rows(favor):
 
 
 def test_few_rows_spend_on_means_and_teacher_and_many_on_rows():
-    few, usual, many, plenty = (dict(shares) for _, shares in FOLLOWING[LABELS])
+    few, usual, many, _, plenty = (dict(shares) for _, shares in FOLLOWING[LABELS])
     assert few["means/sum"] > usual["means/sum"] > many["means/sum"]
     assert few["teacher/gradient"] > usual["teacher/gradient"] > plenty["teacher/gradient"]
     assert many["moment/moment"] > plenty["moment/moment"]
