@@ -250,21 +250,21 @@ RELEASES = {
     (3, 2): {
         "contexts": "6be0aa67a36bbeded09a68ad",
         "components.parquet": "49aa2f974c9b9568d8bdc9d4",
-        "basis.parquet": "c74d9006ac676b1e677b4689",
+        "basis.parquet": "67184aa3a55d1aaf45e27f02",
         "classes.parquet": "53f1f5e67fcc85a6c5b044e1",
         "teacher.parquet": "cb3ddfaa007f799e0b117f37",
         "features.parquet": "510d4e1ae1f2e78a746627cc",
         "ridges.parquet": "b64ce52872bd42fc002460e0",
-        "part": "768fe141323fe458a233f054",
+        "part": "643d39f3ef52a9e41884ba01",
     },
     (1, 3): {
         "contexts": "d99895ef6f2dac68d67c34a9",
         "components.parquet": "c1c733a32b643ae1ebae85f2",
-        "basis.parquet": "a2bc4a172c70515767c4355a",
+        "basis.parquet": "1bc0d65457a191ce142cf1f0",
         "classes.parquet": "f753c601a389fdeea7f05532",
         "teacher.parquet": "3eb73376e9992aab9b574684",
         "features.parquet": "67dc819db5f22ca90948f167",
-        "part": "45e678c5e3fc901383fff1de",
+        "part": "a9cd2089778d95fc68e0ab54",
     },
     (1, 1): {
         "contexts": "6d2db876140541dc1186397b",
@@ -296,12 +296,12 @@ RELEASES = {
     (3, None): {
         "contexts": "8f10a42e92781193d20461e3",
         "components.parquet": "b1b5dd543e6174937913e6df",
-        "basis.parquet": "4b91902dde2bd5278b59e99a",
+        "basis.parquet": "3bf18f892b1f087783561156",
         "classes.parquet": "d60dad76faa8e67110ebe1ce",
         "teacher.parquet": "3093fe5f0bb9f041754dc7e4",
         "features.parquet": "6f01bfbcbdccad99523ec1a0",
         "ridges.parquet": "b64ce52872bd42fc002460e0",
-        "part": "8d1ee03ba90d8e0ef200eefc",
+        "part": "a2bd70cd316e7591186b5a01",
     },
 }
 
