@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from dpgmm_beam.config import Method, ReleaseConfig
+from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.data.schema import PICTURE
 from dpgmm_beam.defaults import AUTO
 from dpgmm_beam.encoders.registry import check_encoder, encoder_for_process, known_dimension
@@ -81,7 +81,6 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
         components=arguments.components,
         rounds=arguments.rounds,
         shares=with_shares(arguments.share, arguments.favor, arguments.decodable is not None),
-        method=Method(teacher_steps=0) if arguments.no_teacher else Method(),
         # What is to be found is at most this.
         max_rows_per_unit=MAX_FOUND if found else arguments.max_rows_per_unit,
         bound_found=found,
@@ -89,6 +88,8 @@ def check(arguments: argparse.Namespace, options: PipelineOptions) -> Request:
         slice=arguments.slice,
         decodable=arguments.decodable,
     )
+    if arguments.no_teacher:
+        config = dataclasses.replace(config, method=dataclasses.replace(config.method, teacher_steps=0))
     columns = read_columns(config, columns_of(arguments))
     check_units(columns, arguments.max_rows_per_unit)
     if arguments.noise_key_file is not None:
