@@ -683,10 +683,8 @@ def _embed_part(
         UNIT: pa.array([image.unit for image in good], pa.binary()),
     }
     if form is not None:
-        found = np.zeros((0, form.side, form.side, form.channels))
-        if good:
-            found = np.concatenate(pictures)[..., : form.channels] / 255.0
-        coefficients = dct.coefficients_of(found, form).astype(np.float32)
+        found = np.concatenate(pictures) if good else dct.letterboxed([], form.side, form.channels)
+        coefficients = dct.coefficients_of_letterboxed(found, form)
         columns[PICTURE] = pa.FixedSizeListArray.from_arrays(pa.array(coefficients.ravel()), form.dimension)
     return pa.table([columns[name] for name in schema.names], schema=schema), remarks
 

@@ -109,8 +109,8 @@ def picture_column(pictures: Any, form: dct.PictureForm) -> pa.Array:
     for row, picture in enumerate(pictures):
         # What is no picture, or can't be read, is a row without one: what is wrong is a fact about it.
         with contextlib.suppress(Exception):
-            pixels = dct.letterboxed([_image(picture)], form.side, form.channels)[..., : form.channels]
-            coefficients[row] = dct.coefficients_of(pixels / 255.0, form)[0]
+            found = dct.letterboxed([_image(picture)], form.side, form.channels)
+            coefficients[row] = dct.coefficients_of_letterboxed(found, form)[0]
             missing[row] = False
     flat = pa.array(coefficients.ravel())
     return pa.FixedSizeListArray.from_arrays(flat, form.dimension, mask=pa.array(missing))

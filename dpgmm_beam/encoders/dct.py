@@ -113,8 +113,7 @@ class DctEncoder(Encoder):
         embeddings = np.empty((len(prepared), self.dimension), np.float32)
         for start in range(0, len(prepared), _IMAGES_AT_ONCE):
             block = slice(start, start + _IMAGES_AT_ONCE)
-            pixels = prepared[block, :, :, : self.form.channels] / 255.0
-            embeddings[block] = coefficients_of(pixels, self.form)
+            embeddings[block] = coefficients_of_letterboxed(prepared[block], self.form)
         return embeddings
 
 
@@ -147,6 +146,11 @@ def coefficients_of(pixels: np.ndarray, form: PictureForm) -> np.ndarray:
     if form.channels > 1:
         planes = _over_channels(planes, _basis(form.channels))
     return planes.reshape(len(planes), form.dimension)
+
+
+def coefficients_of_letterboxed(pictures: np.ndarray, form: PictureForm) -> np.ndarray:
+    """Coefficients of what `letterboxed` gives, (n, side, side, 3) uint8 -> (n, d) float32."""
+    return coefficients_of(pictures[..., : form.channels] / 255.0, form).astype(np.float32)
 
 
 def pixels_of(coefficients: np.ndarray, form: PictureForm) -> np.ndarray:

@@ -96,18 +96,21 @@ class WholeCentres(ClippedStage):
             components,
             centres=_whole(moved, VIEW_UNIT).reshape(components.centres.shape),
             beyond=_whole(beyond, lattice.UNIT - 1).reshape(classes, used, d),
-            whole_square=self._square(before, noisy, multipliers, gained),
+            whole_square=self._square(before, noisy, multipliers, radius, gained),
         )
         return Advanced(dataclasses.replace(before, components=after))
 
-    def _square(self, before: FitState, noisy: Sums, multipliers: Multipliers, gained: float) -> float:
+    def _square(
+        self, before: FitState, noisy: Sums, multipliers: Multipliers, radius: float, gained: float
+    ) -> float:
         """Mean square of a row less its moved centre, in real units.
 
         Args:
+          radius: of the clip, in lattice steps.
           gained: weighted mean square of the moves, in lattice steps squared.
         """
         assert before.class_means is not None
-        radius, rows = clip_radius(before) / lattice.UNIT, before.class_means.counts.sum()
+        radius, rows = radius / lattice.UNIT, before.class_means.counts.sum()
         expected = (radius / CENTRE_RADIUS) ** 2
         per_row = self.REACH * radius**2 / rows
         noise = multipliers["square"] * per_row / expected

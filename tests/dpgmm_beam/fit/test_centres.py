@@ -20,7 +20,7 @@ def fitted():
     return plan, rows, before[position], plan.stages[position]
 
 
-def nowhere(stage):
+def next_to_none(stage):
     """Noise multipliers of nearly no noise."""
     return dict.fromkeys((query.name for query in stage.queries), 1e-6)
 
@@ -75,7 +75,7 @@ def test_centres_go_where_rows_are_in_directions_that_the_view_leaves_out():
     def error(state):
         return np.linalg.norm(places(state)[:, None] - truth, axis=2).min(axis=0).max()
 
-    after = stage.advance(before, sums_of(stage, before, rows), nowhere(stage)).state
+    after = stage.advance(before, sums_of(stage, before, rows), next_to_none(stage)).state
     assert error(before) > 0.15
     # What is left is the clip, which takes a part of each move.
     assert error(after) < 0.6 * error(before)
@@ -99,7 +99,7 @@ def test_noise_alone_moves_little(fitted):
 
 def test_what_centres_leave_of_the_variance_is_found(fitted):
     _, rows, before, stage = fitted
-    after = stage.advance(before, sums_of(stage, before, rows), nowhere(stage)).state.components
+    after = stage.advance(before, sums_of(stage, before, rows), next_to_none(stage)).state.components
     places = before.class_means.means[:, None] + after.beyond.astype(float)
     places += sketch.on_lattice(before.subspace, after.centres.reshape(8, -1)).reshape(places.shape)
     squares = ((rows.values[:, None] - places[rows.classes]) ** 2).sum(axis=2).min(axis=1)
