@@ -1,4 +1,4 @@
-"""Step 6: centres in all directions.
+"""Step 7: centres in all directions.
 
 Rounds look for centres in the view `within`, the few directions that are told from noise, and
 leave them where the class mean is in all others.  There, too, components differ: the view's

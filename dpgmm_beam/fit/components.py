@@ -60,10 +60,7 @@ def mixture_of(config: ReleaseConfig, state: FitState, pooled: Covariance) -> Mi
     weights = counts / counts.sum(axis=1, keepdims=True)
     if state.components.whole_square is not None:
         squares = (basis**2).sum(axis=0) * lengths**2
-        # By the classes' sizes: those of components are too large on average where shapes are noisy,
-        # for their offsets are divided by a flattened root.  What is left elsewhere must not pay for that.
-        sizes = 1.0 if shapes.scales is None else (weights * shapes.scales).sum(axis=1)
-        shaped = np.einsum("c,ck,ckrr,r->", shares / sizes, weights, covariances, squares[:used])
+        shaped = np.einsum("c,ck,ckrr,r->", shares, weights, covariances, squares[:used])
         lengths[used:] *= _kept(state.components.whole_square - float(shaped), float(squares[used:].sum()))
     return Mixture(
         classes=config.classes,

@@ -1,4 +1,4 @@
-"""Step 5: noisy Lloyd steps, which refine the centres in the view `within`.
+"""Step 6: noisy Lloyd steps, which refine the centres in the view `within`.
 
 A round assigns rows to the nearest centre and moves it by the noisy mean of
 their residuals, shrunk by what its noise explains (empirical Bayes); the first rounds

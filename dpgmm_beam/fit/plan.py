@@ -25,6 +25,7 @@ from dpgmm_beam.fit.scales import ComponentScales
 from dpgmm_beam.fit.scatter import ClassScatter
 from dpgmm_beam.fit.stage import Shape, Stage
 from dpgmm_beam.fit.teacher import TeacherStep
+from dpgmm_beam.fit.whitened import WhitenedMoment
 from dpgmm_beam.privacy.accounting import Budget
 from dpgmm_beam.privacy.allocation import UNITS_ROWS, allocate, following, turning_points
 from dpgmm_beam.privacy.noise import MAX_STANDARD_DEVIATION, SCHEME
@@ -48,7 +49,7 @@ class Plan:
 
     >>> plan = Plan(ReleaseConfig("precomputed", ("cat", "dog"), 512, epsilon=1.0, delta=1e-6), "2026-05")
     >>> len(plan.stages), [stage.name for stage in plan.stages[:3]]
-    (34, ['counts 0', 'means 0', 'moment 0'])
+    (35, ['counts 0', 'means 0', 'moment 0'])
     >>> f"{plan.budget.noise_multiplier:.3f}"
     '4.225'
     """
@@ -95,7 +96,8 @@ class Plan:
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:
         shape, method, clustering = self.shape, self.config.method, self.config.clustering_stages
-        stages: list[Stage] = [Counts(shape, method), Means(shape, method), PooledMoment(shape, method)]
+        stages: list[Stage] = [Counts(shape, method), Means(shape, method)]
+        stages += [PooledMoment(shape, method), WhitenedMoment(shape, method)]
         if shape.pictures is not None:
             stages += [PictureMeans(shape, method), PictureSlopes(shape, method)]
         if clustering:

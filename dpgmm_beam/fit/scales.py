@@ -1,8 +1,10 @@
-"""Step 8: the size of each component, and its own shape where it has rows enough.
+"""Step 9: the size of each component, and its own shape where it has rows enough.
 
 A row's offset from its nearest centre is divided by the root of its class's
 covariance (`fit.scatter`); what is left would be the unit matrix in every component, did they
-not differ.
+not differ.  Where that root is noisy it is larger, for what one divides by is too small in some
+direction; a class's covariance is the mean of its components', so their sizes are brought to
+a mean of 1.
 """
 
 import dataclasses
@@ -92,6 +94,8 @@ class ComponentScales(sketch.WithinStage, ClippedStage):
         # What the figure's noise and the sample itself explain.
         noise = (multipliers["square"] * self.REACH / rows) ** 2 + 2.0 / (used * rows)
         scales = 1.0 + (squares - 1.0) * MEAN_SQUARE_PRIOR / (MEAN_SQUARE_PRIOR + noise)
+        scales = np.clip(scales, MIN_SCALE, MAX_SCALE)
+        scales /= (scales * rows).sum(axis=1, keepdims=True) / rows.sum(axis=1, keepdims=True)
         factors = None
         if own := shapes.own_directions:
             moments = noisy["moment"].reshape(*room, -1)[:, :components].reshape(classes * components, -1)
@@ -100,9 +104,7 @@ class ComponentScales(sketch.WithinStage, ClippedStage):
                 for moment, count in zip(moments, rows.ravel(), strict=True)
             ]
             factors = scatter.rounded(np.stack(found).reshape(classes, components, own, own))
-        after = dataclasses.replace(
-            shapes, scales=scatter.rounded(np.clip(scales, MIN_SCALE, MAX_SCALE)), factors=factors
-        )
+        after = dataclasses.replace(shapes, scales=scatter.rounded(scales), factors=factors)
         state = dataclasses.replace(before, shapes=after)
         if self.shape.ridges:
             state = ridges.with_ridges(state, self.shape.ridges, multipliers["square"])

@@ -1,4 +1,4 @@
-"""Step 7: the shape of each class round its centres.
+"""Step 8: the shape of each class round its centres.
 
 In the view `within` a row's offset from its nearest centre is divided by the standard
 deviation that the pooled covariance leaves there, so that without classes of their

@@ -100,9 +100,20 @@ def shrink_moment(
             if np.abs(np.linalg.eigvalsh(beyond)).max() <= edge:
                 values = np.zeros(dimension)
             values, vectors = np.linalg.eigh((vectors * values) @ vectors.T + np.diag(prior))
+    return _kept_spectrum(values, vectors, trace)
+
+
+def spectrum(matrix: np.ndarray, trace: float) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and vectors of a covariance as `shrink_moment` gives them."""
+    with one_thread():
+        return _kept_spectrum(*np.linalg.eigh(matrix), trace)
+
+
+def _kept_spectrum(values: np.ndarray, vectors: np.ndarray, trace: float) -> tuple[np.ndarray, np.ndarray]:
+    """Descending, positive and of this trace, from eigenvalues ascending."""
     # LAPACK leaves the sign to the processor: the largest entry is positive.
-    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(dimension)])
-    values = np.maximum(values, LEAST_EIGENVALUE * trace / dimension)
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(vectors))])
+    values = np.maximum(values, LEAST_EIGENVALUE * trace / len(values))
     values *= trace / values.sum()
     return values[::-1], vectors[:, ::-1]
 

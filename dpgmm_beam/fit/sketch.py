@@ -1,6 +1,6 @@
-"""Step 4: how many rows lie where, in many more cells than there are components.
+"""Step 5: how many rows lie where, in many more cells than there are components.
 
-The rows' principal subspace is released already (`fit.covariance`).  In it lies the view
+The rows' principal subspace is released already (`fit.whitened`).  In it lies the view
 `within` of all steps that follow: residuals from the class mean in r directions,
 each divided by the fourth root of the variance there.  (Half-way to whitening: noise is
 the same in all directions of a view, and a direction of small variance would drown in it,
@@ -54,11 +54,11 @@ SKETCH_REACH = 1.2
 SKETCH_BOUND = int(SKETCH_REACH / REACH * VIEW_UNIT)
 """The same in view steps."""
 
-ROWS_PER_COMPONENT, COMPONENTS_POWER = 30.0, 0.75
-"""Components are as many as a class has times this many rows for each unit of the moment's noise
-multiplier, to that power: with more rows there are more components, of more rows each."""
+ROWS_PER_COMPONENT = 64.0
+"""Components are as many as a class has times this many rows for each unit of the whitened moment's
+noise multiplier."""
 
-DIRECTIONS_PER_ROW, MIN_DIRECTIONS = 0.825, 8
+DIRECTIONS_PER_ROW, MIN_DIRECTIONS = 0.75, 8
 """Directions are as many as this share of a class's rows for each unit of the same
 multiplier, to the power of two thirds: there the noise of a class's covariance, whose
 norm is sqrt(r) x r x noise / rows, is of the order of what classes differ by."""
@@ -93,11 +93,11 @@ class Search:
         return int(np.clip(rows / self.rows_per_noise, self.least_cells * components, room))
 
 
-USUAL = Search(2, 12.0, 2, 0.5)
+USUAL = Search(2, 10.0, 2, 0.5)
 """For components that only describe the rows: many small cells, of whose means a tenth of the clipping
 radius is noise in each direction."""
 
-NAMED = Search(3, 60.0, 4, 0.25)
+NAMED = Search(3, 52.0, 4, 0.25)
 """For a number of components that the user named, who expects a cluster at each centre: none must be
 missed (`benchmarks/recovery.py`)."""
 
@@ -148,7 +148,7 @@ def components_of(shape: Shape, rows: float) -> int:
     """
     if shape.exact_components:
         return shape.components
-    wanted = (max(rows, 0.0) / ROWS_PER_COMPONENT) ** COMPONENTS_POWER
+    wanted = max(rows, 0.0) / ROWS_PER_COMPONENT
     return int(np.clip(np.rint(wanted), 1, shape.components))
 
 
@@ -168,7 +168,7 @@ def start(
     Args:
       values, vectors: eigenvalues, descending, and eigenvectors of the
         within-class covariance.
-      noise_multiplier: of the moment.
+      noise_multiplier: of the whitened moment.
     """
     rows = of_classes.counts.mean() / noise_multiplier
     count = components_of(shape, rows)

@@ -44,8 +44,20 @@ class ClassMeans:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Covariance:
+    """After `fit.covariance` roughly, and after `fit.whitened` for the released mixture only.
+
+    Attributes:
+      basis: (d, d) int32 in steps of 2**-20, a square root B of the covariance B B^T
+        within classes; columns are orthogonal, by falling length.
+    """
+
+    basis: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Subspace:
-    """After `fit.covariance`: the directions in which classes and components differ in shape.
+    """After `fit.whitened`: the directions in which classes and components differ in shape.
 
     Attributes:
       matrix: (r, d) int32 in steps of 2**-20: principal directions over the view's steps.
@@ -97,7 +109,7 @@ class Pictures:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Teacher:
-    """After `fit.covariance`, where the teacher starts, and after each step of `fit.teacher`.
+    """After `fit.whitened`, where the teacher starts, and after each step of `fit.teacher`.
 
     D is the length of a row of the view `features`: d, and with ridges H more.
 
@@ -120,7 +132,7 @@ class Teacher:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Components:
-    """From `fit.covariance` on; after `fit.sketch`, `fit.lloyd` and `fit.centres`.
+    """From `fit.whitened` on; after `fit.sketch`, `fit.lloyd` and `fit.centres`.
 
     Attributes:
       cells: (C, M, r) int16 in steps of the view `within`: centres of the next sketch's cells.
@@ -151,7 +163,7 @@ class Shapes:
       roots: (C, u, u) float32 symmetric square root of a class's covariance round its centres, in
         the u directions that are used, divided by what the pooled covariance leaves there.
       own_directions: h, in how many directions components may have shapes of their own.
-      scales: (C, K) float32 variance of a component over its class's; None before `fit.scales`.
+      scales: (C, K) float32 variance of a component over its class's, 1 on average; None before `fit.scales`.
       factors: (C, K, h, h) float32 symmetric square root of a component's covariance over its
         class's and its scale, in the first h directions; None before, or without any.
     """
@@ -164,23 +176,12 @@ class Shapes:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Covariance:
-    """After `fit.covariance`, for the released mixture only: no later step reads it.
-
-    Attributes:
-      basis: (d, d) int32 in steps of 2**-20, a square root B of the covariance B B^T
-        within classes.
-    """
-
-    basis: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
 class FitState:
-    """What the steps that follow may read; None until it is made."""
+    """What the steps that follow may read; None until it is made, and when nobody reads it any more."""
 
     class_counts: ClassCounts | None = None
     class_means: ClassMeans | None = None
+    rough: Covariance | None = None
     subspace: Subspace | None = None
     teacher: Teacher | None = None
     components: Components | None = None

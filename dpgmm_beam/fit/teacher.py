@@ -1,4 +1,4 @@
-"""Step 9: the private teacher that labels synthetic rows."""
+"""Step 10: the private teacher that labels synthetic rows."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,14 +7,23 @@ import numpy as np
 
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit.exponential import exponential
-from dpgmm_beam.fit.projection import VIEW_BITS, VIEW_UNIT, Projection, View
+from dpgmm_beam.fit.projection import VIEW_BITS, VIEW_UNIT, Projection, View, pack_projection
 from dpgmm_beam.fit.stage import Advanced, Multipliers, Stage
-from dpgmm_beam.fit.state import FitState, Teacher
+from dpgmm_beam.fit.state import ClassMeans, FitState, Teacher
+from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.privacy import lattice
 from dpgmm_beam.privacy.queries import SumQuery, Sums
 
 WEIGHT_BITS = 20
 EXP_BITS = 30
+
+DAMPING_FLOOR = 0.1
+"""Least damping, as a share of the mean eigenvalue: with hardly any noise the
+features would otherwise be whitened further than the steps can follow."""
+
+LDA_DAMPING, LDA_SCALE = 4.0, 0.5
+"""The teacher starts from half the discriminant of a more damped covariance:
+sharper starts have to be unlearnt."""
 
 
 def _features(state: FitState) -> Projection:
@@ -174,3 +183,39 @@ def probabilities(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
     total = np.rint(powers * 2.0**EXP_BITS).sum(axis=1, keepdims=True) * 2.0**-EXP_BITS
     powers /= total
     return powers
+
+
+def start(of_classes: ClassMeans, values: np.ndarray, vectors: np.ndarray, damping: float) -> Teacher:
+    """The feature view and a cautious first teacher.
+
+    Features whiten the total covariance T with damping tau by the noise it came
+    with: (T + tau)^(-1/2) (x - centre).  Of all square roots it is the symmetric
+    one, which eigenvalues that tie, and whatever basis a processor gives them,
+    leave as it is; norms, clipping and gradient steps are the same under all.
+    The teacher starts from half the linear discriminant of the released means
+    and covariance.
+    """
+    shares = of_classes.counts / of_classes.counts.sum()
+    offsets = (of_classes.means - of_classes.centre) / lattice.UNIT
+    spread = offsets * np.sqrt(shares)[:, None]
+    with one_thread():
+        total_values, axes = np.linalg.eigh((vectors * values) @ vectors.T + spread.T @ spread)
+        total_values = np.maximum(total_values, 0.0)
+        damping = max(damping, DAMPING_FLOOR * total_values.mean())
+        # The squared norm of a whitened row is on average the effective dimension.
+        # In single precision, for its last bits are the processor's.
+        norm = float(np.float32(np.sqrt((total_values / (total_values + damping)).sum())))
+        scales = np.sqrt(total_values + damping)
+        # With S the within-class covariance, damped more: directions S^-1 (m_c - m).
+        damped = values + LDA_DAMPING * damping
+        directions = ((offsets @ vectors) / damped) @ vectors.T
+        weights = norm * ((directions @ axes) * scales) @ axes.T
+        biases = norm * (np.log(shares) - 0.5 * (directions * offsets).sum(axis=1))
+        whitening = (axes / scales) @ axes.T
+    weights = (LDA_SCALE * np.column_stack([weights, biases])).astype(np.float32)
+    return Teacher(
+        whitening=pack_projection(whitening / norm),
+        norm=norm,
+        weights=weights,
+        velocity=np.zeros(weights.shape, np.float32),
+    )

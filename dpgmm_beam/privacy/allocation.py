@@ -53,11 +53,11 @@ MANY_SHARES = (
     ("means/count", 0.01),
     ("means/sum", 0.035),
     ("means/square", 0.01),
-    ("moment/moment", 0.18),
-    ("teacher/gradient", 0.54),
+    ("moment/moment", 0.21),
+    ("teacher/gradient", 0.47),
     ("rounds/count", 0.015),
     ("rounds/sum", 0.057),
-    ("centres/sum", 0.035),
+    ("centres/sum", 0.075),
     ("centres/square", 0.003),
     ("scatter/moment", 0.095),
     ("scatter/square", 0.01),
@@ -71,11 +71,11 @@ PLENTY_SHARES = (
     ("means/count", 0.01),
     ("means/sum", 0.055),
     ("means/square", 0.01),
-    ("moment/moment", 0.105),
-    ("teacher/gradient", 0.38),
+    ("moment/moment", 0.085),
+    ("teacher/gradient", 0.3),
     ("rounds/count", 0.025),
-    ("rounds/sum", 0.145),
-    ("centres/sum", 0.092),
+    ("rounds/sum", 0.205),
+    ("centres/sum", 0.132),
     ("centres/square", 0.003),
     ("scatter/moment", 0.12),
     ("scatter/square", 0.01),
@@ -107,14 +107,13 @@ FAVORED = {ROWS: ROWS_SHARES, LABELS: SHARES}
 docs/clustering.md has what they give."""
 
 
-def _with_teacher(shares: tuple[tuple[str, float], ...], teacher: float) -> tuple[tuple[str, float], ...]:
-    """Shares that sum to 1 with another one for the teacher, at the same cost to all others but the count."""
-    fixed = {"means/count": dict(shares)["means/count"], "teacher/gradient": teacher}
+def _with_half_the_teacher(shares: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
+    """Half of the teacher's share to all others but the count, in proportion; shares sum to 1."""
+    known = dict(shares)
+    fixed = {"means/count": known["means/count"], "teacher/gradient": known["teacher/gradient"] / 2}
     left = (1 - sum(fixed.values())) / sum(share for name, share in shares if name not in fixed)
     return tuple((name, fixed.get(name, share * left)) for name, share in shares)
 
-
-TEACHER_OF_ROWS = dict(ROWS_SHARES)["teacher/gradient"]
 
 FOLLOWING = {
     LABELS: (
@@ -126,9 +125,9 @@ FOLLOWING = {
     ),
     ROWS: (
         (600.0, ROWS_SHARES),
-        (1400.0, _with_teacher(MANY_SHARES, TEACHER_OF_ROWS)),
-        (4000.0, _with_teacher(MANY_SHARES, TEACHER_OF_ROWS)),
-        (10_000.0, _with_teacher(PLENTY_SHARES, TEACHER_OF_ROWS)),
+        (1400.0, _with_half_the_teacher(MANY_SHARES)),
+        (4000.0, _with_half_the_teacher(MANY_SHARES)),
+        (10_000.0, _with_half_the_teacher(PLENTY_SHARES)),
     ),
 }
 """Shares by rows of a class for each unit of the whole's noise multiplier; between two of these they
@@ -154,6 +153,9 @@ CLUSTERING_HEIRS = (
 
 UNUSED_BY_ONE = ("rounds/count", "rounds/sum", "centres/sum", "centres/square")
 """What a release of one component a class leaves to its teacher."""
+
+ROUGH_SHARE = 0.25
+"""Of the share of the moment, for the rough one before the whitened one."""
 
 SKETCH_SHARE = 0.25
 """Of the shares of the rounds, for all sketches together."""
@@ -226,6 +228,9 @@ def allocate(
         # Clustering is all that is wanted.
         for name, part in CLUSTERING_HEIRS:
             given[name] += part * given["teacher/gradient"]
+    if "whitened/moment" in repetitions:
+        given["whitened/moment"] = (1 - ROUGH_SHARE) * given["moment/moment"]
+        given["moment/moment"] *= ROUGH_SHARE
     for what in ("count", "sum"):
         if f"sketch/{what}" in repetitions:
             whole = given[f"rounds/{what}"]

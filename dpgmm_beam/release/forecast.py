@@ -21,7 +21,7 @@ from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.encoders.dct import PictureForm
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import centres, lloyd, means, scales, scatter, shrinkage, sketch, teacher
-from dpgmm_beam.fit.covariance import BASIS_BITS, DAMPING_FLOOR
+from dpgmm_beam.fit.covariance import BASIS_BITS
 from dpgmm_beam.fit.pictures import RADIUS
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.fit.state import Covariance, FitState
@@ -131,8 +131,8 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
     of_class = rows / classes
     spread = math.sqrt(geometry.within[-1])
     z = plan.row_multipliers
-    moment = moment_noise(plan, geometry, rows)
-    of_noise = of_class / z["moment/moment"]
+    whitened = whitened_noise(plan, geometry, rows)
+    of_noise = of_class / z["whitened/moment"]
     components = sketch.components_of(shape, of_noise)
     of_component = of_class / components
     used = min((sketch.DIRECTIONS_PER_ROW * of_noise) ** (2 / 3), shape.subspace_dim)
@@ -154,11 +154,18 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
                 "its distance from the centre",
             ),
             "moment/moment": (
-                shrinkage.noise_radius(d, moment),
+                shrinkage.noise_radius(d, moment_noise(plan, geometry, rows)),
                 float(geometry.along(d)[0].max()),
                 "variance",
-                "of the covariance's largest eigenvalue",
+                "of the rough covariance's largest eigenvalue",
                 "the largest variance of a direction",
+            ),
+            "whitened/moment": (
+                shrinkage.noise_radius(d, whitened),
+                float(_whitened(plan, geometry)[0].max()),
+                "variance",
+                "of the whitened covariance's largest eigenvalue",
+                "the largest whitened variance of a direction",
             ),
             "sketch/count": (z[name], of_cell, "rows", "of a cell's count", "rows of a cell"),
             "sketch/sum": (
@@ -222,7 +229,7 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
             step = _picture_step(name, z[name], shape.pictures, of_class, rows, used)
         if name == "teacher/gradient":
             stddev = z[name] * method.teacher_clip / rows
-            uncapped = method.teacher_rate * _feature_norm(plan, geometry, moment) ** 2 * stddev
+            uncapped = method.teacher_rate * _feature_norm(plan, geometry, whitened) ** 2 * stddev
             one = min(uncapped, method.teacher_noise_cap)
             if errors and errors.logit and errors.logit_size:
                 step = errors.logit, errors.logit_size, "logit", "of a label's logit", "size of a logit"
@@ -276,7 +283,7 @@ def _picture_step(
 
 
 def moment_noise(plan: Plan, geometry: Geometry, rows: int) -> float:
-    """Noise of a diagonal entry of the covariance, as `fit.covariance` will find it.
+    """Noise of a diagonal entry of the rough covariance, as `fit.covariance` will find it.
 
     Residuals that are longer than the clipping radius are scaled to it, and their moment is scaled
     back to the trace of all: rows of like length lose by the one what the other gives.
@@ -287,24 +294,41 @@ def moment_noise(plan: Plan, geometry: Geometry, rows: int) -> float:
     return multiplier * square * max(plan.config.method.residual_radius, 1.0) ** 2 / rows
 
 
+def whitened_noise(plan: Plan, geometry: Geometry, rows: int) -> float:
+    """The same of the whitened moment, as `fit.whitened` will find it."""
+    square = float(_whitened(plan, geometry)[0].sum())
+    multiplier = plan.row_multipliers["whitened/moment"]
+    return multiplier * square * max(plan.config.method.residual_radius, 1.0) ** 2 / rows
+
+
+def _whitened(plan: Plan, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """Variances of whitened rows in their directions, (d,), and those that they are divided by."""
+    within = geometry.along(plan.shape.dimension)[0]
+    damped = within + within.mean()
+    return within / damped, damped
+
+
 def _feature_norm(plan: Plan, geometry: Geometry, stddev: float) -> float:
-    """Root mean square norm of a whitened row, as `fit.covariance` will find it."""
+    """Root mean square norm of a whitened row, as `fit.whitened` will find it, from `whitened_noise`."""
     within, between, _ = geometry.along(plan.shape.dimension)
     total = within + between
-    damping = plan.config.method.damping * shrinkage.noise_radius(plan.shape.dimension, stddev)
-    damping = max(damping, DAMPING_FLOOR * total.mean())
+    noise = shrinkage.noise_radius(plan.shape.dimension, stddev) * float(_whitened(plan, geometry)[1].mean())
+    damping = plan.config.method.damping * noise
+    damping = max(damping, teacher.DAMPING_FLOOR * total.mean())
     return math.sqrt((total / (total + damping)).sum())
 
 
 def directions_seen(plan: Plan, rows: int, geometry: Geometry) -> int:
-    """Directions whose variance stands out of the moment's noise.
+    """Directions whose variance stands out of the noise of one of the two moments.
 
     An eigenvalue does where it is above half of the noise's radius (Baik, Ben Arous and
     Peche 2005; for this noise Benaych-Georges and Nadakuditi 2011).
     """
     d = plan.shape.dimension
-    stddev = moment_noise(plan, geometry, rows)
-    return int((geometry.along(d)[0] > shrinkage.noise_radius(d, stddev) / 2).sum())
+    rough = shrinkage.noise_radius(d, moment_noise(plan, geometry, rows))
+    whitened = shrinkage.noise_radius(d, whitened_noise(plan, geometry, rows))
+    seen = geometry.along(d)[0] > rough / 2, _whitened(plan, geometry)[0] > whitened / 2
+    return int(np.logical_or(*seen).sum())
 
 
 def simulate(plan: Plan, rows: int, geometry: Geometry, draws: int = DRAWS) -> Errors | None:
@@ -312,7 +336,7 @@ def simulate(plan: Plan, rows: int, geometry: Geometry, draws: int = DRAWS) -> E
 
     Each of fewer directions k has the variance of d / k of them. The noise is scaled so that
     what matters stays as it is: that of a mean's coordinates by (d / k)^.5, for the whole
-    mean's to be the same; the moment's by (d / k)^1.5, for its radius to grow as the
+    mean's to be the same; the moments' by (d / k)^1.5, for its radius to grow as the
     variances do; a gradient's by d / k, for features share one norm; and all of it by the
     drawn rows over the rows.
 
@@ -409,7 +433,9 @@ def _fit(
         if stage.KIND == "scatter":
             # Nothing that is looked at here depends on the shapes of classes.
             continue
-        scale = more ** {"counts": 0.0, "means": 0.5, "moment": 1.5, "teacher": 1.0}[stage.KIND]
+        scale = (
+            more ** {"counts": 0.0, "means": 0.5, "moment": 1.5, "whitened": 1.5, "teacher": 1.0}[stage.KIND]
+        )
         multipliers = {
             query.name: plan.row_multipliers[f"{stage.mechanism}/{query.name}"]
             * fewer

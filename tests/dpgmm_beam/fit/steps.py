@@ -11,6 +11,7 @@ from dpgmm_beam.fit.projection import VIEW_UNIT
 from dpgmm_beam.fit.stage import Shape
 from dpgmm_beam.fit.state import ClassCounts, ClassMeans, FitState, Teacher
 from dpgmm_beam.fit.teacher import TeacherStep
+from dpgmm_beam.fit.whitened import WhitenedMoment
 from dpgmm_beam.privacy import lattice
 from tests.strategies import lattice_rows
 
@@ -47,6 +48,10 @@ def means_stage(dimension):
 
 def moment_stage(dimension, components=1):
     return PooledMoment(shape(dimension, components), Method())
+
+
+def whitened_stage(dimension, components=1):
+    return WhitenedMoment(shape(dimension, components), Method())
 
 
 def teacher_stage(dimension, clip=0.25, step=0, steps=4):

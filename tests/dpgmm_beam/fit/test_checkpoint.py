@@ -42,7 +42,7 @@ def test_each_checkpoint_comes_back(seen):
 
 
 def test_sections_are_there_once_their_step_is_done(seen):
-    first, after_counts, after_means, after_moment, *_, last = seen
+    first, after_counts, after_means, after_moment, after_whitened, *_, last = seen
     assert equal(first.state, FitState())
     assert first.takes_data_digest
     assert not after_counts.takes_data_digest
@@ -53,9 +53,13 @@ def test_sections_are_there_once_their_step_is_done(seen):
     assert after_counts.state.class_means is None
     assert after_means.state.class_means is not None
     assert after_means.state.teacher is None
-    assert after_moment.covariance is not None
-    assert [checkpoint.covariance is None for checkpoint in seen[4:]] == [True] * len(seen[4:])
-    assert last.covariance_at == 3
+    assert after_moment.state.rough is not None
+    assert after_moment.covariance is None
+    # A rough covariance is of no use to those who come after.
+    assert after_whitened.state.rough is None
+    assert after_whitened.covariance is not None
+    assert [checkpoint.covariance is None for checkpoint in seen[5:]] == [True] * len(seen[5:])
+    assert last.covariance_at == 4
 
 
 def test_damage_is_found(seen):

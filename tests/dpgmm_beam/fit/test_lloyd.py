@@ -32,7 +32,7 @@ def test_the_later_half_of_the_rounds_has_shorter_steps():
     assert steps[0] == lloyd.RELAXATION
     assert steps[-1] == 1.0
     assert (np.diff(steps) < 0).all()
-    only = plan_of(rounds=1).stages[3]
+    only = plan_of(rounds=1).stages[4]
     assert (only.mechanism, only.relaxation) == ("rounds", 1.0)
 
 

@@ -32,6 +32,7 @@ def test_the_budget_charges_every_channel_of_every_stage(plan):
         "means/sum": 1,
         "means/square": 1,
         "moment/moment": 1,
+        "whitened/moment": 1,
         "teacher/gradient": 20,
         "sketch/count": 1,
         "sketch/sum": 1,
@@ -53,10 +54,11 @@ def test_stages_have_distinct_names(plan):
 
 def test_what_is_not_used_is_spread_over_the_others():
     alone = Plan(dataclasses.replace(CONFIG, classes=("a",), components=1), "one")
-    assert [stage.KIND for stage in alone.stages] == ["counts", "means", "moment", "scatter"]
+    assert [stage.KIND for stage in alone.stages] == ["counts", "means", "moment", "whitened", "scatter"]
     assert math.isclose(sum(m.share for m in alone.budget.mechanisms), 1.0)
     shares = {m.name: m.share for m in alone.budget.mechanisms}
-    assert math.isclose(shares["moment/moment"] / shares["means/sum"], 0.14 / 0.07)
+    moments = shares["moment/moment"] + shares["whitened/moment"]
+    assert math.isclose(moments / shares["means/sum"], 0.14 / 0.07)
 
 
 def test_noise_too_large_to_draw_is_refused_at_once():

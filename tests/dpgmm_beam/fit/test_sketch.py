@@ -17,15 +17,16 @@ def fitted():
 
 
 def test_stages_are_few_and_do_not_depend_on_the_classes():
-    kinds = [[stage.name for stage in plan_of(classes=c, rounds=4).stages[3:]] for c in (1, 50)]
+    kinds = [[stage.name for stage in plan_of(classes=c, rounds=4).stages[4:]] for c in (1, 50)]
     shapes = ["centres 0", "scatter 0", "scales 0"]
     assert kinds[0] == kinds[1] == ["sketch 0", "sketch 1", "rounds 2", "rounds 3", *shapes]
-    assert [stage.name for stage in plan_of(rounds=1).stages[3:]] == ["rounds 0", *shapes]
-    assert len(plan_of().stages[3:]) == len(plan_of(components=None).stages[3:]) == 11
+    assert [stage.name for stage in plan_of(rounds=1).stages[4:]] == ["rounds 0", *shapes]
+    assert len(plan_of().stages[4:]) == len(plan_of(components=None).stages[4:]) == 11
     assert [stage.name for stage in plan_of(components=1).stages] == [
         "counts 0",
         "means 0",
         "moment 0",
+        "whitened 0",
         "scatter 0",
     ]
 
@@ -43,7 +44,7 @@ def test_components_are_as_many_as_rows_allow():
     assert sketch.components_of(Shape(2, 128, 7, 64, 64), 10) == 7
 
 
-@pytest.mark.parametrize("position", [3, 4])
+@pytest.mark.parametrize("position", [4, 5])
 def test_sums_are_those_of_integer_arithmetic(fitted, position):
     plan, rows, before = fitted
     stage, state, some = plan.stages[position], before[position], Rows(rows.values[:40], rows.classes[:40])
@@ -58,7 +59,7 @@ def test_sums_are_those_of_integer_arithmetic(fitted, position):
 
 
 def test_states_hold_what_workers_need_as_integers(fitted):
-    for state in fitted[2][3:]:
+    for state in fitted[2][4:]:
         for points in (state.components.cells, state.components.centres):
             np.testing.assert_array_equal(points, np.rint(points))
         cells = state.components.cells.reshape(-1, 8).astype(np.float64)

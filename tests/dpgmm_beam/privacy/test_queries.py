@@ -43,7 +43,7 @@ def test_the_sums_of_a_usual_stage_are_one_part():
     """A release of 10 classes in 512 dimensions has two barriers a stage but for moments and centres."""
     plan = Plan(ReleaseConfig("precomputed", tuple("abcdefghij"), 512, 1.0, 1e-5), "id")
     parts = {stage.KIND: part_count(stage.queries) for stage in plan.stages}
-    moments = {"moment": 5, "scatter": 2, "scales": 4}
+    moments = {"moment": 5, "whitened": 5, "scatter": 2, "scales": 4}
     assert parts == {
         "counts": 1,
         "means": 1,

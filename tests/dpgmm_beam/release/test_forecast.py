@@ -116,12 +116,14 @@ def test_odd_sizes_are_simulated(classes, dimension, rows):
 def units(plan, geometry):
     """Real units of a lattice step of each query."""
     rms, moment = math.sqrt(geometry.within[-1]), forecast.moment_noise(plan, geometry, 1)
+    whitened = forecast.whitened_noise(plan, geometry, 1)
     return {
         "means/count": 1,
         "means/sum": 1 / lattice.UNIT,
         "means/square": 2.0**-Means.SQUARE_BITS,
         # Clipped at a share of the root mean square, and scaled back to the trace of all.
         "moment/moment": moment / plan.budget.multiplier("moment/moment") / 2**24,
+        "whitened/moment": whitened / plan.budget.multiplier("whitened/moment") / 2**24,
         "sketch/count": 1,
         "sketch/sum": SKETCH_REACH * rms / SKETCH_BOUND,
     }
@@ -134,12 +136,13 @@ def test_noise_is_that_of_the_stages_queries(components):
     assert list(found) == [mechanism.name for mechanism in plan.budget.mechanisms]
     of_class = rows / 10
     cells = of_class / found["sketch/count"].signal if components > 1 else None
-    used = (DIRECTIONS_PER_ROW * of_class / plan.budget.multiplier("moment/moment")) ** (2 / 3)
+    used = (DIRECTIONS_PER_ROW * of_class / plan.budget.multiplier("whitened/moment")) ** (2 / 3)
     sizes = {
         "means/count": 1,
         "means/sum": math.sqrt(64) / of_class,
         # The largest eigenvalue of the symmetric noise, twice the root of d stddev^2 / 2.
         "moment/moment": math.sqrt(2 * 64) / rows,
+        "whitened/moment": math.sqrt(2 * 64) / rows,
         "sketch/count": 1,
         "means/square": 1 / rows,
         "sketch/sum": cells and math.sqrt(min(used, plan.shape.subspace_dim)) * cells / of_class,
@@ -209,17 +212,19 @@ def test_directions_that_are_seen():
     few, more = (forecast.directions_seen(plan_of(dimension=1280), rows, LIKE) for rows in (10**4, 10**6))
     assert 0 < few < more < 1280
     # One direction among many: it comes out of the noise's semicircle, or does not.
-    plan, rows, d = plan_of(dimension=300), 50_000, 300
+    plan, d = plan_of(dimension=300), 300
     alike = dataclasses.replace(LIKE, ranks=(0, 1 / d, 1), between=(0, 0.1, 0.1), centre=(0, 0.1, 0.1))
-    stddev = forecast.moment_noise(plan, alike, rows)
+    alike = dataclasses.replace(alike, within=(0, 1.0, 1.1))
+    # Its whitened variance, and rows that make the edge of the noise as much.
+    variance = 1.0 / (1.0 + 1.1 / d)
+    stddev = variance / math.sqrt(2 * d)
+    enough = round(forecast.whitened_noise(plan, alike, 1) / stddev)
     noise = np.random.default_rng(1).normal(size=(d, d)) * stddev / math.sqrt(2)
     noise = np.triu(noise, 1) + np.triu(noise, 1).T + np.diag(np.diag(noise)) * math.sqrt(2)
-    edge = math.sqrt(2 * d) * stddev
-    for variance, seen in ((edge, True), (0.3 * edge, False)):
-        values = np.linalg.eigvalsh(noise + np.diag([variance] + [0.0] * (d - 1)))
-        assert (values[-1] > 1.1 * edge) == seen
-        shape = dataclasses.replace(alike, within=(0, variance, variance))
-        assert forecast.directions_seen(plan, rows, shape) == seen
+    for share, seen in ((1.0, True), (0.3, False)):
+        values = np.linalg.eigvalsh(noise / share + np.diag([variance] + [0.0] * (d - 1)))
+        assert (values[-1] > 1.1 * variance / share) == seen
+        assert forecast.directions_seen(plan, round(enough * share), alike) == seen
 
 
 @pytest.mark.parametrize(

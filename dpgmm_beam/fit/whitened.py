@@ -1,0 +1,119 @@
+"""Step 4: the covariance again, where the rough one is the unit matrix; and what starts from it.
+
+Rows are whitened by the rough covariance (`fit.covariance`), damped by its mean
+variance: directions of large variance, which it knows, no longer fill the clipping
+radius, and for directions of middling variance the noise is as much smaller.  What is
+released is as good there as one moment of 1.8 times the budget, and at small epsilon these are
+the directions in which synthetic rows would be too narrow (docs/clustering.md).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from dpgmm_beam.data.rows import Rows
+from dpgmm_beam.fit import shrinkage, sketch, teacher
+from dpgmm_beam.fit.covariance import BASIS_BITS, MAX_FACTOR, covariance_of
+from dpgmm_beam.fit.projection import VIEW_BITS, Projection, pack_projection
+from dpgmm_beam.fit.stage import Advanced, ClippedStage, Multipliers
+from dpgmm_beam.fit.state import ClassMeans, Covariance, FitState
+from dpgmm_beam.linalg import one_thread
+from dpgmm_beam.privacy import lattice
+from dpgmm_beam.privacy.queries import SumQuery, Sums
+
+
+@dataclasses.dataclass(frozen=True)
+class WhitenedMoment(ClippedStage):
+    """Second moment of the rows round their class means, whitened by the rough covariance.
+
+    The squared norm of a whitened row is on average the effective dimension, which the
+    rough covariance states: rows are clipped at a share of its root, and the moment is scaled to it.
+
+    Makes the `Covariance`, and in the state `teacher`, `subspace` and `components`, in the place of `rough`.
+    """
+
+    KIND = "whitened"
+
+    @property
+    def queries(self) -> tuple[SumQuery, ...]:
+        d = self.shape.dimension
+        bound = float(self.bound) ** 2
+        return (SumQuery("moment", d * (d + 1) // 2, bound, symmetric_order=d, one_sided=True),)
+
+    def begin(self) -> Sums:
+        return {"moment": np.zeros((self.shape.dimension, self.shape.dimension), np.int64)}
+
+    def adder(self, before: FitState) -> Callable[[Rows, Sums], None]:
+        of_classes, rough = _known(before)
+        whitening = rough.vectors / np.sqrt(rough.damped)
+        matrix = pack_projection(whitening.T / self._radius(rough))
+        project = Projection(of_classes.means, matrix).bind()
+
+        def add(rows: Rows, sums: Sums) -> None:
+            values = project(rows).values * 2.0 ** (self.BITS - VIEW_BITS)
+            values = lattice.clip_rows(np.rint(values, out=values), self.bound)
+            # Exact: a block's entries are under its rows x 2**24, far under 2**53.
+            sums["moment"] += (values.T @ values).astype(np.int64)
+
+        return add
+
+    def finish(self, sums: Sums) -> Sums:
+        return {"moment": lattice.pack_triangle(sums["moment"])}
+
+    def advance(self, before: FitState, noisy: Sums, multipliers: Multipliers) -> Advanced:
+        of_classes, rough = _known(before)
+        trace = rough.effective_dimension
+        per_row = self._radius(rough) ** 2 / (self.bound**2 * of_classes.counts.sum())
+        moment = lattice.unpack_triangle(noisy["moment"].astype(np.float64)) * per_row
+        factor = float(np.clip(trace / max(np.trace(moment), 1e-30), 1.0, MAX_FACTOR))
+        stddev = multipliers["moment"] * self.bound**2 * per_row * factor
+        found, axes = shrinkage.shrink_moment(moment * factor, stddev, trace, rough.values / rough.damped)
+        with one_thread():
+            root = (rough.vectors * np.sqrt(rough.damped)) @ axes
+            values, vectors = shrinkage.spectrum((root * found) @ root.T, of_classes.residual_square)
+        # The noise of a direction of mean variance.
+        noise = shrinkage.noise_radius(self.shape.dimension, stddev) * float(rough.damped.mean())
+        subspace, components = sketch.start(of_classes, values, vectors, self.shape, multipliers["moment"])
+        state = dataclasses.replace(
+            before,
+            rough=None,
+            teacher=teacher.start(of_classes, values, vectors, self.method.damping * noise),
+            subspace=subspace,
+            components=components,
+        )
+        # Axes by falling size: shapes are given in the first of them.
+        return Advanced(state, covariance_of(values, vectors))
+
+    def _radius(self, rough: "_Rough") -> float:
+        """Clipping radius of a whitened residual."""
+        return self.method.residual_radius * float(np.sqrt(rough.effective_dimension))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Rough:
+    """The rough covariance as eigenvalues, (d,), and eigenvectors in columns, (d, d)."""
+
+    values: np.ndarray
+    vectors: np.ndarray
+
+    @staticmethod
+    def of(covariance: Covariance) -> "_Rough":
+        basis = covariance.basis * 2.0**-BASIS_BITS
+        values = np.maximum((basis**2).sum(axis=0), 2.0 ** (-2 * BASIS_BITS))
+        return _Rough(values, basis / np.sqrt(values))
+
+    @property
+    def damped(self) -> np.ndarray:
+        """Variances plus their mean: what rows are divided by the root of."""
+        return self.values + self.values.mean()
+
+    @property
+    def effective_dimension(self) -> float:
+        return float((self.values / self.damped).sum())
+
+
+def _known(before: FitState) -> tuple[ClassMeans, _Rough]:
+    assert before.class_means is not None
+    assert before.rough is not None
+    return before.class_means, _Rough.of(before.rough)
