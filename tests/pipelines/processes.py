@@ -12,7 +12,9 @@ import sys
 import time
 from pathlib import Path
 
+import grpc
 import pytest
+from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
 from tests import small
 from tests.pipelines import stopping
@@ -145,6 +147,15 @@ def server():
     """Prism as a server: its port, and the process to enter."""
     port = free_port()
     return port, process(small.PRISM, "-job_port", port, "-serve_http=false", port=port)
+
+
+def job_states(prism) -> list[str]:
+    """What Prism, a process of `server`, says of its jobs."""
+    address = f"localhost:{prism.args[prism.args.index('-job_port') + 1]}"
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+        service = beam_job_api_pb2_grpc.JobServiceStub(channel)
+        told = service.GetJobs(beam_job_api_pb2.GetJobsRequest(), timeout=PATIENCE)
+    return [beam_job_api_pb2.JobState.Enum.Name(job.state) for job in told.job_info]
 
 
 def portable(job: int, worker: int) -> list[str]:
