@@ -78,7 +78,7 @@ class Method:
 
     residual_radius: float = 0.7
     subspace_dim: int = 96
-    damping: float = 1 / 7
+    damping: float = 0.3
     teacher_steps: int = 20
     teacher_clip: float = 0.25
     teacher_rate: float = 3.0

@@ -101,7 +101,7 @@ def small_config(**changes) -> ReleaseConfig:
 
 
 def default_config(dimension: int = 16) -> ReleaseConfig:
-    """All options as they are by default: 34 stages."""
+    """All options as they are by default: 35 stages."""
     return ReleaseConfig("precomputed", CLASSES, dimension, epsilon=1.0, delta=1e-5)
 
 

@@ -22,13 +22,16 @@ from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.privacy import lattice
 from dpgmm_beam.privacy.queries import SumQuery, Sums
 
+WHITENED_RADIUS = 0.8
+"""Clipping radius of a whitened row, over the root of the effective dimension."""
+
 
 @dataclasses.dataclass(frozen=True)
 class WhitenedMoment(ClippedStage):
     """Second moment of the rows round their class means, whitened by the rough covariance.
 
     The squared norm of a whitened row is on average the effective dimension, which the
-    rough covariance states: rows are clipped at a share of its root, and the moment is scaled to it.
+    rough covariance states: rows are clipped at its root, and the moment is scaled to it.
 
     Makes the `Covariance`, and in the state `teacher`, `subspace` and `components`, in the place of `rough`.
     """
@@ -87,7 +90,7 @@ class WhitenedMoment(ClippedStage):
 
     def _radius(self, rough: "_Rough") -> float:
         """Clipping radius of a whitened residual."""
-        return self.method.residual_radius * float(np.sqrt(rough.effective_dimension))
+        return WHITENED_RADIUS * float(np.sqrt(rough.effective_dimension))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

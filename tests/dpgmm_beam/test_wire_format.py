@@ -58,7 +58,7 @@ def test_the_canonical_form_of_a_configuration():
     assert json.dumps(config().to_dict(), sort_keys=True) == (
         '{"classes": ["class 0", "class 1", "class 2"], "clip_norm": null, "components": 1, "delta": '
         '1e-05, "dimension": 6, "encoder": "precomputed", "epsilon": 1.0, "labelled": true, "method": '
-        '{"damping": 0.14285714285714285, "reduced": 4, "residual_radius": 0.7, "teacher_clip": 0.25, '
+        '{"damping": 0.3, "reduced": 4, "residual_radius": 0.7, "teacher_clip": 0.25, '
         '"teacher_momentum": 0.9, "teacher_noise_cap": 0.05, "teacher_rate": 3.0, "teacher_ridges": '
         '5, "teacher_steps": 3}, "rounds": 4, "samples_per_class": 6000, "shares": {"centres/square": '
         '0.003, "centres/sum": 0.017, "means/count": 0.01, "means/square": 0.01, "means/sum": 0.07, '
@@ -66,17 +66,17 @@ def test_the_canonical_form_of_a_configuration():
         '"scales/square": 0.01, "scatter/moment": 0.08, "scatter/square": 0.01, "teacher/gradient": '
         "0.555}}"
     )
-    assert config().digest == "e76c6f811a7a0084613466887d9ae36945f36c217bfa517ddb73e9cb8fe7789b"
-    assert config().fit_digest == "bc3ba0d9cf7878a41ffb2f8cf8cd3accfaedca59dff81dcc56e26080c6eb60a0"
+    assert config().digest == "c578ca39ff53d4f6fb212e9e38ebcb374f5585ed6871df0832db89ca2bcb488f"
+    assert config().fit_digest == "116198a156b677dc542ffaa5deb137d204d51ddac02d8a1076289acd8fc5f8ac"
 
 
 def test_the_words_of_the_noise():
-    assert noise.SCHEME == 7
+    assert noise.SCHEME == 8
     key = KEY.within("id", "stage 0", "channel", 3, b"\x00\xff")
     assert key.context == (b"id", b"stage 0", b"channel", b"3", b"\x00\xff")
-    assert key.stream(16).hex() == "821ed08df695cc6407afc569f38974bb"
-    assert rounded_gaussian(key, 1000.0, 6).tolist() == [270, -731, 1438, 762, -90, 661]
-    assert generator_of_key(key, 7).integers(0, 2**32, 3).tolist() == [269693925, 2325164206, 3528565428]
+    assert key.stream(16).hex() == "6326f80190846383cf4c12daab6cf533"
+    assert rounded_gaussian(key, 1000.0, 6).tolist() == [-2219, 831, 1999, -17, -1476, -2030]
+    assert generator_of_key(key, 7).integers(0, 2**32, 3).tolist() == [1368911038, 2573452713, 156263189]
 
 
 QUERIES = {
@@ -84,7 +84,8 @@ QUERIES = {
         ("counts 0", "count", 3, 0, "0x1.0000000000000p+0", 36.552612),
         ("means 0", "sum", 18, 0, "0x1.0000000000000p+15", 13.815589),
         ("means 0", "square", 6, 0, "0x1.0000000000000p+20", 36.552612),
-        ("moment 0", "moment", 21, 6, "0x1.0000000000000p+24", 9.769097),
+        ("moment 0", "moment", 21, 6, "0x1.0000000000000p+24", 19.538193),
+        ("whitened 0", "moment", 21, 6, "0x1.0000000000000p+24", 11.280381),
         ("scatter 0", "moment", 30, 4, "0x1.0000000000000p+24", 12.9233),
         ("scatter 0", "square", 3, 0, "0x1.0000000000000p+12", 36.552612),
         ("teacher 0", "gradient", 21, 0, "0x1.0000000001000p+28", 7.913873),
@@ -95,7 +96,8 @@ QUERIES = {
         ("counts 0", "count", 3, 0, "0x1.0000000000000p+0", 37.306354),
         ("means 0", "sum", 18, 0, "0x1.0000000000000p+15", 14.100476),
         ("means 0", "square", 6, 0, "0x1.0000000000000p+20", 37.306354),
-        ("moment 0", "moment", 21, 6, "0x1.0000000000000p+24", 9.970542),
+        ("moment 0", "moment", 21, 6, "0x1.0000000000000p+24", 19.941085),
+        ("whitened 0", "moment", 21, 6, "0x1.0000000000000p+24", 11.512991),
         ("sketch 0", "count", 120, 0, "0x1.0000000000000p+0", 86.155333),
         ("sketch 0", "sum", 480, 0, "0x1.3330000000000p+13", 47.18922),
         ("sketch 1", "count", 120, 0, "0x1.0000000000000p+0", 86.155333),
@@ -118,7 +120,8 @@ QUERIES = {
         ("counts 0", "count", 1, 0, "0x1.0000000000000p+0", 37.306354),
         ("means 0", "sum", 6, 0, "0x1.0000000000000p+15", 14.100476),
         ("means 0", "square", 6, 0, "0x1.0000000000000p+20", 37.306354),
-        ("moment 0", "moment", 21, 6, "0x1.0000000000000p+24", 7.895635),
+        ("moment 0", "moment", 21, 6, "0x1.0000000000000p+24", 15.79127),
+        ("whitened 0", "moment", 21, 6, "0x1.0000000000000p+24", 9.117094),
         ("sketch 0", "count", 60, 0, "0x1.0000000000000p+0", 51.034015),
         ("sketch 0", "sum", 240, 0, "0x1.3330000000000p+13", 20.232211),
         ("sketch 1", "count", 60, 0, "0x1.0000000000000p+0", 51.034015),
@@ -138,7 +141,8 @@ QUERIES = {
         ("counts 0", "count", 1, 0, "0x1.0000000000000p+0", 21.103661),
         ("means 0", "sum", 6, 0, "0x1.0000000000000p+15", 7.976434),
         ("means 0", "square", 6, 0, "0x1.0000000000000p+20", 21.103661),
-        ("moment 0", "moment", 21, 6, "0x1.0000000000000p+24", 5.640191),
+        ("moment 0", "moment", 21, 6, "0x1.0000000000000p+24", 11.280381),
+        ("whitened 0", "moment", 21, 6, "0x1.0000000000000p+24", 6.512731),
         ("scatter 0", "moment", 10, 4, "0x1.0000000000000p+24", 7.461271),
         ("scatter 0", "square", 1, 0, "0x1.0000000000000p+12", 21.103661),
     ],
@@ -146,7 +150,8 @@ QUERIES = {
         ("counts 0", "count", 3, 0, "0x1.0000000000000p+0", 37.306354),
         ("means 0", "sum", 18, 0, "0x1.0000000000000p+15", 14.100476),
         ("means 0", "square", 6, 0, "0x1.0000000000000p+20", 37.306354),
-        ("moment 0", "moment", 21, 6, "0x1.0000000000000p+24", 9.970542),
+        ("moment 0", "moment", 21, 6, "0x1.0000000000000p+24", 19.941085),
+        ("whitened 0", "moment", 21, 6, "0x1.0000000000000p+24", 11.512991),
         ("sketch 0", "count", 1536, 0, "0x1.0000000000000p+0", 86.155333),
         ("sketch 0", "sum", 6144, 0, "0x1.3330000000000p+13", 47.18922),
         ("sketch 1", "count", 1536, 0, "0x1.0000000000000p+0", 86.155333),
@@ -210,7 +215,8 @@ CONTEXTS = [
     "id/<64>/<64>/counts 0/count/0x1.0000000000000p+0/0x1.2a73698c35adep+5/0/<32>/<32>",
     "id/<64>/<64>/means 0/sum/0x1.0000000000000p+15/0x1.04825da1ebe6dp+3/0/<32>/<32>",
     "id/<64>/<64>/means 0/square/0x1.0000000000000p+20/0x1.2a73698c35adep+5/0/<32>/<32>",
-    "id/<64>/<64>/moment 0/moment/0x1.0000000000000p+24/0x1.0af14a18e639fp+4/0/<32>/<32>",
+    "id/<64>/<64>/moment 0/moment/0x1.0000000000000p+24/0x1.0af14a18e639fp+5/0/<32>/<32>",
+    "id/<64>/<64>/whitened 0/moment/0x1.0000000000000p+24/0x1.343d1adb6b120p+4/0/<32>/<32>",
     "id/<64>/<64>/sketch 0/count/0x1.0000000000000p+0/0x1.2a73698c35adep+7/0/<32>/<32>",
     "id/<64>/<64>/sketch 0/sum/0x1.3330000000000p+13/0x1.2a73698c35adep+6/0/<32>/<32>",
     "id/<64>/<64>/sketch 1/count/0x1.0000000000000p+0/0x1.2a73698c35adep+7/0/<32>/<32>",
@@ -239,69 +245,69 @@ def test_the_contexts_of_the_noise_in_their_order(monkeypatch):
 
 RELEASES = {
     (3, 1): {
-        "contexts": "07f0a95f77d5836557d1222c",
-        "components.parquet": "efd40b37d39c3e6185a8b327",
-        "basis.parquet": "97d6f0bd43eb243b525d9c69",
-        "classes.parquet": "fd85e180b1c89f6c86550830",
-        "teacher.parquet": "82a9c947ffc8b79828539dd2",
-        "features.parquet": "5ccc067cbba3931bfa17d992",
-        "part": "64df92714deb60847714ef65",
+        "contexts": "4ee869c52b45ae3e2a3b645b",
+        "components.parquet": "3fd0969111dc27412aaa4fed",
+        "basis.parquet": "7adf44fddaad436c298aa9af",
+        "classes.parquet": "88bab8b967b1f9afad62e73d",
+        "teacher.parquet": "233d0605945ecdc6ed559804",
+        "features.parquet": "92b6d0d32a29712df2359ca3",
+        "part": "70cfd6b42c8f8c75c2f7e955",
     },
     (3, 2): {
-        "contexts": "6be0aa67a36bbeded09a68ad",
-        "components.parquet": "49aa2f974c9b9568d8bdc9d4",
-        "basis.parquet": "67184aa3a55d1aaf45e27f02",
-        "classes.parquet": "53f1f5e67fcc85a6c5b044e1",
-        "teacher.parquet": "cb3ddfaa007f799e0b117f37",
-        "features.parquet": "510d4e1ae1f2e78a746627cc",
+        "contexts": "a0c0119b1151d48f5078d2c5",
+        "components.parquet": "03808b1d07cf7fadc2866b95",
+        "basis.parquet": "e7bc4e6d0a90a9e4d398b3ce",
+        "classes.parquet": "9695b6cc1ef06f5c96be8dfa",
+        "teacher.parquet": "7b7dd887466952e668f517c3",
+        "features.parquet": "104b7ce3c4a2f83f7d61e066",
         "ridges.parquet": "b64ce52872bd42fc002460e0",
-        "part": "643d39f3ef52a9e41884ba01",
+        "part": "9523324ee8e1a79d547d0f45",
     },
     (1, 3): {
-        "contexts": "d99895ef6f2dac68d67c34a9",
-        "components.parquet": "c1c733a32b643ae1ebae85f2",
-        "basis.parquet": "1bc0d65457a191ce142cf1f0",
-        "classes.parquet": "f753c601a389fdeea7f05532",
-        "teacher.parquet": "3eb73376e9992aab9b574684",
-        "features.parquet": "67dc819db5f22ca90948f167",
-        "part": "a9cd2089778d95fc68e0ab54",
-    },
-    (1, 1): {
-        "contexts": "6d2db876140541dc1186397b",
-        "components.parquet": "fa0167b9a79dfd5271c97d0d",
-        "basis.parquet": "40b4f4ba556887847392a7b7",
-        "classes.parquet": "8c87ee9b6849d66ae55391ee",
+        "contexts": "0851220555dcbdc2ea0c3a3f",
+        "components.parquet": "3fb63490616cac7e79d20f45",
+        "basis.parquet": "dda020ceb9205785a7a7adab",
+        "classes.parquet": "ec5873ea00575e54a3af1261",
         "teacher.parquet": "3eb73376e9992aab9b574684",
         "features.parquet": "b103a198c29a9cefdf9c1610",
-        "part": "7d0ddbd12425e76b094a534c",
+        "part": "e3c2f238a2c4998f3ab7993b",
+    },
+    (1, 1): {
+        "contexts": "d7c0a87f488da42cbd95b599",
+        "components.parquet": "2df55b043302dfb21140e6ed",
+        "basis.parquet": "4714e1485f7c2d572c62403a",
+        "classes.parquet": "bbe0c6aadc3db017a44337ca",
+        "teacher.parquet": "3eb73376e9992aab9b574684",
+        "features.parquet": "8c937d37e34428f942c45222",
+        "part": "8cf666aa19a3205147e2be60",
     },
     (40, 1): {
-        "contexts": "a8218240cf7a29d41d2258d8",
-        "components.parquet": "05db4902b5db11aba8299259",
-        "basis.parquet": "fe5e13b0b4d679b8cae17c6e",
-        "classes.parquet": "5cc6aeec8294368860bdc3f8",
-        "teacher.parquet": "0ccd0e876f4d935cc9a931ff",
-        "features.parquet": "ccb82c17a0f3b6411f62c0ba",
-        "part": "c5302f6dfa2a96307f0e810e",
+        "contexts": "d9cfc47261c1276ffb1f1dbe",
+        "components.parquet": "dea297779604bbc129af2ac6",
+        "basis.parquet": "2a67705acbc669245f557813",
+        "classes.parquet": "0413481b0c8db04ee0bf6d8b",
+        "teacher.parquet": "0df05540af81aa22d9066f0b",
+        "features.parquet": "1240173d77e77e3a253f9eb9",
+        "part": "79fef9eb7ea8d0e56d8c71c4",
     },
     (1000, 1): {
-        "contexts": "8b879802a6cfaba9fc19c6ca",
-        "components.parquet": "d4d214816d9902f428375fd6",
-        "basis.parquet": "fabe0d24a55c98aadb742f32",
-        "classes.parquet": "e7160ec47312bceabd553cea",
-        "teacher.parquet": "ac1cdb065fde6bb228b0b6b3",
-        "features.parquet": "8f157398f482ae9f1de3fbee",
-        "part": "c1fc26a1c2ede8e2faf67c9b",
+        "contexts": "7f56427480ec1b7329396346",
+        "components.parquet": "3840c682c30530f76be22038",
+        "basis.parquet": "f944dad96817a363541f58e4",
+        "classes.parquet": "3a7fa05f153ae5ddcb5bf3a6",
+        "teacher.parquet": "ac2456b704f54aaa68b1f2e3",
+        "features.parquet": "038d81783fa4fc914fd56912",
+        "part": "87ee3c496d93c15e5f030e45",
     },
     (3, None): {
-        "contexts": "8f10a42e92781193d20461e3",
-        "components.parquet": "b1b5dd543e6174937913e6df",
-        "basis.parquet": "3bf18f892b1f087783561156",
-        "classes.parquet": "d60dad76faa8e67110ebe1ce",
-        "teacher.parquet": "3093fe5f0bb9f041754dc7e4",
-        "features.parquet": "6f01bfbcbdccad99523ec1a0",
+        "contexts": "b3c7eb73f9f1a601afdb2fd6",
+        "components.parquet": "0a0e1c2909072bee2e4500f0",
+        "basis.parquet": "599d77d0f91636b3dba24b47",
+        "classes.parquet": "73cd175f5bee44bec5effbe0",
+        "teacher.parquet": "577db1ba6431be71db3a337d",
+        "features.parquet": "ab99313172d9501c4a3dc322",
         "ridges.parquet": "b64ce52872bd42fc002460e0",
-        "part": "a2bd70cd316e7591186b5a01",
+        "part": "bf61cc52f850f0ff5391e106",
     },
 }
 
@@ -339,18 +345,18 @@ def test_which_rows_of_a_unit_count_and_the_bound_that_is_found():
     )
     noisy = unit_bound.noisy(Plan(units, "id"), np.arange(unit_bound.BINS), bytes(64), KEY)
     digests = digest_of(kept[0].records().tobytes()), digest_of(noisy.tolist())
-    assert digests == ("bc36a5262ee5d83fe7808d9b", "5a8bf63edd64276dae5a68a9")
+    assert digests == ("f66edc65f807c890b8027e0a", "a43f7749f000542b6e30a4e9")
 
 
 def test_a_decodable_release_pays_for_two_stages_more():
     decodable = config(decodable="8")
     assert decodable.to_dict() == {**config().to_dict(), "decodable": "8"}
-    assert decodable.fit_digest == "f25167c0b0a68f511aa28dd7a1be4a0104031b2856c14518427949c0d5701943"
+    assert decodable.fit_digest == "d7a49389ac7d03f3a77f3832b33dbbd9dc60e3e9f543e62d1ec4d0f85a7b0f34"
     stages = Plan(decodable, "id").stages
-    assert [stage.name for stage in stages[2:6]] == ["moment 0", "pictures 0", "slopes 0", "scatter 0"]
+    assert [stage.name for stage in stages[2:6]] == ["moment 0", "whitened 0", "pictures 0", "slopes 0"]
     assert [
         (query.name, query.size, query.one_sided, float(query.l2_sensitivity).hex())
-        for stage in stages[3:5]
+        for stage in stages[4:6]
         for query in stage.queries
     ] == [
         ("sum", 192, False, "0x1.0000000000000p+15"),

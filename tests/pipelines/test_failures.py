@@ -40,7 +40,7 @@ from transforms.files import listing
 
 SAMPLES = 9000
 SHARDS = 4
-STAGES = 10
+STAGES = 11
 ENCODER = "blocks"
 
 

@@ -65,7 +65,7 @@ def made(shared):
     key = small.write_key(shared / "key")
     os.chmod(key, 0o644)
     config = small.default_config(DIMENSION)
-    assert len(Plan(config, small.RELEASE_ID).stages) == 34
+    assert len(Plan(config, small.RELEASE_ID).stages) == 35
     return source, key, small.in_memory(source, config)
 
 

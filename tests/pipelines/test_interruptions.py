@@ -12,7 +12,7 @@ from pipelines import cli
 from tests import small
 from tests.pipelines.processes import PATIENCE, drawn, forked, kill, stopped, wait_until, watched
 
-STAGES = 8
+STAGES = 9
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def test_default_options(tmp_path):
     """As many stages as a release has that nobody configured."""
     source, key = small.write_rows(tmp_path / "in", small.table()), small.write_key(tmp_path / "key")
     config = small.default_config()
-    assert len(Plan(config, small.RELEASE_ID).stages) == 34
+    assert len(Plan(config, small.RELEASE_ID).stages) == 35
     released = small.run(source, tmp_path / "out", key, config=config)
     assert released == small.in_memory(source, config)
 

@@ -22,7 +22,7 @@ from transforms.files.run_files import Workspace
 from transforms.fit import StorePart, SumParts, SumPieces, final_checkpoint, load_part
 from transforms.passes import fingerprint
 
-STAGES = 10
+STAGES = 11
 
 
 @pytest.fixture(scope="module")
@@ -359,7 +359,7 @@ def test_the_final_state_is_that_of_the_fit_in_memory(finished):
 def test_the_covariance_is_in_one_state_only_and_comes_back_at_the_end(finished):
     base = finished[2]
     found = [run_files.load_state(base, stages).covariance is not None for stages in range(STAGES + 1)]
-    assert found == [stages == 3 for stages in range(STAGES + 1)]
+    assert found == [stages == 4 for stages in range(STAGES + 1)]
     assert final_checkpoint(base).covariance is not None
 
 

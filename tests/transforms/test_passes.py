@@ -21,8 +21,8 @@ from transforms.files import run_files
 from transforms.files.run_files import Workspace
 from transforms.passes import Pass, fingerprint
 
-STAGES = range(10)
-VIEWED = 6
+STAGES = range(11)
+VIEWED = 7
 """The position of a stage that reads its rows in a view."""
 
 

@@ -239,7 +239,7 @@ def test_a_damaged_view_is_dropped_and_a_whole_one_stays(setting, tmp_path):
     plan, workspace = setting
     source = small.write_rows(tmp_path / "in", small.table(200))
     pieces = steps.prepare(plan, workspace, source)
-    for position in range(4):
+    for position in range(5):
         steps.run_stage(position, workspace, pieces)
     base = pieces[0][0]
     (view, _), *_ = plan.views
@@ -399,7 +399,7 @@ def test_room_that_is_used_already_counts(setting, tmp_path, disk):
     disk(views - 1)
     with pytest.raises(ConfigError):
         steps.list_units(plan, workspace, source)
-    for position in range(9):
+    for position in range(10):
         steps.run_stage(position, workspace, pieces)
     disk(0)
     assert {each for each, _ in steps.list_units(plan, workspace, source)} == {base}

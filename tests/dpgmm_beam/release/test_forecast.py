@@ -209,22 +209,27 @@ def test_the_epsilon_of_a_mu(mu, delta):
 
 
 def test_directions_that_are_seen():
-    few, more = (forecast.directions_seen(plan_of(dimension=1280), rows, LIKE) for rows in (10**4, 10**6))
+    few, more = (forecast.directions_seen(plan_of(dimension=1280), rows, LIKE) for rows in (3 * 10**4, 10**6))
     assert 0 < few < more < 1280
-    # One direction among many: it comes out of the noise's semicircle, or does not.
-    plan, d = plan_of(dimension=300), 300
+    # One direction among many: it comes out of the semicircle of the rough moment's noise, or does not.
+    # Rows are so few that the whitened one says nothing.
+    plan, rows, d = plan_of(dimension=300), 100, 300
     alike = dataclasses.replace(LIKE, ranks=(0, 1 / d, 1), between=(0, 0.1, 0.1), centre=(0, 0.1, 0.1))
-    alike = dataclasses.replace(alike, within=(0, 1.0, 1.1))
-    # Its whitened variance, and rows that make the edge of the noise as much.
-    variance = 1.0 / (1.0 + 1.1 / d)
-    stddev = variance / math.sqrt(2 * d)
-    enough = round(forecast.whitened_noise(plan, alike, 1) / stddev)
+    stddev = forecast.moment_noise(plan, alike, rows)
     noise = np.random.default_rng(1).normal(size=(d, d)) * stddev / math.sqrt(2)
     noise = np.triu(noise, 1) + np.triu(noise, 1).T + np.diag(np.diag(noise)) * math.sqrt(2)
-    for share, seen in ((1.0, True), (0.3, False)):
-        values = np.linalg.eigvalsh(noise / share + np.diag([variance] + [0.0] * (d - 1)))
-        assert (values[-1] > 1.1 * variance / share) == seen
-        assert forecast.directions_seen(plan, round(enough * share), alike) == seen
+    edge = math.sqrt(2 * d) * stddev
+    for variance, seen in ((edge, True), (0.3 * edge, False)):
+        values = np.linalg.eigvalsh(noise + np.diag([variance] + [0.0] * (d - 1)))
+        assert (values[-1] > 1.1 * edge) == seen
+        shape = dataclasses.replace(alike, within=(0, variance, variance))
+        assert forecast.directions_seen(plan, rows, shape) == seen
+    # With more rows it is the whitened one that sees directions of middling variance.
+    wide = dataclasses.replace(alike, ranks=(0, 0.05, 0.5, 1), within=(0, 0.8, 0.98, 1.0))
+    wide = dataclasses.replace(wide, between=(0, 0.1, 0.1, 0.1), centre=(0, 0.1, 0.1, 0.1))
+    many = 200_000
+    edge = math.sqrt(2 * d) * forecast.moment_noise(plan, wide, many)
+    assert forecast.directions_seen(plan, many, wide) > (wide.along(d)[0] > edge / 2).sum() == 15
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,7 @@ def test_it_holds_what_the_release_promises_and_no_time(data):
         "means/sum",
         "means/square",
         "moment/moment",
+        "whitened/moment",
         "teacher/gradient",
         *(f"{stage}/{query}" for stage in ("sketch", "rounds", "late") for query in ("count", "sum")),
         *(f"{stage}/{query}" for stage in ("scatter", "scales") for query in ("moment", "square")),

@@ -40,7 +40,7 @@ def drawn(release):
 
 
 def test_the_release_says_what_it_is_of(release):
-    assert (release.config.clip_norm, release.config.components, release.n_components) == (4.0, None, 4)
+    assert (release.config.clip_norm, release.config.components, release.n_components) == (4.0, None, 2)
     assert release.manifest["config"]["method"]["picture_side"] == 8
 
 
