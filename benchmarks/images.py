@@ -1,6 +1,6 @@
 """What pictures of a release are worth: classifiers that saw drawn pictures only, on real test pictures.
 
-    python benchmarks/images.py [--data FOLDER] [--epsilons 1,10] [--keys 1,2] [--pictures 20000]
+    python benchmarks/images.py [--data FOLDER] [--epsilons 1,10] [--keys 1,2,3] [--pictures 30000]
 
 Fashion-MNIST, 60,000 rows, delta 1e-5.  Two releases of the same rows share one budget: pictures
 (`dct:28`, components by default) and a teacher (`scattering:28`).  Both
@@ -534,8 +534,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", help="folder with Fashion-MNIST's files (default: by apt)")
     parser.add_argument("--epsilons", default="1,10")
-    parser.add_argument("--keys", default="1,2")
-    parser.add_argument("--pictures", type=int, default=20_000)
+    parser.add_argument("--keys", default="1,2,3")
+    parser.add_argument("--pictures", type=int, default=30_000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--kinds", default=",".join(classifiers.KINDS), help="of classifiers")
     parser.add_argument("--label-share", type=float, default=0.4, help="of 1/z^2, for the teacher")

@@ -415,7 +415,9 @@ def _rows_like(geometry: Geometry, classes: int, directions: int, count: int) ->
     first -= (sums / np.bincount(first_labels, minlength=classes)[:, None])[first_labels]
     values, vectors = np.linalg.eigh(first.T @ first / count)
     residuals = residuals @ (vectors / np.sqrt(np.maximum(values, 1e-9))) @ vectors.T
-    drawn = means[labels] + residuals * np.sqrt(within)
+    # Turned at random: along the axes, the variances of coordinates would tell the whole covariance.
+    turned, _ = np.linalg.qr(generator.standard_normal((directions, directions)))
+    drawn = (means[labels] + residuals * np.sqrt(within)) @ turned
     on_lattice, kept = lattice.quantise_rows(drawn)
     every = Rows(on_lattice.astype(np.int16), labels[kept].astype(np.int32))
     return (

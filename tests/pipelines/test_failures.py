@@ -107,8 +107,8 @@ POINTS = {
     "preparing": r"rename to piece-.* beside [1-9]",
     "the first statistic": "fit: stage 1 of",
     "just before the second moment's state": "link to state-003",
-    "a sketch": r"fit: stage 4 of \d+ done \(sketch",
-    "just after a teacher step's state": "removal of .state-009",
+    "a sketch": r"fit: stage 5 of \d+ done \(sketch",
+    "just after a teacher step's state": "removal of .state-010",
     "writing": r"rename to part-.* beside [1-9]",
     "publication": "rename to release beside 0",
 }

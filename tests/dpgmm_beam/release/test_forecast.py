@@ -40,6 +40,7 @@ def public():
     centres *= 0.6 / np.linalg.norm(centres, axis=1)[:, None]
     scales = (1 + np.arange(DIMENSION)) ** -0.5 / 3
     values = centres[labels] + scales * generator.normal(size=(2 * ROWS, DIMENSION))
+    values @= np.linalg.qr(generator.normal(size=(DIMENSION, DIMENSION)))[0]
     return rows_of(values[:ROWS], labels[:ROWS]), rows_of(values[ROWS:], labels[ROWS:])
 
 
