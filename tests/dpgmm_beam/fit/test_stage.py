@@ -1,10 +1,13 @@
 """What holds for every step: exact sums whatever the order, and the sensitivity that is charged."""
 
+import dataclasses
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dpgmm_beam.data.rows import Rows
+from dpgmm_beam.fit.covariance import covariance_of
 from dpgmm_beam.fit.stage import add_moments_by_group, sums_by_group
 from dpgmm_beam.privacy import queries
 from tests.dpgmm_beam.fit.steps import (
@@ -18,6 +21,7 @@ from tests.dpgmm_beam.fit.steps import (
     teacher_stage,
     teacher_state,
     viewed,
+    whitened_stage,
 )
 from tests.strategies import lattice_rows, quick, real_rows, splits, take
 
@@ -29,17 +33,25 @@ def cases(draw):
     dimension = real.shape[1]
     seed = draw(st.integers(0, 1000))
     classes = np.random.default_rng(seed).integers(0, CLASSES, len(real))
-    which = draw(st.sampled_from(["means", "moment", "teacher"]))
+    which = draw(st.sampled_from(["means", "moment", "whitened", "teacher"]))
     if which == "means":
         return means_stage(dimension), NOTHING, lattice_rows(real, classes)
-    if which == "moment":
+    if which in ("moment", "whitened"):
         state = moment_state(dimension, seed, draw(st.sampled_from([0.12, 0.7, 1.2])))
         rows = lattice_rows(real, classes)
         if draw(st.booleans()) and len(rows):
             # Opposite to the class's mean: the longest residual there is.
             opposite = np.where(draw(st.booleans()), -1, 1) * -state.class_means.means[rows.classes]
             rows = Rows(opposite.astype(np.float32), rows.classes)
-        return moment_stage(dimension), state, rows
+        if which == "moment":
+            return moment_stage(dimension), state, rows
+        generator = np.random.default_rng(seed)
+        values = np.sort(generator.exponential(size=dimension) ** draw(st.sampled_from([0.0, 1.0, 8.0])))[
+            ::-1
+        ]
+        axes, _ = np.linalg.qr(generator.standard_normal((dimension, dimension)))
+        rough = covariance_of(values * draw(st.sampled_from([2e-4, 1.0])) / values.sum(), axes)
+        return whitened_stage(dimension), dataclasses.replace(state, rough=rough), rows
     scale = draw(st.sampled_from([0.0, 1.0, 300.0]))
     clip = draw(st.sampled_from([0.01, 0.25, 1.0, 2.0]))
     norm = draw(st.sampled_from([0.05, 0.8, 20.0]))
