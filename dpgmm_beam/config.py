@@ -65,7 +65,7 @@ class Method:
         root mean squared residual.
       subspace_dim: directions in which components are found (`reduced` in a manifest, where names stay).
       damping: of the feature whitening, as a share of the largest eigenvalue
-        of the covariance's noise.
+        of the covariance's noise where variances are mean ones.
       teacher_steps: gradient steps of the labelling teacher.
       teacher_clip: clipping norm of a row's gradient, which is at most sqrt 2.
       teacher_rate: step size, in units of the whitened rows' squared norm.

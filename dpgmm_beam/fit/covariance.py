@@ -23,7 +23,55 @@ MAX_FACTOR = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
-class PooledMoment(ClippedStage):
+class MomentStage(ClippedStage):
+    """A second moment of clipped vectors of d numbers, one a row, over all classes."""
+
+    @property
+    def queries(self) -> tuple[SumQuery, ...]:
+        d = self.shape.dimension
+        bound = float(self.bound) ** 2
+        return (SumQuery("moment", d * (d + 1) // 2, bound, symmetric_order=d, one_sided=True),)
+
+    def begin(self) -> Sums:
+        return {"moment": np.zeros((self.shape.dimension, self.shape.dimension), np.int64)}
+
+    def finish(self, sums: Sums) -> Sums:
+        return {"moment": lattice.pack_triangle(sums["moment"])}
+
+    def add_moment(self, vectors: np.ndarray, sums: Sums) -> None:
+        """Adds vectors, (n, d) in steps of the bound, which are rounded in place and clipped."""
+        clipped = lattice.clip_rows(np.rint(vectors, out=vectors), self.bound)
+        # Exact: a block's entries are under its rows x 2**24, far under 2**53.
+        sums["moment"] += (clipped.T @ clipped).astype(np.int64)
+
+    def estimate(
+        self,
+        noisy: Sums,
+        multipliers: Multipliers,
+        radius: float,
+        rows: float,
+        trace: float,
+        prior: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, float]:
+        """Eigenvalues (d,), descending, and vectors (d, d) of the mean moment; and its diagonal's noise.
+
+        Args:
+          radius: of the clip, in real units.
+          rows: of all classes.
+          trace: of the moment of vectors that are not clipped.
+          prior: (d,) variances of the coordinates that are known without the moment.
+        """
+        per_row = radius**2 / (self.bound**2 * rows)
+        moment = lattice.unpack_triangle(noisy["moment"].astype(np.float64)) * per_row
+        # Of rows that are clipped the trace is at most that of rows that are not.
+        factor = float(np.clip(trace / max(np.trace(moment), 1e-30), 1.0, MAX_FACTOR))
+        stddev = multipliers["moment"] * self.bound**2 * per_row * factor
+        values, vectors = shrinkage.shrink_moment(moment * factor, stddev, trace, prior)
+        return values, vectors, stddev
+
+
+@dataclasses.dataclass(frozen=True)
+class PooledMoment(MomentStage):
     """Second moment of the rows round their class means, pooled over the classes.
 
     Residuals are clipped at a share of their root mean square, which the step before
@@ -36,15 +84,6 @@ class PooledMoment(ClippedStage):
 
     KIND = "moment"
 
-    @property
-    def queries(self) -> tuple[SumQuery, ...]:
-        d = self.shape.dimension
-        bound = float(self.bound) ** 2
-        return (SumQuery("moment", d * (d + 1) // 2, bound, symmetric_order=d, one_sided=True),)
-
-    def begin(self) -> Sums:
-        return {"moment": np.zeros((self.shape.dimension, self.shape.dimension), np.int64)}
-
     def adder(self, before: FitState) -> Callable[[Rows, Sums], None]:
         of_classes = _class_means(before)
         means = of_classes.means.astype(np.float64)
@@ -53,25 +92,16 @@ class PooledMoment(ClippedStage):
         def add(rows: Rows, sums: Sums) -> None:
             residuals = rows.values - means[rows.classes]
             residuals *= scale
-            residuals = lattice.clip_rows(np.rint(residuals, out=residuals), self.bound)
-            # Exact: a block's entries are under its rows x 2**24, far under 2**53.
-            sums["moment"] += (residuals.T @ residuals).astype(np.int64)
+            self.add_moment(residuals, sums)
 
         return add
 
-    def finish(self, sums: Sums) -> Sums:
-        return {"moment": lattice.pack_triangle(sums["moment"])}
-
     def advance(self, before: FitState, noisy: Sums, multipliers: Multipliers) -> Advanced:
         of_classes = _class_means(before)
-        trace, radius = of_classes.residual_square, self._radius(of_classes)
-        per_row = radius**2 / (self.bound**2 * of_classes.counts.sum())
-        moment = lattice.unpack_triangle(noisy["moment"].astype(np.float64)) * per_row
-        # Of rows that are clipped the trace is at most that of rows that are not.
-        factor = float(np.clip(trace / max(np.trace(moment), 1e-30), 1.0, MAX_FACTOR))
-        stddev = multipliers["moment"] * self.bound**2 * per_row * factor
-        values, vectors = shrinkage.shrink_moment(
-            moment * factor, stddev, trace, of_classes.variances.astype(np.float64)
+        radius, rows = self._radius(of_classes), of_classes.counts.sum()
+        prior = of_classes.variances.astype(np.float64)
+        values, vectors, _ = self.estimate(
+            noisy, multipliers, radius, rows, of_classes.residual_square, prior
         )
         return Advanced(dataclasses.replace(before, rough=covariance_of(values, vectors)))
 

@@ -14,38 +14,28 @@ import numpy as np
 
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import shrinkage, sketch, teacher
-from dpgmm_beam.fit.covariance import BASIS_BITS, MAX_FACTOR, covariance_of
+from dpgmm_beam.fit.covariance import BASIS_BITS, MomentStage, covariance_of
 from dpgmm_beam.fit.projection import VIEW_BITS, Projection, pack_projection
-from dpgmm_beam.fit.stage import Advanced, ClippedStage, Multipliers
+from dpgmm_beam.fit.stage import Advanced, Multipliers
 from dpgmm_beam.fit.state import ClassMeans, Covariance, FitState
 from dpgmm_beam.linalg import one_thread
-from dpgmm_beam.privacy import lattice
-from dpgmm_beam.privacy.queries import SumQuery, Sums
+from dpgmm_beam.privacy.queries import Sums
 
 WHITENED_RADIUS = 0.8
 """Clipping radius of a whitened row, over the root of the effective dimension."""
 
 
 @dataclasses.dataclass(frozen=True)
-class WhitenedMoment(ClippedStage):
+class WhitenedMoment(MomentStage):
     """Second moment of the rows round their class means, whitened by the rough covariance.
 
     The squared norm of a whitened row is on average the effective dimension, which the
-    rough covariance states: rows are clipped at its root, and the moment is scaled to it.
+    rough covariance states: rows are clipped at a share of its root, and the moment is scaled to it.
 
     Makes the `Covariance`, and in the state `teacher`, `subspace` and `components`, in the place of `rough`.
     """
 
     KIND = "whitened"
-
-    @property
-    def queries(self) -> tuple[SumQuery, ...]:
-        d = self.shape.dimension
-        bound = float(self.bound) ** 2
-        return (SumQuery("moment", d * (d + 1) // 2, bound, symmetric_order=d, one_sided=True),)
-
-    def begin(self) -> Sums:
-        return {"moment": np.zeros((self.shape.dimension, self.shape.dimension), np.int64)}
 
     def adder(self, before: FitState) -> Callable[[Rows, Sums], None]:
         of_classes, rough = _known(before)
@@ -54,24 +44,16 @@ class WhitenedMoment(ClippedStage):
         project = Projection(of_classes.means, matrix).bind()
 
         def add(rows: Rows, sums: Sums) -> None:
-            values = project(rows).values * 2.0 ** (self.BITS - VIEW_BITS)
-            values = lattice.clip_rows(np.rint(values, out=values), self.bound)
-            # Exact: a block's entries are under its rows x 2**24, far under 2**53.
-            sums["moment"] += (values.T @ values).astype(np.int64)
+            self.add_moment(project(rows).values * 2.0 ** (self.BITS - VIEW_BITS), sums)
 
         return add
 
-    def finish(self, sums: Sums) -> Sums:
-        return {"moment": lattice.pack_triangle(sums["moment"])}
-
     def advance(self, before: FitState, noisy: Sums, multipliers: Multipliers) -> Advanced:
         of_classes, rough = _known(before)
-        trace = rough.effective_dimension
-        per_row = self._radius(rough) ** 2 / (self.bound**2 * of_classes.counts.sum())
-        moment = lattice.unpack_triangle(noisy["moment"].astype(np.float64)) * per_row
-        factor = float(np.clip(trace / max(np.trace(moment), 1e-30), 1.0, MAX_FACTOR))
-        stddev = multipliers["moment"] * self.bound**2 * per_row * factor
-        found, axes = shrinkage.shrink_moment(moment * factor, stddev, trace, rough.values / rough.damped)
+        radius, rows, trace = self._radius(rough), of_classes.counts.sum(), rough.effective_dimension
+        found, axes, stddev = self.estimate(
+            noisy, multipliers, radius, rows, trace, rough.values / rough.damped
+        )
         with one_thread():
             root = (rough.vectors * np.sqrt(rough.damped)) @ axes
             values, vectors = shrinkage.spectrum((root * found) @ root.T, of_classes.residual_square)

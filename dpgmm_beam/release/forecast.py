@@ -25,6 +25,7 @@ from dpgmm_beam.fit.covariance import BASIS_BITS
 from dpgmm_beam.fit.pictures import RADIUS
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.fit.state import Covariance, FitState
+from dpgmm_beam.fit.whitened import WHITENED_RADIUS
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.privacy import accounting, lattice
 from dpgmm_beam.privacy.allocation import PICTURE_SHARES
@@ -298,7 +299,7 @@ def whitened_noise(plan: Plan, geometry: Geometry, rows: int) -> float:
     """The same of the whitened moment, as `fit.whitened` will find it."""
     square = float(_whitened(plan, geometry)[0].sum())
     multiplier = plan.row_multipliers["whitened/moment"]
-    return multiplier * square * max(plan.config.method.residual_radius, 1.0) ** 2 / rows
+    return multiplier * square * max(WHITENED_RADIUS, 1.0) ** 2 / rows
 
 
 def _whitened(plan: Plan, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:

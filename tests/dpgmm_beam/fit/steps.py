@@ -18,6 +18,9 @@ from tests.strategies import lattice_rows
 CLASSES = 3
 NOTHING = FitState()
 
+NONE = {"count": 0.0, "sum": 0.0, "square": 0.0, "moment": 1e-6}
+"""Next to no noise."""
+
 
 def shape(dimension, components=1):
     return Shape(CLASSES, dimension, components, dimension, dimension)
@@ -44,6 +47,12 @@ def counts_state(noisy, noise_multiplier):
 
 def means_stage(dimension):
     return Means(shape(dimension), Method())
+
+
+def with_means(rows):
+    """The state after `Means` of these rows without noise."""
+    stage = means_stage(rows.values.shape[1])
+    return stage.advance(counted(rows), sums_of(stage, rows, NOTHING), NONE).state
 
 
 def moment_stage(dimension, components=1):

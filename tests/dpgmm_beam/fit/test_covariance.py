@@ -8,18 +8,14 @@ from dpgmm_beam.fit.covariance import BASIS_BITS
 from dpgmm_beam.privacy.lattice import UNIT
 from tests.dpgmm_beam.fit.steps import (
     CLASSES,
-    NOTHING,
-    counted,
-    means_stage,
+    NONE,
     means_state,
     moment_stage,
     moved,
     sums_of,
+    with_means,
 )
 from tests.strategies import blobs, lattice_rows
-
-NONE = {"count": 0.0, "sum": 0.0, "square": 0.0, "moment": 1e-6}
-"""Next to no noise."""
 
 
 def test_the_sensitivity_is_reached():
@@ -32,9 +28,8 @@ def test_the_moment_without_noise_is_the_covariance_within_classes():
     rows = blobs(3000, 5, CLASSES, spread=0.2)
     # Nothing is clipped.
     method = Method(residual_radius=10.0)
-    first, second = means_stage(5), dataclasses.replace(moment_stage(5), method=method)
-    before = first.advance(counted(rows), sums_of(first, rows, NOTHING), NONE).state
-    advanced = second.advance(before, sums_of(second, rows, before), NONE)
+    stage, before = dataclasses.replace(moment_stage(5), method=method), with_means(rows)
+    advanced = stage.advance(before, sums_of(stage, rows, before), NONE)
     # Only the step after it makes the released one.
     assert advanced.covariance is None
     basis = advanced.state.rough.basis / 2.0**BASIS_BITS
@@ -47,9 +42,8 @@ def test_the_moment_without_noise_is_the_covariance_within_classes():
 
 def test_what_the_clip_takes_from_the_trace_is_put_back():
     rows = blobs(3000, 5, CLASSES, spread=0.2)
-    first, second = means_stage(5), moment_stage(5)
-    before = first.advance(counted(rows), sums_of(first, rows, NOTHING), NONE).state
-    rough = second.advance(before, sums_of(second, rows, before), NONE).state.rough
+    stage, before = moment_stage(5), with_means(rows)
+    rough = stage.advance(before, sums_of(stage, rows, before), NONE).state.rough
     basis = rough.basis / 2.0**BASIS_BITS
     assert (basis**2).sum() == pytest.approx(before.class_means.residual_square, rel=1e-3)
 

@@ -46,9 +46,8 @@ def cases(draw):
         if which == "moment":
             return moment_stage(dimension), state, rows
         generator = np.random.default_rng(seed)
-        values = np.sort(generator.exponential(size=dimension) ** draw(st.sampled_from([0.0, 1.0, 8.0])))[
-            ::-1
-        ]
+        spread = draw(st.sampled_from([0.0, 1.0, 8.0]))
+        values = np.sort(generator.exponential(size=dimension) ** spread)[::-1]
         axes, _ = np.linalg.qr(generator.standard_normal((dimension, dimension)))
         rough = covariance_of(values * draw(st.sampled_from([2e-4, 1.0])) / values.sum(), axes)
         return whitened_stage(dimension), dataclasses.replace(state, rough=rough), rows

@@ -5,26 +5,21 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dpgmm_beam.config import Method
 from dpgmm_beam.fit.covariance import BASIS_BITS, covariance_of
 from dpgmm_beam.fit.projection import VIEW_UNIT
 from dpgmm_beam.fit.teacher import FEATURES
 from dpgmm_beam.privacy.lattice import UNIT
 from tests.dpgmm_beam.fit.steps import (
     CLASSES,
-    NOTHING,
-    counted,
-    means_stage,
+    NONE,
     means_state,
     moment_stage,
     moved,
     sums_of,
     whitened_stage,
+    with_means,
 )
 from tests.strategies import blobs, lattice_rows
-
-NONE = {"count": 0.0, "sum": 0.0, "square": 0.0, "moment": 1e-6}
-"""Next to no noise."""
 
 
 def with_rough(state, values, vectors=None):
@@ -33,14 +28,11 @@ def with_rough(state, values, vectors=None):
     return dataclasses.replace(state, rough=covariance_of(np.asarray(values, float), vectors))
 
 
-def covariance_found(rough_values, rough_vectors=None, method=None):
+def covariance_found(rough_values, rough_vectors=None):
     """(B B^T that the stage finds from rows and a rough covariance, the rows' own, the state after, rows)."""
     rows = blobs(3000, 5, CLASSES, spread=0.2)
-    first, second = means_stage(5), whitened_stage(5)
-    second = dataclasses.replace(second, method=method or Method(residual_radius=10.0))
-    before = first.advance(counted(rows), sums_of(first, rows, NOTHING), NONE).state
-    before = with_rough(before, rough_values, rough_vectors)
-    advanced = second.advance(before, sums_of(second, rows, before), NONE)
+    stage, before = whitened_stage(5), with_rough(with_means(rows), rough_values, rough_vectors)
+    advanced = stage.advance(before, sums_of(stage, rows, before), NONE)
     basis = advanced.covariance.basis / 2.0**BASIS_BITS
     residuals = (rows.values - before.class_means.means[rows.classes]) / UNIT
     return basis @ basis.T, residuals.T @ residuals / len(rows), advanced.state, rows
@@ -70,7 +62,7 @@ def test_without_noise_the_covariance_is_found_whatever_the_rough_one_was(seed):
 
 
 def test_axes_are_kept_by_falling_size():
-    _, _, state, _ = covariance_found([0.05, 0.04, 0.03, 0.02, 0.01], method=Method())
+    _, _, state, _ = covariance_found([0.05, 0.04, 0.03, 0.02, 0.01])
     used = state.subspace.variances * state.subspace.steps**2
     assert (np.diff(used) <= 1e-9).all()
 
