@@ -19,7 +19,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from dpgmm_beam.data import units
 from dpgmm_beam.data.digest import DIGEST_LIMBS, digest_of_limbs
-from dpgmm_beam.data.rows import Rows
+from dpgmm_beam.data.rows import RecordForm, Rows
 from dpgmm_beam.fit import chain, unit_bound
 from dpgmm_beam.fit.checkpoint import Checkpoint
 from transforms.execution import Execution
@@ -139,10 +139,10 @@ def _tables(workspace: Workspace, base: Base, pieces: int, number: int, count: i
         yield unit_files.read_table(unit_files.table_file(workspace, base, piece), number, count)
 
 
-def is_done(workspace: Workspace, base: Base, number: int, dimension: int, pictures: int = 0) -> bool:
-    """Whether a piece needs its rows with hashes of units no more."""
+def is_done(workspace: Workspace, base: Base, number: int, form: RecordForm) -> bool:
+    """Whether a piece, of this form, needs its rows with hashes of units no more."""
     piece, table = workspace.piece(base, number), unit_files.table_file(workspace, base, number)
-    return prepared.is_whole(piece, dimension, pictures=pictures) and unit_files.is_whole(table)
+    return prepared.is_whole(piece, form) and unit_files.is_whole(table)
 
 
 @beam.typehints.with_output_types(tuple[Base, tuple[int, int]])
@@ -163,11 +163,11 @@ class WriteTable(beam.DoFn):
 
     def _table(self, base: Base, number: int, before: Checkpoint, unit_keys: units.UnitKeys) -> np.ndarray:
         path, start = unit_files.rows_file(self.workspace, base, number), 0
-        rows = before.plan.row_format
+        form = before.plan.row_format.records(units=True)
 
         def tables() -> Iterator[np.ndarray]:
             nonlocal start
-            for block in prepared.read(path, rows.dimension, _READ_ROWS, True, rows.pictures):
+            for block in prepared.read(path, form, _READ_ROWS):
                 yield units.table_of(block, unit_keys, number, start)
                 start += len(block)
 
@@ -250,32 +250,32 @@ class KeepRows(beam.DoFn):
     def process(self, element) -> Iterator[tuple[Base, int]]:
         base, (number, count) = element
         before = run_files.load_state(base, 0)
-        dimension, pictures = before.plan.row_format.dimension, before.plan.row_format.pictures
+        form, form_before = before.plan.row_format.records(), before.plan.row_format.records(units=True)
         path = self.workspace.piece(base, number)
         source = unit_files.rows_file(self.workspace, base, number)
-        if not prepared.is_whole(path, dimension, pictures=pictures):
+        if not prepared.is_whole(path, form):
             choices = [unit_files.choice_file(self.workspace, base, each, count) for each in range(count)]
             kept = unit_files.read_choices(choices, number, before.pieces)
             try:
-                facts = _facts(source, dimension, pictures, kept)
+                facts = _facts(source, form_before, kept)
                 write_whole(report_file(path), json.dumps(facts).encode(), private=True)
-                blocks = prepared.read(source, dimension, _READ_ROWS, True, pictures)
-                prepared.write(path, dimension, _kept(blocks, kept), pictures=pictures)
+                blocks = prepared.read(source, form_before, _READ_ROWS)
+                prepared.write(path, form, _kept(blocks, kept))
             except OSError:
                 # Another attempt deletes the source once it has written the piece.
-                if not prepared.is_whole(path, dimension, pictures=pictures):
+                if not prepared.is_whole(path, form):
                     raise
         run_files.delete_files([source])
         yield base, number
 
 
-def _facts(source: str, dimension: int, pictures: int, kept: np.ndarray) -> dict:
+def _facts(source: str, form: RecordForm, kept: np.ndarray) -> dict:
     """What became of a piece's rows, those left out included."""
     facts = json.loads(opening.read_bytes(report_file(source)))
     accepted = facts["rows"] - sum(facts["set_aside"].values())
     facts["set_aside"]["bound"] = accepted - len(kept)
     if classes := len(facts.get("classes", ())):
-        blocks = prepared.read(source, dimension, _READ_ROWS, True, pictures)
+        blocks = prepared.read(source, form, _READ_ROWS)
         counts = (np.bincount(block.classes, minlength=classes) for block in _kept(blocks, kept))
         facts["classes"] = sum(counts, np.zeros(classes, np.int64)).tolist()
     return facts

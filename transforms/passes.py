@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
-from dpgmm_beam.data.rows import Rows
+from dpgmm_beam.data.rows import RecordForm, Rows
 from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.chain import PassSums
 from dpgmm_beam.fit.checkpoint import Checkpoint
@@ -84,17 +84,17 @@ class Pass:
 
     def _blocks(self, number: int) -> Iterable[Rows]:
         """The piece's rows in the stage's view, which the first pass that wants it writes."""
-        dimension, block_rows = self.before.plan.config.dimension, self.execution.block_rows
+        form, block_rows = self.before.plan.row_format.records(), self.execution.block_rows
         path, stage = self.workspace.piece(self.base, number), self.before.stage
-        pictures = self.before.plan.row_format.pictures
         if stage.view is None:
-            return prepared.read(path, dimension, block_rows, pictures=pictures)
+            return prepared.read(path, form, block_rows)
         viewed = run_files.view_piece(self.base, stage.view.name, number)
+        viewed_form = RecordForm(stage.view_dimension)
         if not FileSystems.exists(viewed):
-            blocks = prepared.read(path, dimension, block_rows, pictures=pictures)
+            blocks = prepared.read(path, form, block_rows)
             project = stage.view.of(self.before.state).bind()
-            prepared.write(viewed, stage.view_dimension, map(project, blocks))
-        return prepared.read(viewed, stage.view_dimension, block_rows)
+            prepared.write(viewed, viewed_form, map(project, blocks))
+        return prepared.read(viewed, viewed_form, block_rows)
 
 
 def fingerprint(numbers: Iterable[int]) -> np.ndarray:

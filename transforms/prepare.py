@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
-from dpgmm_beam.data.rows import HashIds, RowFormat, Rows, SetAside, accept, without_long_lists
+from dpgmm_beam.data.rows import HashIds, RecordForm, RowFormat, Rows, SetAside, accept, without_long_lists
 from dpgmm_beam.data.schema import LABEL
 from dpgmm_beam.data.survey import LabelCounts, compare, undeclared
 from dpgmm_beam.data.units import TABLE, IdHasher, UnitKeys
@@ -135,8 +135,8 @@ class ListUnits(beam.DoFn):
             found = Listing.from_json(opening.read_bytes(run_files.input_file(base)))
         else:
             files = tables.read_footers(source.pattern, pins, config.encoder, config.dimension, columns)
-            pictures = self.plan.row_format.pictures
-            found = listing.cut(files, config.dimension, self.execution.piece_bytes, columns, pictures)
+            form = self.plan.row_format.records()
+            found = listing.cut(files, form, self.execution.piece_bytes, columns)
         check_room(self.plan, found, self.workspace, base)
         write_whole(run_files.input_file(base), found.to_json(), private=True, once=True)
         run_files.write_state(base, chain.begin(self.plan, secret, len(found.pieces)))
@@ -151,13 +151,13 @@ def check_room(plan: Plan, found: Listing, workspace: Workspace, base: Base) -> 
     needed, units, rows = 0, bool(found.columns.unit), plan.row_format
     for number, piece in enumerate(found.pieces):
         if not os.path.exists(workspace.piece(base, number)):
-            needed += prepared.file_bytes(piece.rows, rows.dimension, pictures=rows.pictures)
+            needed += prepared.file_bytes(piece.rows, rows.records())
             if units and not os.path.exists(unit_files.rows_file(workspace, base, number)):
-                needed += prepared.file_bytes(piece.rows, rows.dimension, units, rows.pictures)
+                needed += prepared.file_bytes(piece.rows, rows.records(units))
                 needed += piece.rows * TABLE.itemsize
         for view, dimension in plan.views:
             if not os.path.exists(run_files.view_piece(base, view.name, number)):
-                needed += prepared.file_bytes(piece.rows, dimension)
+                needed += prepared.file_bytes(piece.rows, RecordForm(dimension))
     folder = os.path.abspath(workspace.rows)
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
@@ -217,14 +217,14 @@ class PrepareUnits(beam.DoFn):
         """Whether a piece is there; views of it that were cut short are deleted."""
         for view, dimension in plan.views:
             path = run_files.view_piece(base, view.name, number)
-            if FileSystems.exists(path) and not prepared.is_whole(path, dimension):
+            if FileSystems.exists(path) and not prepared.is_whole(path, RecordForm(dimension)):
                 run_files.delete_files([path])
-        dimension, pictures = plan.row_format.dimension, plan.row_format.pictures
+        form = plan.row_format.records()
         if not units:
-            return prepared.is_whole(self.workspace.piece(base, number), dimension, pictures=pictures)
+            return prepared.is_whole(self.workspace.piece(base, number), form)
         source = unit_files.rows_file(self.workspace, base, number)
-        return is_done(self.workspace, base, number, dimension, pictures) or prepared.is_whole(
-            source, dimension, units, pictures
+        return is_done(self.workspace, base, number, form) or prepared.is_whole(
+            source, plan.row_format.records(units)
         )
 
 
@@ -267,7 +267,7 @@ def write_pieces(
             _check_pins(unit, columns)
 
         make_private_folder(os.path.dirname(os.path.dirname(path)))
-        prepared.write(path, row_format.dimension, blocks(), hash_ids is not None, row_format.pictures)
+        prepared.write(path, row_format.records(units=hash_ids is not None), blocks())
         write_whole(report_file(path), facts.to_json(), private=True)
 
 

@@ -30,7 +30,7 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 
 from dpgmm_beam.data import arrays
 from dpgmm_beam.data.digest import digest_limbs, digest_of_limbs
-from dpgmm_beam.data.rows import HashIds, RowFormat, Rows, SetAside, concatenate, record_type
+from dpgmm_beam.data.rows import HashIds, RecordForm, RowFormat, Rows, SetAside, concatenate
 from dpgmm_beam.data.schema import EMBEDDING, LABEL
 from dpgmm_beam.data.units import IdHasher, UnitKeys
 from dpgmm_beam.errors import ConfigError
@@ -230,7 +230,7 @@ class SpillRows(beam.DoFn):
         self.left_out += left_out
         if len(rows):
             self.rows.append(rows)
-            self.held += len(rows) * record_type(self.row_format.dimension, self.has_units).itemsize
+            self.held += len(rows) * self.row_format.records(self.has_units).itemsize
 
     def _spill(self) -> tuple[int, Spill]:
         """Writes what is held."""
@@ -244,7 +244,7 @@ class SpillRows(beam.DoFn):
         name = f"rows/{sha.hexdigest()}"
         path = path_of(self.workspace, name)
         write_whole(report_file(path), report, private=True)
-        prepared.write(path, self.row_format.dimension, rows.blocks(_READ_ROWS), self.has_units)
+        prepared.write(path, self.row_format.records(self.has_units), rows.blocks(_READ_ROWS))
         # Of whose rows they are, too: a run goes on with the same rows of the same units only.
         digest = digest_of_limbs(digest_limbs(rows, hash_key))
         return int(sha.hexdigest()[:8], 16) % PIECES, (name, len(rows), digest)
@@ -400,10 +400,9 @@ class MergeSpills(beam.DoFn):
     """(group, spills) -> (0, spill) of the pieces that the group's spills were put together to."""
 
     def __init__(self, plan: Plan, workspace: Workspace, execution: Execution):
-        self.dimension, self.workspace = plan.config.dimension, workspace
-        self.has_units = plan.config.max_rows_per_unit is not None
-        row_bytes = record_type(self.dimension, self.has_units).itemsize
-        self.piece_rows = max(LEAST_PIECE_ROWS, execution.piece_bytes // row_bytes)
+        self.workspace = workspace
+        self.form = plan.row_format.records(units=plan.config.max_rows_per_unit is not None)
+        self.piece_rows = max(LEAST_PIECE_ROWS, execution.piece_bytes // self.form.itemsize)
 
     def process(self, element) -> Iterator[tuple[int, Spill]]:
         # One name may come several times: of two bundles of the same rows, both count.
@@ -419,22 +418,22 @@ class MergeSpills(beam.DoFn):
         names = [name for name, _, _ in spills]
         name = f"pieces/{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:32]}"
         path = path_of(self.workspace, name)
-        if not prepared.is_whole(path, self.dimension, self.has_units):
+        if not prepared.is_whole(path, self.form):
             paths = [path_of(self.workspace, each) for each in names]
             reports = [json.loads(opening.read_bytes(report_file(each))) for each in paths]
             aside = sum((SetAside(**each["set_aside"]) for each in reports), SetAside())
             report = {"rows": sum(each["rows"] for each in reports), "set_aside": dataclasses.asdict(aside)}
             write_whole(report_file(path), json.dumps(report).encode(), private=True)
-            prepared.write(path, self.dimension, self._read(spills), self.has_units)
+            prepared.write(path, self.form, self._read(spills))
         rows, digest = sum(rows for _, rows, _ in spills), add_digests(each for _, _, each in spills)
         return name, rows, digest
 
     def _read(self, spills: list[Spill]) -> Iterator[Rows]:
         for name, count, _ in spills:
             path, found = path_of(self.workspace, name), 0
-            if not prepared.is_whole(path, self.dimension, self.has_units):
+            if not prepared.is_whole(path, self.form):
                 raise RuntimeError(f"{path} is damaged or gone: run the same pipeline again")
-            for block in prepared.read(path, self.dimension, _READ_ROWS, self.has_units):
+            for block in prepared.read(path, self.form, _READ_ROWS):
                 found += len(block)
                 yield block
             if found != count:
@@ -504,30 +503,30 @@ class PlacePiece(beam.DoFn):
     def process(self, element) -> Iterator[tuple[Base, int]]:
         base, (number, name) = element
         plan = run_files.load_state(base, 0).plan
-        target, dimension = self.workspace.piece(base, number), plan.config.dimension
-        units = plan.config.max_rows_per_unit is not None
-        done = units and is_done(self.workspace, base, number, dimension)
+        target, units = self.workspace.piece(base, number), plan.config.max_rows_per_unit is not None
+        form = plan.row_format.records(units)
+        done = units and is_done(self.workspace, base, number, plan.row_format.records())
         if units:
             target = unit_files.rows_file(self.workspace, base, number)
         if not name:
             write_whole(report_file(target), _report(0, SetAside()), private=True)
-            prepared.write(target, dimension, [], units)
-        elif not done and not prepared.is_whole(target, dimension, units):
+            prepared.write(target, form, [])
+        elif not done and not prepared.is_whole(target, form):
             source = path_of(self.workspace, name)
-            if not prepared.is_whole(source, dimension, units):
+            if not prepared.is_whole(source, form):
                 # So that the next run puts the rows together anew.
                 run_files.delete_files([target, source])
                 raise RuntimeError(f"{target} is damaged or gone: run the same pipeline again")
             write_whole(report_file(target), opening.read_bytes(report_file(source)), private=True)
-            _place(source, target, dimension, units)
+            _place(source, target, form)
         for view, length in plan.views:
             path = run_files.view_piece(base, view.name, number)
-            if FileSystems.exists(path) and not prepared.is_whole(path, length):
+            if FileSystems.exists(path) and not prepared.is_whole(path, RecordForm(length)):
                 run_files.delete_files([path])
         yield base, number
 
 
-def _place(source: str, target: str, dimension: int, units: bool) -> None:
+def _place(source: str, target: str, form: RecordForm) -> None:
     """Gives a whole file a second name, without a copy where the file system can."""
     if is_local(source) and is_local(target):
         folder, name = os.path.split(target)
@@ -542,4 +541,4 @@ def _place(source: str, target: str, dimension: int, units: bool) -> None:
                 if os.path.lexists(hidden):
                     os.unlink(hidden)
             return
-    prepared.write(target, dimension, prepared.read(source, dimension, _READ_ROWS, units), units)
+    prepared.write(target, form, prepared.read(source, form, _READ_ROWS))

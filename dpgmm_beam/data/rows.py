@@ -28,6 +28,36 @@ _SPARE_VALUES = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
+class RecordForm:
+    """A row in a file: class index, squared norm and values; 8 + 2 d bytes.
+
+    Attributes:
+      dimension: number of its values.
+      units: whether the hash of its privacy unit comes behind; 16 bytes.
+      pictures: coefficients of its picture, before that; 2 bytes each.
+
+    >>> RecordForm(3).itemsize, RecordForm(3, units=True, pictures=5).itemsize
+    (14, 40)
+    """
+
+    dimension: int
+    units: bool = False
+    pictures: int = 0
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of an array of such rows."""
+        fields = [("class", "<i4"), ("square", "<i4"), ("values", "<i2", (self.dimension,))]
+        fields += [("picture", "<i2", (self.pictures,))] if self.pictures else []
+        return np.dtype([*fields, *([("unit", UNIT_HASH, (2,))] if self.units else [])])
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a row."""
+        return self.dtype.itemsize
+
+
+@dataclasses.dataclass(frozen=True)
 class RowFormat:
     """What a row must look like: public configuration.
 
@@ -48,6 +78,10 @@ class RowFormat:
     pictures: int = 0
     picture_norm: float | None = None
 
+    def records(self, units: bool = False) -> RecordForm:
+        """What its rows are in a file, with hashes of their privacy units or without."""
+        return RecordForm(self.dimension, units, self.pictures)
+
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
@@ -57,7 +91,7 @@ class Rows:
       values: (n, d) int16, integers of norm at most lattice.UNIT.
       classes: (n,) int32, indices of the declared classes.
       squares: (n,) int32, squared norms of the values, where they are known.
-      stored: (n,) of `record_type`, the rows as a file holds them, where they come from one.
+      stored: (n,) records of a `RecordForm`, the rows as a file holds them, where they come from one.
       units: (n, 2) of UNIT_HASH, keyed hashes of the rows' privacy units, until it is decided which rows
         count (`data.units`).
       pictures: (n, p) int16, coefficients of each row's picture, integers of norm at most lattice.UNIT in
@@ -80,18 +114,19 @@ class Rows:
 
     @staticmethod
     def of_records(records: np.ndarray) -> "Rows":
-        """The rows of an array of `record_type`, without a copy."""
+        """The rows of an array of records of any `RecordForm`, without a copy."""
         units, pictures = (
             records[name] if name in (records.dtype.names or ()) else None for name in ("unit", "picture")
         )
         return Rows(records["values"], records["class"], records["square"], records, units, pictures)
 
     def records(self) -> np.ndarray:
-        """The rows as an array (n,) of `record_type`."""
+        """The rows as an array (n,) of records, of the `RecordForm` that holds all of them."""
         if self.stored is not None:
             return self.stored
         pictures = 0 if self.pictures is None else self.pictures.shape[1]
-        result = np.empty(len(self), record_type(self.values.shape[1], self.units is not None, pictures))
+        form = RecordForm(self.values.shape[1], self.units is not None, pictures)
+        result = np.empty(len(self), form.dtype)
         result["class"], result["square"], result["values"] = self.classes, self.square_norms(), self.values
         if self.units is not None:
             result["unit"] = self.units
@@ -122,18 +157,6 @@ class Rows:
 def part_of(values: np.ndarray | None, where: np.ndarray | slice) -> np.ndarray | None:
     """Some rows of an array that need not be there."""
     return None if values is None else values[where]
-
-
-def record_type(dimension: int, units: bool = False, pictures: int = 0) -> np.dtype:
-    """A row in a file: class index, squared norm and `dimension` values; 8 + 2 d bytes.
-
-    Args:
-      units: whether the hash of its privacy unit comes behind; 16 bytes.
-      pictures: coefficients of its picture, before that; 2 bytes each.
-    """
-    fields = [("class", "<i4"), ("square", "<i4"), ("values", "<i2", (dimension,))]
-    fields += [("picture", "<i2", (pictures,))] if pictures else []
-    return np.dtype([*fields, *([("unit", UNIT_HASH, (2,))] if units else [])])
 
 
 def label_indices(labels: pa.Array | pa.ChunkedArray, classes: tuple[str, ...]) -> np.ndarray:

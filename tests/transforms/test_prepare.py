@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dpgmm_beam.data.rows import Rows, concatenate
+from dpgmm_beam.data.rows import RecordForm, Rows, concatenate
 from dpgmm_beam.errors import ConfigError
 from tests import small
 from tests.transforms import (
@@ -43,7 +43,9 @@ def files_of(workspace, pieces):
 
 def read(workspace, pieces, dimension=16) -> Rows:
     blocks = [
-        block for path in files_of(workspace, pieces) for block in prepared.read(str(path), dimension, 64)
+        block
+        for path in files_of(workspace, pieces)
+        for block in prepared.read(str(path), RecordForm(dimension), 64)
     ]
     return concatenate(blocks, dimension)
 
@@ -321,7 +323,7 @@ def test_a_file_that_changes_while_it_is_read(setting, tmp_path, monkeypatch):
     left = small.contents(workspace.rows)
     assert {os.path.basename(name) for name in left} == {"piece-00000.npy", "piece-00000.json"}
     # Should the file's own state come back (it cannot here), the piece is of that state.
-    assert all(prepared.is_whole(path, 16) for path in marks(workspace) if path.endswith(".npy"))
+    assert all(prepared.is_whole(path, RecordForm(16)) for path in marks(workspace) if path.endswith(".npy"))
 
 
 def test_a_file_that_cannot_be_decoded_fails_without_a_value_in_the_message(setting, tmp_path):
@@ -390,7 +392,7 @@ def test_room_that_is_used_already_counts(setting, tmp_path, disk):
     pieces = steps.prepare(plan, workspace, source)
     base = pieces[0][0]
     views = sum(
-        prepared.file_bytes(len(read(workspace, [piece])), dimension)
+        prepared.file_bytes(len(read(workspace, [piece])), RecordForm(dimension))
         for piece in pieces
         for _, dimension in plan.views
     )

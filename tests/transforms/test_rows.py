@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from dpgmm_beam.config import Method
 from dpgmm_beam.data.digest import digest_limbs, digest_of_limbs
-from dpgmm_beam.data.rows import SetAside, rows_of_batch
+from dpgmm_beam.data.rows import RecordForm, SetAside, rows_of_batch
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.plan import Plan
@@ -472,7 +472,7 @@ def test_names_of_spills_are_keyed(tmp_path, workspace):
     other = small.workspace(tmp_path / "other", small.write_key(tmp_path / "other key", small.OTHER_KEY))
     ((_, (one, _, _)),), ((_, (two, _, _)),) = spilled(workspace, ROWS[:3]), spilled(other, ROWS[:3])
     assert one != two
-    assert prepared.read(path_of(workspace, one), 6, 9) is not None
+    assert prepared.read(path_of(workspace, one), RecordForm(6), 9) is not None
     assert spilled(workspace, ROWS[:3])[0][1][0] == one
 
 

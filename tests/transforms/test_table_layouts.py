@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpgmm_beam.data.rows import Rows, concatenate
+from dpgmm_beam.data.rows import RecordForm, Rows, concatenate
 from tests import small
 from tests.strategies import quick
 from tests.transforms import crate, steps
@@ -97,7 +97,7 @@ def accepted(folder: Path, source: Source) -> Rows:
     worker = PrepareUnits(workspace, steps.EXECUTION)
     worker.setup()
     pieces = [piece for unit in units for piece in worker.process(unit)]
-    blocks = [block for at in pieces for block in prepared.read(workspace.piece(*at), 16, 64)]
+    blocks = [block for at in pieces for block in prepared.read(workspace.piece(*at), RecordForm(16), 64)]
     return concatenate(blocks, 16)
 
 

@@ -13,7 +13,7 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping
 
-from dpgmm_beam.data.rows import record_type
+from dpgmm_beam.data.rows import RecordForm
 from dpgmm_beam.fit.plan import Plan
 from transforms.files.columns import DEFAULT_COLUMNS, Columns
 from transforms.files.row_groups import RowGroups
@@ -116,22 +116,21 @@ def digest(
 
 def cut(
     files: Iterable[RowGroups],
-    dimension: int,
+    form: RecordForm,
     piece_bytes: int,
     columns: Columns = DEFAULT_COLUMNS,
-    pictures: int = 0,
 ) -> Listing:
     """Cuts files into units and pieces.
 
     Args:
       files: ordered by path.
+      form: of a row in a piece.
       piece_bytes: the size of a prepared piece at most (or of LEAST_PIECE_ROWS rows).
       columns: names of the columns.
-      pictures: coefficients of the picture beside each row.
     """
     files = list(files)
     total = sum(sum(file.rows) for file in files)
-    most = max(LEAST_PIECE_ROWS, piece_bytes // record_type(dimension, pictures=pictures).itemsize)
+    most = max(LEAST_PIECE_ROWS, piece_bytes // form.itemsize)
     piece_rows = min(max(LEAST_PIECE_ROWS, total // PIECES), most)
     units: list[tuple[Stretch, ...]] = []
     pieces: list[Piece] = []

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from dpgmm_beam.data import rows
 from dpgmm_beam.data.digest import DIGEST_LIMBS, digest_limbs, digest_of_limbs
 from dpgmm_beam.data.rows import (
+    RecordForm,
     RowFormat,
     Rows,
     accept,
     embedding_matrix,
     label_indices,
-    record_type,
     rows_of,
     without_long_lists,
 )
@@ -355,7 +355,7 @@ def test_a_row_is_kept_or_set_aside_with_its_picture():
     np.testing.assert_array_equal(again.pictures, rows.pictures)
     np.testing.assert_array_equal(rows.kept(np.array([2, 0])).pictures, rows.pictures[[2, 0]])
     assert [block.pictures.shape for block in rows.blocks(2)] == [(2, 3), (1, 3)]
-    assert record_type(2, True, 3).itemsize == record_type(2, True).itemsize + 6
+    assert row_format.records(units=True).itemsize == RecordForm(2, units=True).itemsize + 6
 
 
 def test_rows_in_memory_with_pictures():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpgmm_beam.data.rows import record_type
+from dpgmm_beam.data.rows import RecordForm
 from dpgmm_beam.fit.plan import Plan
 from tests import small
 from tests.strategies import quick
@@ -13,7 +13,8 @@ from transforms.files.listing import LEAST_PIECE_ROWS, Listing, Piece, cut
 from transforms.files.parquet import RowGroups
 
 DIMENSION = 8
-ROW_BYTES = record_type(DIMENSION).itemsize
+FORM = RecordForm(DIMENSION)
+ROW_BYTES = FORM.itemsize
 
 ROWS = st.one_of(
     st.integers(0, 3),
@@ -43,7 +44,7 @@ def units_rows(found: Listing, files: list[RowGroups]) -> list[int]:
 @quick
 @given(inputs_of_files(), st.sampled_from([1, ROW_BYTES * 10_000, 96 * 2**20]))
 def test_every_row_is_in_one_piece(files, piece_bytes):
-    found = cut(files, DIMENSION, piece_bytes)
+    found = cut(files, FORM, piece_bytes)
     # Units have whole row groups, in the order of the files; what is left out has no rows.
     listed = [
         (stretch.path, stretch.pin, group)
@@ -71,7 +72,7 @@ def test_every_row_is_in_one_piece(files, piece_bytes):
 @quick
 @given(inputs_of_files(), st.sampled_from([1, ROW_BYTES * 10_000, 96 * 2**20]))
 def test_pieces_are_neither_large_nor_many(files, piece_bytes):
-    found = cut(files, DIMENSION, piece_bytes)
+    found = cut(files, FORM, piece_bytes)
     total = sum(sum(file.rows) for file in files)
     most = max(LEAST_PIECE_ROWS, piece_bytes // ROW_BYTES)
     wanted = min(max(LEAST_PIECE_ROWS, total // listing.PIECES), most)
@@ -88,23 +89,23 @@ def test_small_data_is_cut_for_many_workers(groups):
     total = 1_000_000
     rows = [total // groups] * groups
     files = [RowGroups("/in/x.parquet", "pin", tuple(rows))]
-    found = cut(files, 512, 96 * 2**20)
+    found = cut(files, RecordForm(512), 96 * 2**20)
     assert 48 <= len(found.pieces) <= 80
-    (one,) = cut([RowGroups("/in/x.parquet", "pin", (4000,))], 512, 96 * 2**20).pieces
+    (one,) = cut([RowGroups("/in/x.parquet", "pin", (4000,))], RecordForm(512), 96 * 2**20).pieces
     assert one == Piece(0, 0, 4000)
 
 
 def test_large_data_is_cut_by_bytes():
     files = [RowGroups(f"/in/{number:04d}.parquet", "pin", (100_000,) * 10) for number in range(100)]
-    found = cut(files, 512, 96 * 2**20)
-    sizes = [piece.rows * record_type(512).itemsize for piece in found.pieces]
+    found = cut(files, RecordForm(512), 96 * 2**20)
+    sizes = [piece.rows * RecordForm(512).itemsize for piece in found.pieces]
     assert max(sizes) <= 1.5 * 96 * 2**20
     assert len(sizes) > 64
 
 
 def test_many_small_files_share_a_unit():
     files = [RowGroups(f"/in/{number:04d}.parquet", f"pin {number}", (10,)) for number in range(500)]
-    found = cut(files, DIMENSION, 96 * 2**20)
+    found = cut(files, FORM, 96 * 2**20)
     assert [len(unit) for unit in found.units] == [410, 90]
     assert [(stretch.path, stretch.pin) for stretch in found.units[1]] == [
         (file.path, file.pin) for file in files[410:]
@@ -113,13 +114,13 @@ def test_many_small_files_share_a_unit():
 
 @pytest.mark.parametrize("files", [[], [RowGroups("/a", "pin", ())], [RowGroups("/a", "pin", (0, 0))]])
 def test_without_rows_there_is_one_empty_piece(files):
-    assert cut(files, DIMENSION, 1) == Listing(((),), (Piece(0, 0, 0),))
+    assert cut(files, FORM, 1) == Listing(((),), (Piece(0, 0, 0),))
 
 
 @quick
 @given(inputs_of_files())
 def test_a_listing_survives_its_file(files):
-    found = cut(files, DIMENSION, 1)
+    found = cut(files, FORM, 1)
     assert Listing.from_json(found.to_json()) == found
 
 
