@@ -105,6 +105,14 @@ def _forked(module: str, arguments: list[str], log: str, folder: str, environmen
     sys.exit(importlib.import_module(module).main(arguments))
 
 
+def exit_code(work, *arguments) -> int | None:
+    """How a process ends that does `work`, which may kill it."""
+    process = _FORKS.Process(target=work, args=arguments)
+    process.start()
+    process.join(PATIENCE)
+    return process.exitcode
+
+
 def kill(started) -> None:
     """SIGKILL to a process and to all of its group, if it has come so far as to have one."""
     try:

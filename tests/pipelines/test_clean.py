@@ -1,10 +1,10 @@
-import multiprocessing
 import os
 import signal
 from pathlib import Path
 
 from pipelines import cli, runs
 from tests import small
+from tests.pipelines.processes import exit_code
 
 
 def release(folder, source, *more):
@@ -56,12 +56,8 @@ def test_a_drawn_key_that_was_left_behind(tmp_path, capsys):
     source = small.write_rows(tmp_path / "in", small.table(200))
     (tmp_path / "out").mkdir()
     (tmp_path / "out").chmod(0o755)
-    child = multiprocessing.get_context("forkserver").Process(
-        target=killed_in_a_run, args=(str(tmp_path / "private"), str(source), str(tmp_path / "out"))
-    )
-    child.start()
-    child.join()
-    assert child.exitcode == -signal.SIGKILL
+    ended = exit_code(killed_in_a_run, str(tmp_path / "private"), str(source), str(tmp_path / "out"))
+    assert ended == -signal.SIGKILL
     assert len(list(Path(tmp_path).rglob("noise.key"))) == 1
     assert clean(tmp_path, capsys) == "removed 1 runs\n"
     assert not list(Path(tmp_path).rglob("noise.key"))

@@ -2,7 +2,6 @@ import dataclasses
 import errno
 import hashlib
 import json
-import multiprocessing
 import os
 import stat
 import threading
@@ -12,6 +11,7 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 
 from tests import small
+from tests.pipelines.processes import exit_code
 from tests.transforms import crate  # noqa: F401  (the scheme crate://)
 from transforms.files import publish
 from transforms.files.publish import FileRecord, Publication
@@ -156,10 +156,7 @@ def test_a_file_is_staged_while_others_publish(tmp_path):
 
 def killed(work, *arguments):
     """Runs `work` in a process that is gone at its first fsync, as SIGKILL would have it."""
-    child = multiprocessing.get_context("forkserver").Process(target=until_its_fsync, args=(work, *arguments))
-    child.start()
-    child.join()
-    assert child.exitcode == 9
+    assert exit_code(until_its_fsync, work, *arguments) == 9
 
 
 def until_its_fsync(work, *arguments):
