@@ -17,19 +17,13 @@ from pipelines.columns import columns_of
 from pipelines.parsers.embed import parser
 from pipelines.progress import Progress, device
 from pipelines.runner import check_ports, is_local, job_options, threads_for
-from transforms.embed import (
-    NAMES_PREFIX,
-    NOTES_FOLDER,
-    REJECTED_FOLDER,
-    SHARD_PREFIX,
-    EmbedImages,
-    finished_shards,
-    plan_shards,
-)
+from transforms.embed import EmbedImages
 from transforms.execution import MAX_THREADS
 from transforms.files import finding, private
+from transforms.files.cache import NAMES_PREFIX, NOTES_FOLDER, REJECTED_FOLDER, finished_shards
 from transforms.files.inputs import describe_input
 from transforms.files.private import make_private_folder
+from transforms.files.shards import SHARD_PREFIX, plan_shards
 from transforms.files.small import read_small
 from transforms.files.write import write_whole
 from transforms.survey import left_out_of_images

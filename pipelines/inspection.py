@@ -14,13 +14,13 @@ from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.data import images
 from dpgmm_beam.data.survey import LabelCounts, LabelSurvey, UnitCounts, compare
 from dpgmm_beam.encoders import registry
+from dpgmm_beam.encoders.preparation import Preparation
 from dpgmm_beam.errors import ConfigError, printable
 from pipelines import cli, paths
 from pipelines.classes import read_classes
 from pipelines.columns import columns_of
 from pipelines.parsers.inspect import parser
 from pipelines.progress import Progress
-from transforms.embed import Preparation
 from transforms.execution import MAX_THREADS
 from transforms.files.columns import Columns
 from transforms.files.inputs import InputDescription, describe_input

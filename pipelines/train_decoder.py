@@ -14,6 +14,7 @@ import numpy as np
 from dpgmm_beam.data import images
 from dpgmm_beam.encoders import registry
 from dpgmm_beam.encoders.encoder import Encoder
+from dpgmm_beam.encoders.preparation import Preparation
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.recipe import DecoderConfig
 from pipelines import cli, cores, paths
@@ -21,9 +22,10 @@ from pipelines.columns import columns_of
 from pipelines.parsers.train_decoder import parser
 from pipelines.progress import Steps, device
 from pipelines.public import check_public
-from transforms.embed import EncodedImage, Preparation, Shard, load, parts_of, plan_shards
 from transforms.execution import MAX_THREADS
 from transforms.files import finding, inputs
+from transforms.files.encoded_images import EncodedImage, load, parts_of
+from transforms.files.shards import Shard, plan_shards
 from transforms.files.write import write_whole
 
 FEWEST, MOST = 10, 10**6

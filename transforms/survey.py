@@ -16,10 +16,12 @@ from dpgmm_beam.data.images import Header, Note, Reason
 from dpgmm_beam.data.rows import RowFormat, accept
 from dpgmm_beam.data.schema import LABEL, UNIT
 from dpgmm_beam.data.survey import LabelCounts, UnitCounts
-from transforms import embed
-from transforms.files import inputs, opening, tables
+from transforms.embed import EmbedImages
+from transforms.files import cache, encoded_images, inputs, opening, tables
+from transforms.files.encoded_images import EncodedImage
 from transforms.files.inputs import InputDescription
 from transforms.files.left_out import left_out
+from transforms.files.shards import MAX_SHARD_ROWS, Shard, plan_shards
 from transforms.ordered_map import ordered_map
 
 MAX_NAMED = 10_000
@@ -145,17 +147,17 @@ def _look_at_images(
     threads: int,
     progress: Callable[[float], None],
 ) -> None:
-    shards = list(embed.plan_shards(description, encoder, embed.MAX_SHARD_ROWS))
+    shards = list(plan_shards(description, encoder, MAX_SHARD_ROWS))
     # Where shards do not say how many images they have, they are as large as each other.
     total, done = sum(len(shard.files) or 1 for shard in shards), 0
     with ThreadPoolExecutor(threads) as workers:
         for shard in shards:
 
-            def start(part: list[embed.EncodedImage], shard: embed.Shard = shard) -> Future:
+            def start(part: list[EncodedImage], shard: Shard = shard) -> Future:
                 return workers.submit(_look_at_part, shard, part, decode, side)
 
-            parts = embed.parts_of(shard, _PART_ROWS)
-            for seen in ordered_map(start, parts, threads + 1, embed.size_of, _AHEAD_BYTES):
+            parts = encoded_images.parts_of(shard, _PART_ROWS)
+            for seen in ordered_map(start, parts, threads + 1, encoded_images.size_of, _AHEAD_BYTES):
                 for each in seen:
                     _add(found, each)
                 done += len(seen) if shard.files else 0
@@ -163,18 +165,18 @@ def _look_at_images(
             done += 0 if shard.files else 1
 
 
-def _look_at_part(shard: embed.Shard, part: list[embed.EncodedImage], decode: bool, side: int) -> list[_Seen]:
-    return [_look_at_image(image, decode, side) for image in embed.load(shard, part)]
+def _look_at_part(shard: Shard, part: list[EncodedImage], decode: bool, side: int) -> list[_Seen]:
+    return [_look_at_image(image, decode, side) for image in encoded_images.load(shard, part)]
 
 
-def _look_at_image(image: embed.EncodedImage, decode: bool, side: int) -> _Seen:
+def _look_at_image(image: EncodedImage, decode: bool, side: int) -> _Seen:
     notes: list[Note] = []
     header = images.look(image.data, side) if image.reason is None else image.reason
     if decode and not isinstance(header, Reason):
         refused = images.use_image(image.data, lambda picture: None, side, notes.append)
         header = header if refused is None else refused
     label = None if image.label is None else image.label.decode(errors="backslashreplace")
-    source = embed.printable(image.source)
+    source = encoded_images.printable(image.source)
     return _Seen(source, label, max(image.size, 0), header, tuple(notes), image.unit)
 
 
@@ -252,7 +254,7 @@ def left_out_of_images(
     description: InputDescription,
     encoder: str,
     cache_dir: str,
-    shard_rows: int = embed.EmbedImages.shard_rows,
+    shard_rows: int = EmbedImages.shard_rows,
     labels: bool = False,
     decodable: str | None = None,
 ) -> dict:
@@ -268,12 +270,12 @@ def left_out_of_images(
         found = Found(LabelCounts())
         for item in left_out(description):
             found.passed_over.add(item.path, item.reason)
-        names = [shard.name for shard in embed.plan_shards(description, encoder, shard_rows, decodable)]
-        for source, reason in embed.remarks(cache_dir, embed.REJECTED_FOLDER, names):
+        names = [shard.name for shard in plan_shards(description, encoder, shard_rows, decodable)]
+        for source, reason in cache.read_remarks(cache_dir, cache.REJECTED_FOLDER, names):
             found.rejected.add(source, reason)
-        for source, note in embed.remarks(cache_dir, embed.NOTES_FOLDER, names):
+        for source, note in cache.read_remarks(cache_dir, cache.NOTES_FOLDER, names):
             found.notes.add(source, note)
-        for table in embed.cached_labels(cache_dir, names) if labels else ():
+        for table in cache.cached_labels(cache_dir, names) if labels else ():
             found.good += len(table)
             if LABEL in table.column_names:
                 found.labels.add_all(table.column(LABEL))

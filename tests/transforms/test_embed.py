@@ -22,10 +22,12 @@ from dpgmm_beam.errors import ConfigError
 from tests import small
 from tests.transforms.crate import plain
 from transforms import embed
-from transforms.files import image_folders, parquet
+from transforms.files import encoded_images, parquet
+from transforms.files.cache import finished_shards
 from transforms.files.columns import Columns
 from transforms.files.inputs import describe_input
 from transforms.files.parquet import RowGroups
+from transforms.files.shards import SHARD_SUFFIX, plan_shards
 from transforms.prepare import Source
 
 ENCODER = "efficientnet_lite0:32"
@@ -206,10 +208,10 @@ def test_files_beyond_the_bound_are_not_read(folder, tmp_path, monkeypatch):
     large = folder / "a" / "large.png"
     large.write_bytes(encoded(picture(1)) + bytes(2**16))
     monkeypatch.setattr(images, "MAX_BYTES", 2**16)
-    read_bounded = embed.read_bounded
+    read_bounded = encoded_images.read_bounded
     opened = []
     monkeypatch.setattr(
-        embed, "read_bounded", lambda path, most: opened.append(path) or read_bounded(path, most)
+        encoded_images, "read_bounded", lambda path, most: opened.append(path) or read_bounded(path, most)
     )
     found = rows(run(folder, tmp_path / "cache"))
     assert len(found) == 40
@@ -220,7 +222,7 @@ def test_files_beyond_the_bound_are_not_read(folder, tmp_path, monkeypatch):
 
 def test_a_file_that_grows_fails_the_job(folder, tmp_path):
     """It is not the input that was listed."""
-    shard, *_ = embed.plan_shards(describe_input(str(folder), ENCODER), ENCODER, 16)
+    shard, *_ = plan_shards(describe_input(str(folder), ENCODER), ENCODER, 16)
     with open(folder / shard.files[0], "ab") as file:
         file.write(b"more")
     with pytest.raises(RuntimeError, match="do not change the input"):
@@ -228,7 +230,7 @@ def test_a_file_that_grows_fails_the_job(folder, tmp_path):
 
 
 def test_a_file_that_becomes_a_fifo_is_not_waited_for(folder, tmp_path):
-    shard, *_ = embed.plan_shards(describe_input(str(folder), ENCODER), ENCODER, 16)
+    shard, *_ = plan_shards(describe_input(str(folder), ENCODER), ENCODER, 16)
     path = folder / shard.files[0]
     path.unlink()
     os.mkfifo(path)
@@ -267,7 +269,7 @@ def test_a_picture_that_cannot_be_prepared_is_its_own_trouble(folder, tmp_path, 
     for number in range(3):
         (folder / "a" / f"31-{number}.png").write_bytes(encoded(Image.new("L", (31, 9))))
     (folder / "b" / "32.png").write_bytes(encoded(Image.new("L", (32, 9))))
-    for shard in embed.plan_shards(describe_input(str(folder), odd), odd, 1024):
+    for shard in plan_shards(describe_input(str(folder), odd), odd, 1024):
         embed_shard(shard, tmp_path / "cache", odd)
     tables = [pq.read_table(path) for path in (tmp_path / "cache").glob("*.parquet")]
     assert sum(map(len, tables)) == 40
@@ -277,7 +279,7 @@ def test_a_picture_that_cannot_be_prepared_is_its_own_trouble(folder, tmp_path, 
 def test_an_encoder_that_prepares_nothing_fails_the_job(folder, tmp_path, odd, monkeypatch):
     """Not row by row, in silence: that would be a release of noise."""
     monkeypatch.setattr(Odd, "prepare", lambda self, images: 1 // 0)
-    shard, *_ = embed.plan_shards(describe_input(str(folder), odd), odd, 1024)
+    shard, *_ = plan_shards(describe_input(str(folder), odd), odd, 1024)
     with pytest.raises(ZeroDivisionError):
         embed_shard(shard, tmp_path / "cache", odd)
 
@@ -287,28 +289,11 @@ def test_what_numpy_would_warn_of_is_not_said(folder, tmp_path, odd, monkeypatch
         return np.log(np.zeros((len(prepared), 6))) * 0
 
     monkeypatch.setattr(Odd, "embed", embed_badly)
-    shard, *_ = embed.plan_shards(describe_input(str(folder), odd), odd, 1024)
+    shard, *_ = plan_shards(describe_input(str(folder), odd), odd, 1024)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         embed_shard(shard, tmp_path / "cache", odd)
     assert capfd.readouterr().err == ""
-
-
-@pytest.mark.parametrize(
-    ("sizes", "parts"),
-    [
-        ([1] * 10, [4, 4, 2]),
-        ([image_folders.NO_FILE] * 5, [4, 1]),
-        ([2**23] * 9, [4, 4, 1]),
-        ([2**24] * 5, [2, 2, 1]),
-        ([2**28, 1, 1, 2**28], [1, 2, 1]),
-    ],
-)
-def test_few_large_images_are_together(sizes, parts):
-    found = [embed.EncodedImage(str(number), None, size) for number, size in enumerate(sizes)]
-    cut = list(embed._parts(iter(found), 4))
-    assert [len(part) for part in cut] == parts
-    assert [image for part in cut for image in part] == found
 
 
 def test_an_empty_folder_is_embedded(tmp_path):
@@ -354,7 +339,7 @@ def test_resumption_and_one_new_image(folder, tmp_path):
     assert len({g.path for g in third} - {g.path for g in first}) == 1
     assert set(after) <= set(states(tmp_path / "cache"))
     run(folder, tmp_path / "cache", prune=True)
-    assert embed.finished_shards(str(tmp_path / "cache")) == {Path(groups.path).name for groups in third}
+    assert finished_shards(str(tmp_path / "cache")) == {Path(groups.path).name for groups in third}
 
 
 def test_a_source_is_of_its_own_input(folder, tmp_path):
@@ -442,12 +427,12 @@ def test_each_rejected_image_has_its_reason(folder, tmp_path):
 def test_what_was_left_out_is_told_though_a_worker_dies_behind_it(folder, tmp_path, monkeypatch):
     """A finished shard is never looked at again, so its remarks must be there before it."""
     (folder / "a" / "empty.png").write_bytes(b"")
-    shards = list(embed.plan_shards(describe_input(str(folder), ENCODER), ENCODER, 64))
+    shards = list(plan_shards(describe_input(str(folder), ENCODER), ENCODER, 64))
     write_whole = embed.write_whole
 
     def dying(path, content, **options):
         write_whole(path, content, **options)
-        if path.endswith(embed.SHARD_SUFFIX):
+        if path.endswith(SHARD_SUFFIX):
             raise OSError("the worker is gone")
 
     step = embed.EmbedShards(ENCODER, str(tmp_path / "cache"), 0, 1)
@@ -466,7 +451,7 @@ def test_what_was_left_out_is_told_though_a_worker_dies_behind_it(folder, tmp_pa
 def test_double_execution_at_once(folder, tmp_path):
     """Each shard executed by three threads at the same time: one whole file each."""
     description = describe_input(str(folder), ENCODER)
-    shards = list(embed.plan_shards(description, ENCODER, 16))
+    shards = list(plan_shards(description, ENCODER, 16))
     step = embed.EmbedShards(ENCODER, str(tmp_path / "cache"), 0, 1)
     step.setup()
     with embed.ThreadPoolExecutor(3) as pool:
@@ -554,7 +539,7 @@ def test_a_page_that_cannot_be_decoded_fails_without_its_bytes(tmp_path):
     pq.write_table(table, path)
     data = path.read_bytes()
     path.write_bytes(data[:4] + b"\xff" * 400 + data[404:])
-    (shard,) = embed.plan_shards(describe_input(str(path), ENCODER), ENCODER, 16)
+    (shard,) = plan_shards(describe_input(str(path), ENCODER), ENCODER, 16)
     with pytest.raises(RuntimeError) as caught:
         embed_shard(shard, tmp_path / "cache")
     assert str(caught.value).startswith(f"{path} could not be read (")
@@ -562,7 +547,7 @@ def test_a_page_that_cannot_be_decoded_fails_without_its_bytes(tmp_path):
 
 
 def test_row_groups_of_a_shard_stay_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "ROW_GROUP_ROWS", 16)
+    monkeypatch.setattr("transforms.files.cache.ROW_GROUP_ROWS", 16)
     images = pa.array([encoded(picture(i)) for i in range(50)])
     pq.write_table(pa.table({"image": images}), tmp_path / "in.parquet")
     (groups,) = run(tmp_path / "in.parquet", tmp_path / "cache")
@@ -571,7 +556,7 @@ def test_row_groups_of_a_shard_stay_bounded(tmp_path, monkeypatch):
 
 
 def test_an_image_that_vanishes_is_named(folder, tmp_path):
-    shard, *_ = embed.plan_shards(describe_input(str(folder), ENCODER), ENCODER, 16)
+    shard, *_ = plan_shards(describe_input(str(folder), ENCODER), ENCODER, 16)
     (folder / shard.files[0]).unlink()
     step = embed.EmbedShards(ENCODER, str(tmp_path / "cache"), 0, 1)
     step.setup()
@@ -598,7 +583,7 @@ def test_any_scheme(folder, tmp_path):
     far = rows(far_out)
     assert {source.removeprefix("crate://") for source in far} == set(near)
     assert all(np.array_equal(far[source][1], near[plain(source)][1]) for source in far)
-    assert embed.finished_shards(f"crate://{tmp_path}/cache") == {
+    assert finished_shards(f"crate://{tmp_path}/cache") == {
         os.path.basename(groups.path) for groups in far_out
     }
     described = describe_input(f"crate://{tmp_path}/cache/*.parquet", "precomputed")
@@ -634,7 +619,7 @@ def test_images_and_labels_of_other_columns(tmp_path):
         described = describe_input(
             str(tmp_path / "in.parquet"), ENCODER, columns=Columns(image="img", label=label)
         )
-        shards = list(embed.plan_shards(described, ENCODER, 16))
+        shards = list(plan_shards(described, ENCODER, 16))
         for shard in shards:
             embed_shard(shard, tmp_path / "cache")
         tables = [pq.read_table(tmp_path / "cache" / shard.name) for shard in shards]

@@ -18,7 +18,9 @@ from pipelines import cli
 from tests import small
 from tests.transforms.crate import CrateFileSystem
 from transforms import embed
+from transforms.files.cache import finished_shards
 from transforms.files.inputs import describe_input
+from transforms.files.shards import plan_shards
 
 ENCODER = "efficientnet_lite0:32"
 
@@ -147,10 +149,10 @@ def test_a_changed_tar_is_embedded_again(tmp_path):
     tar(tmp_path / "in" / "a.tar", [("1.png", encoded(1)), ("1.cls", b"cat")])
     tar(tmp_path / "in" / "b.tar", [("1.png", encoded(2)), ("1.cls", b"dog")])
     assert sorted(embedded(tmp_path / "in", tmp_path / "cache").values()) == ["cat", "dog"]
-    before = embed.finished_shards(str(tmp_path / "cache"))
+    before = finished_shards(str(tmp_path / "cache"))
     tar(tmp_path / "in" / "b.tar", [("1.png", encoded(2)), ("1.cls", b"fox")])
     assert sorted(embedded(tmp_path / "in", tmp_path / "cache").values()) == ["cat", "fox"]
-    assert len(before & embed.finished_shards(str(tmp_path / "cache"))) == 1
+    assert len(before & finished_shards(str(tmp_path / "cache"))) == 1
 
 
 def test_every_layout_gives_the_same_release(tmp_path):
@@ -228,7 +230,7 @@ def rows_of(source, cache):
     step = embed.EmbedShards("blocks", str(cache), 0, 1)
     step.setup()
     try:
-        for shard in embed.plan_shards(describe_input(str(source), "blocks"), "blocks", 16):
+        for shard in plan_shards(describe_input(str(source), "blocks"), "blocks", 16):
             next(step.process(("names", shard)))
     finally:
         step.teardown()

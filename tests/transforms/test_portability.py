@@ -30,12 +30,12 @@ from dpgmm_beam.release.manifest import files_of
 from pipelines import runner
 from tests import small
 from tests.transforms import steps
-from transforms import embed
 from transforms.embed import EmbedImages
 from transforms.execution import Execution
 from transforms.files import inputs
 from transforms.files.publish import FileRecord, Publication
 from transforms.files.run_files import Workspace
+from transforms.files.shards import MAX_SHARD_ROWS, Shard
 from transforms.fit import DrawNoise, StorePart, SumPieces
 from transforms.passes import fingerprint
 from transforms.prepare import Source
@@ -463,8 +463,8 @@ def test_no_element_before_or_after_the_fit_is_large(sized):
 
 def test_no_shard_of_images_is_large():
     """A shard of as many images as are allowed, with long names."""
-    names = tuple(f"{number:0200d}" for number in range(embed.MAX_SHARD_ROWS))
-    shard = embed.Shard("x", "/in", True, ("a label",) * len(names), names)
+    names = tuple(f"{number:0200d}" for number in range(MAX_SHARD_ROWS))
+    shard = Shard("x", "/in", True, ("a label",) * len(names), names)
     assert len(coders.registry.get_coder(Any).encode(("names", shard))) < ELEMENT_BYTES
 
 
