@@ -18,8 +18,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 import numpy as np
@@ -30,7 +29,7 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 
 from dpgmm_beam.data import arrays
 from dpgmm_beam.data.digest import digest_limbs, digest_of_limbs
-from dpgmm_beam.data.rows import HashIds, RecordForm, RowFormat, Rows, SetAside, concatenate
+from dpgmm_beam.data.rows import HashIds, RecordForm, Rows, SetAside, concatenate
 from dpgmm_beam.data.schema import EMBEDDING, LABEL
 from dpgmm_beam.data.units import IdHasher, UnitKeys
 from dpgmm_beam.errors import ConfigError
@@ -38,6 +37,7 @@ from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.lattice import MAX_ROWS
 from dpgmm_beam.privacy.noise import NoiseKey
+from transforms import elements
 from transforms.bound import BoundRows, is_done, report_file
 from transforms.execution import Execution
 from transforms.files import keys, opening, prepared, run_files, unit_files
@@ -175,17 +175,17 @@ class SpillRows(beam.DoFn):
         self.held, self.left_out = 0, SetAside()
 
     def process(self, element) -> Iterator[tuple[int, Spill]]:
-        embedding, label, unit = _fields_of(element, self.fields)
-        if _is_batch(embedding, label):
-            batch = _batch(embedding, label, self.row_format, unit if self.has_units else None)
+        embedding, label, unit = elements.fields_of(element, self.fields)
+        if elements.is_batch(embedding, label):
+            batch = elements.as_batch(embedding, label, self.row_format, unit if self.has_units else None)
             for rows, left_out in arrays.accepted(batch, self.row_format, self._hash_ids()):
                 self._take(rows, left_out)
                 if self.held >= SPILL_BYTES:
                     yield self._spill()
             return
-        self.embeddings.append(_vector(embedding, self.row_format.dimension))
-        self.labels.append(_label(label))
-        self.units.append(_unit(unit))
+        self.embeddings.append(elements.as_vector(embedding, self.row_format.dimension))
+        self.labels.append(elements.as_label(label))
+        self.units.append(elements.as_id(unit))
         if len(self.embeddings) >= ROWS_AT_ONCE:
             self._take_single_rows()
             if self.held >= SPILL_BYTES:
@@ -254,145 +254,6 @@ def _report(rows: int, left_out: SetAside) -> bytes:
     """As `prepare` has it: how many rows there were, and how many of them were set aside."""
     aside = dataclasses.asdict(left_out)
     return json.dumps({"rows": rows + sum(aside.values()), "set_aside": aside}).encode()
-
-
-def _fields_of(element: Any, names: Sequence[str]) -> list[Any]:
-    """An element's fields; None for those that it does not have."""
-    if isinstance(element, pa.RecordBatch | pa.Table):
-        # A column that is not there is one of nulls.
-        # A column that is there twice is none, either.
-        nulls = pa.nulls(len(element))
-        places = [element.schema.get_field_index(name) for name in names]
-        return [nulls if place < 0 else element.column(place) for place in places]
-    return [_field(element, name) for name in names]
-
-
-def _field(element: Any, name: str) -> Any:
-    try:
-        return element.get(name) if isinstance(element, Mapping) else getattr(element, name, None)
-    except Exception:
-        # Whatever an element does when it is looked at, it is set aside.
-        return None
-
-
-def _is_batch(embedding: Any, label: Any) -> bool:
-    """Whether an element is several rows; a label of one row is no list."""
-    if isinstance(embedding, pa.Array | pa.ChunkedArray):
-        return True
-    try:
-        if isinstance(embedding, list | tuple):
-            # Of which none is a vector, none is a row.
-            return isinstance(label, list | tuple) and any(hasattr(each, "__len__") for each in embedding)
-        return getattr(embedding, "ndim", 1) == 2
-    except Exception:
-        return False
-
-
-def _vector(embedding: Any, dimension: int) -> np.ndarray | None:
-    """One embedding as (d,) float64; None where it is none of this length."""
-    try:
-        vector = arrays.as_numpy(embedding)
-        if vector.shape != (dimension,):
-            return None
-        if vector.dtype == object:
-            # None in a list becomes NaN, as null does in a file; texts are no numbers.
-            if not all(each is None or isinstance(each, int | float | np.number) for each in vector):
-                return None
-        elif vector.dtype.kind not in "fiu":
-            return None
-        return vector.astype(np.float64)
-    except Exception:
-        # Whatever an element does when it is looked at, it is set aside.
-        return None
-
-
-def _label(label: Any) -> str | None:
-    """A label as text; None where it is none."""
-    if isinstance(label, str):
-        try:
-            label.encode()
-        except UnicodeEncodeError:
-            return None
-        return str(label)
-    if not isinstance(label, int | np.integer) or isinstance(label, bool):
-        return None
-    # Python refuses to print the longest of them.
-    return str(int(label)) if int(label).bit_length() < 4096 else None
-
-
-def _unit(unit: Any) -> bytes | None:
-    """An id of a privacy unit as the bytes that decide; None where it is none."""
-    if isinstance(unit, bytes | bytearray | memoryview):
-        return bytes(unit)
-    text = _label(unit)
-    return None if text is None else text.encode()
-
-
-def _batch(embeddings: Any, labels: Any, row_format: RowFormat, units: Any = None) -> pa.RecordBatch:
-    """A batch's columns.
-
-    What becomes of a row depends on no other row of its batch: where values are objects of
-    Python, each is looked at by itself, as in elements of one row.
-    """
-    column = _embeddings(embeddings, row_format.dimension)
-    others = {
-        "labels": _labels(labels) if row_format.labelled else None,
-        "units": _units(units) if units is not None else None,
-    }
-    # Where there are not as many nobody can say which label or id is which row's.
-    return arrays.batch_of(
-        column,
-        **{
-            name: each if each is None or len(each) == len(column) else pa.nulls(len(column), pa.string())
-            for name, each in others.items()
-        },
-    )
-
-
-def _embeddings(embeddings: Any, dimension: int) -> pa.Array:
-    if not isinstance(embeddings, pa.Array | pa.ChunkedArray):
-        try:
-            matrix = embeddings if isinstance(embeddings, list | tuple) else arrays.as_numpy(embeddings)
-        except Exception:
-            return pa.nulls(len(embeddings))
-        if isinstance(matrix, list | tuple) or matrix.dtype == object:
-            vectors = [_vector(each, dimension) for each in matrix]
-            return pa.array(vectors, pa.list_(pa.float64(), dimension))
-        embeddings = matrix
-    try:
-        return arrays.embedding_column(embeddings)
-    except ConfigError:
-        # By the type of all of them.
-        return pa.nulls(len(embeddings))
-
-
-def _labels(labels: Any) -> pa.Array:
-    if isinstance(labels, pa.Array | pa.ChunkedArray):
-        try:
-            return arrays.label_column(labels)
-        except ConfigError:
-            return pa.nulls(len(labels), pa.string())
-    try:
-        values = labels if isinstance(labels, list | tuple) else arrays.as_numpy(labels)
-        # Arrow would make one type of them, or none.
-        texts = [_label(each) for each in values] if not isinstance(values, str) else []
-    except Exception:
-        texts = []
-    return pa.array(texts, pa.string())
-
-
-def _units(units: Any) -> pa.Array:
-    if isinstance(units, pa.Array | pa.ChunkedArray):
-        try:
-            return arrays.unit_column(units)
-        except ConfigError:
-            return pa.nulls(len(units), pa.string())
-    try:
-        values = units if isinstance(units, list | tuple) else arrays.as_numpy(units)
-        found = [_unit(each) for each in values] if not isinstance(values, str | bytes) else []
-    except Exception:
-        found = []
-    return pa.array(found, pa.large_binary())
 
 
 @beam.typehints.with_output_types(tuple[int, Spill])

@@ -180,17 +180,6 @@ def test_units_and_their_bound_come_together(source, tmp_path):
     assert not Path(workspace.rows).exists()
 
 
-def test_ids_of_elements():
-    from transforms.rows import _unit, _units
-
-    values = ["7", 7, np.int64(7), b"7", bytearray(b"7"), 7.0, None, True, ["7"], "\ud800", 10**5000]
-    assert [_unit(each) for each in values] == [b"7"] * 5 + [None] * 6
-    assert _units(values).to_pylist() == [b"7"] * 5 + [None] * 6
-    assert _units(np.array([7, 8])).to_pylist() == [b"7", b"8"]
-    assert _units(pa.array([1.5])).to_pylist() == [None]
-    assert _units("77").to_pylist() == []
-
-
 def test_tables_are_read_by_ranges(tmp_path):
     """As many ranges as one likes hold each row once; of each piece its own positions come back."""
     generator = np.random.default_rng(0)

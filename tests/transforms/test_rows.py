@@ -35,14 +35,14 @@ from tests.transforms import crate, steps  # noqa: F401  (the scheme crate://)
 from tests.transforms.chaos import Chaos, Schedule
 from tests.transforms.test_chaos import CALM, SCHEDULES, check_no_threads, check_whole, schedules
 from tests.transforms.test_portability import check_transforms
-from transforms import rows
+from transforms import elements
 from transforms.execution import Execution
 from transforms.files import prepared
 from transforms.files.publish import Publication
 from transforms.files.run_files import Workspace
 from transforms.fit import FitMixture
 from transforms.prepare import set_aside
-from transforms.rows import PrepareElements, SpillRows, _label, add_digests, path_of
+from transforms.rows import PrepareElements, SpillRows, add_digests, path_of
 from transforms.write import WriteRelease
 
 # Three stages; the first of them takes the digest of the data.
@@ -227,14 +227,14 @@ def test_bundles_that_are_alike_all_count(tmp_path, workspace):
 
 def test_upstream_that_says_something_else_each_time(tmp_path, workspace, monkeypatch):
     """Only what a runner has committed counts: the pieces hold one outcome of each bundle."""
-    fields_of = rows._fields_of
+    fields_of = elements.fields_of
 
     def restless(element, names):
         """As where a step before the spill is fused with it, and is asked again with it."""
         embedding, label, unit = fields_of(element, names)
         return np.array(embedding) + random.random(), label, unit
 
-    monkeypatch.setattr(rows, "_fields_of", restless)
+    monkeypatch.setattr(elements, "fields_of", restless)
     pipeline = pipeline_of(ROWS, tmp_path / "out", workspace, whole=False)
     Chaos(pipeline, Schedule(5, attempts=4)).run()
     (_,) = Path(workspace.rows).iterdir()
@@ -270,12 +270,6 @@ def test_bad_rows_are_set_aside_and_told_to_the_owner(tmp_path, workspace, expec
     assert SetAside(**found["set_aside"]) == (
         SetAside(length=13 + 3 + 2 + 2 + 1 + 3, label=6 + 4 + 2, value=4)
     )
-
-
-def test_labels_of_single_rows():
-    """As Arrow has them in batches; a text that no file can hold is none."""
-    labels = ["a", np.str_("b"), 7, np.uint8(7), -1, True, 1.0, None, b"a", "\udcff"]
-    assert list(map(_label, labels)) == ["a", "b", "7", "7", "-1", None, None, None, None, None]
 
 
 ODD_LABELS = ["a", "b", 7, 10**30, 10**5000, 2.5, True, None, b"a", "\udcff", float("nan"), {}]
