@@ -31,7 +31,7 @@ from dpgmm_beam.fit.state import FitState
 from dpgmm_beam.privacy import lattice
 from dpgmm_beam.privacy.noise import KEY_BYTES, NoiseKey
 from dpgmm_beam.privacy.queries import add_noise
-from dpgmm_beam.release import forecast, geometry
+from dpgmm_beam.release import geometry, simulation
 
 DELTA, LIMIT = 1e-5, 0.4
 EPSILONS = (0.5, 1.0, 4.0)
@@ -76,7 +76,7 @@ def plan_of(classes: int, dimension: int, epsilon: float, rows: int) -> Plan:
     return Plan(ReleaseConfig("precomputed", names, dimension, epsilon, DELTA), "forecast", counted=rows)
 
 
-def measure(plan: Plan, train: Rows, test: Rows, keys: int) -> forecast.Errors:
+def measure(plan: Plan, train: Rows, test: Rows, keys: int) -> simulation.Errors:
     """Over so many keys."""
     classes = plan.shape.classes
     exact_means, exact_covariance = geometry.moments(train, classes)
@@ -89,12 +89,12 @@ def measure(plan: Plan, train: Rows, test: Rows, keys: int) -> forecast.Errors:
         basis = final.covariance.basis * 2.0**-BASIS_BITS
         covariances.append(((basis @ basis.T - exact_covariance) ** 2).sum() / (exact_covariance**2).sum())
         features = teacher.FEATURES.of(state).bind()(test)
-        logits.append(forecast.centred_logits(features, state.teacher.average, state.teacher.norm))
-    return forecast.Errors(
+        logits.append(simulation.centred_logits(features, state.teacher.average, state.teacher.norm))
+    return simulation.Errors(
         count_error(plan, train),
         math.sqrt(np.mean(means)),
         math.sqrt(np.mean(covariances)),
-        forecast.between_keys(logits),
+        simulation.between_keys(logits),
         math.sqrt((np.mean(logits, axis=0) ** 2).mean()),
     )
 
@@ -138,7 +138,7 @@ def main() -> int:
             start = time.perf_counter()
             real = measure(plan, train, test, keys)
             middle = time.perf_counter()
-            predicted = forecast.simulate(plan, len(train), found)
+            predicted = simulation.simulate(plan, len(train), found)
             took = middle - start, time.perf_counter() - middle
             pairs = [
                 (predicted.counts, real.counts),

@@ -13,7 +13,7 @@ from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.privacy.allocation import with_shares
 from dpgmm_beam.privacy.neighbours import ADD_REMOVE
 from dpgmm_beam.privacy.tradeoff import Operational, in_words, operational
-from dpgmm_beam.release import forecast, references
+from dpgmm_beam.release import forecast, references, simulation
 from pipelines import budget as budgets
 from pipelines import cli
 from pipelines.parsers.plan import parser
@@ -38,7 +38,7 @@ class Forecast:
     plan: Plan
     rows: int
     like: str
-    errors: forecast.Errors | None
+    errors: simulation.Errors | None
     steps: tuple[forecast.Step, ...]
     directions: int
     loss: tuple[float, float, float] | None
@@ -217,7 +217,7 @@ def checked(arguments: argparse.Namespace) -> Plan:
 def forecast_of(plan: Plan, rows: int, like: str, within: float) -> Forecast:
     """What a release of so many rows would be like."""
     geometry = references.geometry_of(like)
-    errors = forecast.simulate(plan, rows, geometry)
+    errors = simulation.simulate(plan, rows, geometry)
     strength = forecast.strength(plan, rows)
     return Forecast(
         plan,
