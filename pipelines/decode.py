@@ -12,9 +12,10 @@ from dpgmm_beam.decoders import registry
 from dpgmm_beam.encoders.registry import check_encoder
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.release import manifest
+from dpgmm_beam.release.arguments import MAX_SEED
 from dpgmm_beam.release.decoded import MAX_FILES, MAX_PICTURES, Decoding, Labels
 from dpgmm_beam.release.picture_files import Format
-from dpgmm_beam.release.release import MAX_SEED, Release
+from dpgmm_beam.release.release import Release
 from pipelines import cli, job, paths, runner
 from pipelines.parsers.decode import parser
 from pipelines.progress import Progress

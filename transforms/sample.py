@@ -11,7 +11,8 @@ from apache_beam.utils.shared import Shared
 
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.release import manifest
-from dpgmm_beam.release.release import Release, check_seed
+from dpgmm_beam.release.arguments import check_seed
+from dpgmm_beam.release.release import Release
 from transforms.files import finding
 from transforms.files.small import read_bounded
 

@@ -7,17 +7,11 @@ of the steps of a fit.
 
 import dataclasses
 import functools
-import hashlib
 import io
 import json
-import operator
 import os
 import secrets
-import shutil
-import stat
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +25,7 @@ from dpgmm_beam.data.rows import Rows, SetAside
 from dpgmm_beam.data.schema import COMPONENT, COMPONENT_CLASS, EMBEDDING, LABEL, PROBABILITIES
 from dpgmm_beam.data.units import IdHasher, UnitKeys, bounded, digest_limbs_of, joined, smallest
 from dpgmm_beam.decoders.picture_map import PictureMap
-from dpgmm_beam.defaults import AUTO, LABELS
+from dpgmm_beam.defaults import LABELS
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.fit import unit_bound
 from dpgmm_beam.fit.chain import row_hash_key
@@ -39,9 +33,10 @@ from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.linalg import one_thread
 from dpgmm_beam.mixture import Mixture, Sample, Sampler, matrix_of
 from dpgmm_beam.privacy.allocation import with_shares
-from dpgmm_beam.privacy.neighbours import MAX_FOUND
 from dpgmm_beam.privacy.noise import KEY_BYTES, NoiseKey
 from dpgmm_beam.release import manifest
+from dpgmm_beam.release.arguments import bound_of, check_key, check_seed, number, whole
+from dpgmm_beam.release.folder import CheckedFiles, read_file, save_files
 from dpgmm_beam.release.in_memory import release_in_memory
 from dpgmm_beam.release.labels import Labeller
 from dpgmm_beam.release.loading import read_mixture
@@ -49,7 +44,6 @@ from dpgmm_beam.release.row_statement import RowStatement
 from dpgmm_beam.release.synthesis import Parts, draw_part, generator_of_seed
 
 BLOCK_ROWS, MOST_THREADS = 512, 8
-MAX_SEED = 2**64
 
 ONLY_CLASS = "all"
 """Label of the one class of rows without labels."""
@@ -153,8 +147,8 @@ class Release:
         Raises:
           ConfigError: naming the argument; nothing that is told depends on the values of rows.
         """
-        _check_key(key, release_id)
-        if not 0 <= _whole("threads", threads) <= 256:
+        check_key(key, release_id)
+        if not 0 <= whole("threads", threads) <= 256:
             raise ConfigError("threads", threads, "be a whole number from 0 to 256")
         if classes is None:
             if labels is not None:
@@ -168,21 +162,21 @@ class Release:
         config = ReleaseConfig(
             encoder=encoder,
             classes=tuple(map(str, classes)),
-            dimension=arrays.dimension_of(column) if dimension is None else _whole("dimension", dimension),
-            epsilon=_number("epsilon", epsilon),
-            delta=_number("delta", delta),
-            clip_norm=None if clip_norm is None else _number("clip_norm", clip_norm),
+            dimension=arrays.dimension_of(column) if dimension is None else whole("dimension", dimension),
+            epsilon=number("epsilon", epsilon),
+            delta=number("delta", delta),
+            clip_norm=None if clip_norm is None else number("clip_norm", clip_norm),
             labelled=labels is not None,
-            samples_per_class=_whole("samples_per_class", samples_per_class),
-            components=None if n_components is None else _whole("n_components", n_components),
-            rounds=None if rounds is None else _whole("rounds", rounds),
+            samples_per_class=whole("samples_per_class", samples_per_class),
+            components=None if n_components is None else whole("n_components", n_components),
+            rounds=None if rounds is None else whole("rounds", rounds),
             shares=with_shares(
                 [f"{name}={share}" for name, share in (shares or {}).items()],
                 favor,
                 decodable is not None,
             ),
             method=method or Method(),
-            **_bound(max_rows_per_unit),
+            **bound_of(max_rows_per_unit),
             adjacency=adjacency,
             slice=slice,
             decodable=decodable,
@@ -238,7 +232,7 @@ class Release:
         if digests.keys() != manifest.files_of(plan.config).keys():
             raise ConfigError("release", where, f"hold a {manifest.FILE_NAME} with the files of a release")
 
-        return cls(content, _Checked(read, digests, where))
+        return cls(content, CheckedFiles(read, digests, where))
 
     def __repr__(self) -> str:
         config = self.config
@@ -322,7 +316,7 @@ class Release:
         Raises:
           ConfigError: n is not from 1 to 2**31.
         """
-        n = _whole("rows", n)
+        n = whole("rows", n)
         if not 1 <= n <= 2**31:
             raise ConfigError("rows", n, f"be a whole number from 1 to {2**31}")
         return Parts(len(self.classes), n)
@@ -400,22 +394,8 @@ class Release:
           ConfigError: something is in the folder already.
           OSError: it cannot be written.
         """
-        output = Path(os.path.abspath(folder))
-        if os.path.lexists(output) and (not output.is_dir() or output.is_symlink() or any(output.iterdir())):
-            raise ConfigError("folder", output, "be an empty or a new folder")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        hidden = output.parent / f".{output.name}.saving-{uuid.uuid4().hex[:8]}"
-        hidden.mkdir()
-        mode = stat.S_IMODE(hidden.stat().st_mode)
-        try:
-            # Nobody else takes an unfinished release for one.
-            hidden.chmod(0o700)
-            for path in (*sorted(file["path"] for file in self.manifest["files"]), manifest.FILE_NAME):
-                _write(hidden.joinpath(*path.split("/")), self.read(path))
-            hidden.chmod(mode)
-            os.rename(hidden, output)
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
+        paths = *sorted(file["path"] for file in self.manifest["files"]), manifest.FILE_NAME
+        save_files(folder, paths, self.read)
 
 
 def load_release(folder: str | os.PathLike) -> Release:
@@ -436,84 +416,12 @@ def load_release(folder: str | os.PathLike) -> Release:
     ...     load_release(folder).sample(2, seed=1).labels.tolist()
     ['all', 'all']
     """
-    return Release.of(functools.partial(_read_file, str(folder)), str(folder))
-
-
-def check_seed(seed: int | None) -> int:
-    """A seed, drawn where none is given.
-
-    Raises:
-      ConfigError: it is not from 0 to 2**64 - 1.
-    """
-    if seed is None:
-        return secrets.randbelow(MAX_SEED)
-    if not 0 <= _whole("seed", seed) < MAX_SEED:
-        raise ConfigError("seed", seed, f"be a whole number from 0 to {MAX_SEED - 1}")
-    return int(seed)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Checked:
-    """Reads files of a release, each as the manifest says that it is."""
-
-    read: Callable[[str], bytes]
-    digests: Mapping[str, str]
-    where: str
-
-    def __call__(self, path: str) -> bytes:
-        try:
-            found = self.read(path)
-        except OSError:
-            found = b""
-        if path != manifest.FILE_NAME and hashlib.sha256(found).hexdigest() != self.digests.get(path):
-            raise ConfigError(
-                "release", self.where, f"hold {path} as its manifest says; dpgmm verify tells more"
-            )
-        return found
-
-
-def _read_file(folder: str, path: str) -> bytes:
-    """A regular file's bytes, of a size that a release can have."""
-    place = os.path.join(folder, *path.split("/"))
-    found = os.stat(place)
-    if not stat.S_ISREG(found.st_mode) or found.st_size > manifest.MAX_FILE_BYTES:
-        raise OSError(f"{path} is no file of a release")
-    return Path(place).read_bytes()
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    return Release.of(functools.partial(read_file, str(folder)), str(folder))
 
 
 def _matrix(embeddings: Any) -> np.ndarray:
     column = arrays.embedding_column(embeddings)
     return column.flatten().to_numpy(zero_copy_only=False).astype(np.float64).reshape(len(column), -1)
-
-
-def _whole(argument: str, value: Any) -> int:
-    """A whole number of Python's own: numpy's are none for JSON."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ConfigError(argument, value, "be a whole number") from None
-
-
-def _number(argument: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ConfigError(argument, value, "be a number") from None
-
-
-def _bound(most: int | str | None) -> dict[str, Any]:
-    """The fields of a configuration that say how many rows of a unit count."""
-    if most == AUTO:
-        return {"max_rows_per_unit": MAX_FOUND, "bound_found": True}
-    return {"max_rows_per_unit": None if most is None else _whole("max_rows_per_unit", most)}
 
 
 def _accepted(batch: pa.RecordBatch, plan: Plan, secret: NoiseKey) -> tuple[list[Rows], SetAside, Plan]:
@@ -535,23 +443,3 @@ def _accepted(batch: pa.RecordBatch, plan: Plan, secret: NoiseKey) -> tuple[list
     accepted = sum(map(len, rows))
     rows = bounded(rows, most, unit_keys)
     return rows, left_out + SetAside(bound=accepted - sum(map(len, rows))), plan
-
-
-def _check_key(key: bytes | NoiseKey | None, release_id: str | None) -> None:
-    if (key is None) != (release_id is None):
-        given, missing = ("key", "release_id") if release_id is None else ("release_id", "key")
-        raise ConfigError(given, "given", f"come together with {missing}")
-    if not isinstance(key, bytes | NoiseKey | None):
-        raise ConfigError("key", "given", f"be {KEY_BYTES} bytes or a NoiseKey")
-    if isinstance(key, bytes) and len(key) == KEY_BYTES and len(set(key)) == 1:
-        raise ConfigError("key", "given", "hold random bytes (os.urandom(32)), not one repeated")
-    if release_id is not None and (
-        not 0 < len(release_id) <= manifest.MAX_RELEASE_ID
-        or not release_id.isprintable()
-        or any(character.isspace() for character in release_id)
-    ):
-        raise ConfigError(
-            "release_id",
-            repr(release_id),
-            f"be a name of at most {manifest.MAX_RELEASE_ID} printable characters without white space",
-        )

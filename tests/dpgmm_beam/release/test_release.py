@@ -333,7 +333,7 @@ def test_save_is_whole_or_not_at_all(saved, tmp_path, monkeypatch):
         assert hidden.stat().st_mode & 0o077 == 0
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dpgmm_beam.release.release._write", full)
+    monkeypatch.setattr("dpgmm_beam.release.folder._write", full)
     with pytest.raises(OSError, match="No space"):
         release.save(tmp_path / "other")
     assert small.contents(tmp_path) == before
