@@ -66,7 +66,7 @@ class Method:
       subspace_dim: directions in which components are found (`reduced` in a manifest, where names stay).
       damping: of the feature whitening, as a share of the largest eigenvalue
         of the covariance's noise where variances are mean ones.
-      teacher_steps: gradient steps of the labelling teacher.
+      teacher_steps: gradient steps of the labelling teacher, after the pass that finds its start; 0: none.
       teacher_clip: clipping norm of a row's gradient, which is at most sqrt 2.
       teacher_rate: step size, in units of the whitened rows' squared norm.
       teacher_noise_cap: the most by which one step's noise may move a logit.
@@ -79,7 +79,7 @@ class Method:
     residual_radius: float = 0.7
     subspace_dim: int = 96
     damping: float = 0.3
-    teacher_steps: int = 20
+    teacher_steps: int = 19
     teacher_clip: float = 0.25
     teacher_rate: float = 3.0
     teacher_noise_cap: float = 0.05

@@ -23,6 +23,7 @@ from dpgmm_beam.fit.pictures import PictureMeans, PictureSlopes
 from dpgmm_beam.fit.projection import View
 from dpgmm_beam.fit.scales import ComponentScales
 from dpgmm_beam.fit.scatter import ClassScatter
+from dpgmm_beam.fit.sharpness import TeacherStart
 from dpgmm_beam.fit.stage import Shape, Stage
 from dpgmm_beam.fit.teacher import TeacherStep
 from dpgmm_beam.fit.whitened import WhitenedMoment
@@ -108,7 +109,8 @@ class Plan:
         stages.append(ClassScatter(shape, method))
         if clustering:
             stages.append(ComponentScales(shape, method))
-        if shape.classes > 1:
+        if shape.classes > 1 and method.teacher_steps:
+            stages.append(TeacherStart(shape, method))
             stages += [TeacherStep(shape, method, step) for step in range(method.teacher_steps)]
         return tuple(stages)
 

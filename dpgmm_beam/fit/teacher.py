@@ -1,4 +1,4 @@
-"""Step 10: the private teacher that labels synthetic rows."""
+"""Step 11: the private teacher that labels synthetic rows."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,8 +22,8 @@ DAMPING_FLOOR = 0.1
 features would otherwise be whitened further than the steps can follow."""
 
 LDA_DAMPING, LDA_SCALE = 4.0, 0.5
-"""The teacher starts from half the discriminant of a more damped covariance:
-sharper starts have to be unlearnt."""
+"""The teacher starts from the discriminant of a more damped covariance; half of it, before
+`fit.sharpness` has asked the rows."""
 
 
 def _features(state: FitState) -> Projection:
@@ -175,10 +175,19 @@ def probabilities(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
       features: integers of a view's row norm.
       weights: of `logit_weights`.
     """
-    logits = features @ weights[:, :-1].T
-    logits += weights[:, -1]
-    logits -= logits.max(axis=1, keepdims=True)
-    powers = exponential(logits)
+    return softmax(logits(features, weights))
+
+
+def logits(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The teacher's logits, exact: (n, D), (C, D + 1) -> (n, C); arguments as those of `probabilities`."""
+    found = features @ weights[:, :-1].T
+    found += weights[:, -1]
+    return found
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of exact logits, (n, C) -> (n, C), the same on any processor."""
+    powers = exponential(logits - logits.max(axis=1, keepdims=True))
     # Only the sum is rounded: small probabilities are kept, for those who soften them.
     total = np.rint(powers * 2.0**EXP_BITS).sum(axis=1, keepdims=True) * 2.0**-EXP_BITS
     powers /= total
@@ -193,7 +202,7 @@ def start(of_classes: ClassMeans, values: np.ndarray, vectors: np.ndarray, dampi
     one, which eigenvalues that tie, and whatever basis a processor gives them,
     leave as it is; norms, clipping and gradient steps are the same under all.
     The teacher starts from half the linear discriminant of the released means
-    and covariance.
+    and covariance, until `fit.sharpness` finds how much of it.
     """
     shares = of_classes.counts / of_classes.counts.sum()
     offsets = (of_classes.means - of_classes.centre) / lattice.UNIT

@@ -157,6 +157,9 @@ UNUSED_BY_ONE = ("rounds/count", "rounds/sum", "centres/sum", "centres/square")
 ROUGH_SHARE = 0.25
 """Of the share of the moment, for the rough one before the whitened one."""
 
+START_SHARE = 0.02
+"""Of the share of the teacher, for how sharp it starts."""
+
 SKETCH_SHARE = 0.25
 """Of the shares of the rounds, for all sketches together."""
 
@@ -243,6 +246,9 @@ def allocate(
             given[f"late/{what}"] = whole * late / (early + late)
     if "teacher/gradient" in repetitions and single:
         given["teacher/gradient"] += sum(given[name] for name in UNUSED_BY_ONE)
+    if "start/slope" in repetitions:
+        given["start/slope"] = START_SHARE * given["teacher/gradient"]
+        given["teacher/gradient"] *= 1 - START_SHARE
     total = sum(given[name] for name in repetitions)
     return tuple(Mechanism(name, given[name] / total, count) for name, count in repetitions.items())
 

@@ -16,7 +16,7 @@ import numpy as np
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.encoders.dct import PictureForm
 from dpgmm_beam.errors import ConfigError
-from dpgmm_beam.fit import centres, lloyd, means, scales, scatter, shrinkage, sketch, teacher
+from dpgmm_beam.fit import centres, lloyd, means, scales, scatter, sharpness, shrinkage, sketch, teacher
 from dpgmm_beam.fit.pictures import RADIUS
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.fit.whitened import WHITENED_RADIUS
@@ -182,6 +182,13 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
                 "variance",
                 "of a component's size, over its class's",
                 "its class's size",
+            ),
+            "start/slope": (
+                z[name] * sharpness.SLOPE_CLIP * math.sqrt(len(sharpness.FACTORS)) / rows,
+                1.0,
+                "slope",
+                "of how sharp the teacher should start",
+                "a slope of 1",
             ),
             "scales/moment": (
                 shrinkage.noise_radius(2, z[name] * 2 / of_component),

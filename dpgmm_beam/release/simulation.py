@@ -156,7 +156,10 @@ def _fit(
             # Nothing that is looked at here depends on the shapes of classes.
             continue
         scale = (
-            more ** {"counts": 0.0, "means": 0.5, "moment": 1.5, "whitened": 1.5, "teacher": 1.0}[stage.KIND]
+            more
+            ** {"counts": 0.0, "means": 0.5, "moment": 1.5, "whitened": 1.5, "start": 0.0, "teacher": 1.0}[
+                stage.KIND
+            ]
         )
         multipliers = {
             query.name: plan.row_multipliers[f"{stage.mechanism}/{query.name}"]

@@ -34,6 +34,7 @@ STEPS = {
     "means/sum": ("Class means", "its embedding is added to the sum of its class"),
     "moment/moment": ("Spread of the rows, roughly", "the products of its offset from the mean of its class"),
     "whitened/moment": ("Spread of the rows", "the same of its offset over the rough spread, clipped"),
+    "start/slope": ("Sharpness of the teacher's start", "whether it would have the start sharper, clipped"),
     "teacher/gradient": ("Teacher that labels", "its gradient, clipped, in every step of training"),
     "sketch/count": ("Sketch: sizes", "one is added to the size of its cell"),
     "sketch/sum": ("Sketch: places", "its offset in a few directions, clipped"),

@@ -71,12 +71,12 @@ def test_the_canonical_form_of_a_configuration():
 
 
 def test_the_words_of_the_noise():
-    assert noise.SCHEME == 8
+    assert noise.SCHEME == 9
     key = KEY.within("id", "stage 0", "channel", 3, b"\x00\xff")
     assert key.context == (b"id", b"stage 0", b"channel", b"3", b"\x00\xff")
-    assert key.stream(16).hex() == "6326f80190846383cf4c12daab6cf533"
-    assert rounded_gaussian(key, 1000.0, 6).tolist() == [-2219, 831, 1999, -17, -1476, -2030]
-    assert generator_of_key(key, 7).integers(0, 2**32, 3).tolist() == [1368911038, 2573452713, 156263189]
+    assert key.stream(16).hex() == "7304e23412af7043ac48476d221a70d3"
+    assert rounded_gaussian(key, 1000.0, 6).tolist() == [633, -451, -540, -3092, 2260, 1828]
+    assert generator_of_key(key, 7).integers(0, 2**32, 3).tolist() == [2962522665, 1104972957, 1606783834]
 
 
 QUERIES = {
@@ -88,9 +88,10 @@ QUERIES = {
         ("whitened 0", "moment", 21, 6, "0x1.0000000000000p+24", 11.280381),
         ("scatter 0", "moment", 30, 4, "0x1.0000000000000p+24", 12.9233),
         ("scatter 0", "square", 3, 0, "0x1.0000000000000p+12", 36.552612),
-        ("teacher 0", "gradient", 21, 0, "0x1.0000000001000p+28", 7.913873),
-        ("teacher 1", "gradient", 21, 0, "0x1.0000000001000p+28", 7.913873),
-        ("teacher 2", "gradient", 21, 0, "0x1.0000000001000p+28", 7.913873),
+        ("start 0", "slope", 6, 0, "0x1.3988e140934c7p+13", 32.30825),
+        ("teacher 0", "gradient", 21, 0, "0x1.0000000001000p+28", 7.994219),
+        ("teacher 1", "gradient", 21, 0, "0x1.0000000001000p+28", 7.994219),
+        ("teacher 2", "gradient", 21, 0, "0x1.0000000001000p+28", 7.994219),
     ],
     (3, 2): [
         ("counts 0", "count", 3, 0, "0x1.0000000000000p+0", 37.306354),
@@ -112,9 +113,10 @@ QUERIES = {
         ("scatter 0", "square", 3, 0, "0x1.0000000000000p+12", 37.306354),
         ("scales 0", "square", 6, 0, "0x1.0000000000000p+12", 37.306354),
         ("scales 0", "moment", 60, 4, "0x1.0000000000000p+24", 21.538833),
-        ("teacher 0", "gradient", 36, 0, "0x1.0000000001000p+28", 8.673551),
-        ("teacher 1", "gradient", 36, 0, "0x1.0000000001000p+28", 8.673551),
-        ("teacher 2", "gradient", 36, 0, "0x1.0000000001000p+28", 8.673551),
+        ("start 0", "slope", 6, 0, "0x1.3988e140934c7p+13", 35.409624),
+        ("teacher 0", "gradient", 36, 0, "0x1.0000000001000p+28", 8.76161),
+        ("teacher 1", "gradient", 36, 0, "0x1.0000000001000p+28", 8.76161),
+        ("teacher 2", "gradient", 36, 0, "0x1.0000000001000p+28", 8.76161),
     ],
     (1, 3): [
         ("counts 0", "count", 1, 0, "0x1.0000000000000p+0", 37.306354),
@@ -166,9 +168,10 @@ QUERIES = {
         ("scatter 0", "square", 3, 0, "0x1.0000000000000p+12", 37.306354),
         ("scales 0", "square", 120, 0, "0x1.0000000000000p+12", 37.306354),
         ("scales 0", "moment", 1200, 4, "0x1.0000000000000p+24", 21.538833),
-        ("teacher 0", "gradient", 36, 0, "0x1.0000000001000p+28", 8.673551),
-        ("teacher 1", "gradient", 36, 0, "0x1.0000000001000p+28", 8.673551),
-        ("teacher 2", "gradient", 36, 0, "0x1.0000000001000p+28", 8.673551),
+        ("start 0", "slope", 6, 0, "0x1.3988e140934c7p+13", 35.409624),
+        ("teacher 0", "gradient", 36, 0, "0x1.0000000001000p+28", 8.76161),
+        ("teacher 1", "gradient", 36, 0, "0x1.0000000001000p+28", 8.76161),
+        ("teacher 2", "gradient", 36, 0, "0x1.0000000001000p+28", 8.76161),
     ],
 }
 
@@ -231,9 +234,10 @@ CONTEXTS = [
     "id/<64>/<64>/scatter 0/square/0x1.0000000000000p+12/0x1.a612bdebdb40ep+5/0/<32>/<32>",
     "id/<64>/<64>/scales 0/square/0x1.0000000000000p+12/0x1.a612bdebdb40ep+5/0/<32>/<32>",
     "id/<64>/<64>/scales 0/moment/0x1.0000000000000p+24/0x1.a612bdebdb40ep+5/0/<32>/<32>",
-    "id/<64>/<64>/teacher 0/gradient/0x1.0000000001000p+28/0x1.0078580e34b46p+3/0/<32>/<32>",
-    "id/<64>/<64>/teacher 1/gradient/0x1.0000000001000p+28/0x1.0078580e34b46p+3/0/<32>/<32>",
-    "id/<64>/<64>/teacher 2/gradient/0x1.0000000001000p+28/0x1.0078580e34b46p+3/0/<32>/<32>",
+    "id/<64>/<64>/start 0/slope/0x1.3988e140934c7p+13/0x1.05c239b781d6dp+5/0/<32>/<32>",
+    "id/<64>/<64>/teacher 0/gradient/0x1.0000000001000p+28/0x1.0312ec44bfacap+3/0/<32>/<32>",
+    "id/<64>/<64>/teacher 1/gradient/0x1.0000000001000p+28/0x1.0312ec44bfacap+3/0/<32>/<32>",
+    "id/<64>/<64>/teacher 2/gradient/0x1.0000000001000p+28/0x1.0312ec44bfacap+3/0/<32>/<32>",
 ]
 
 
@@ -245,69 +249,69 @@ def test_the_contexts_of_the_noise_in_their_order(monkeypatch):
 
 RELEASES = {
     (3, 1): {
-        "contexts": "4ee869c52b45ae3e2a3b645b",
-        "components.parquet": "3fd0969111dc27412aaa4fed",
-        "basis.parquet": "7adf44fddaad436c298aa9af",
-        "classes.parquet": "88bab8b967b1f9afad62e73d",
-        "teacher.parquet": "233d0605945ecdc6ed559804",
-        "features.parquet": "92b6d0d32a29712df2359ca3",
-        "part": "70cfd6b42c8f8c75c2f7e955",
+        "contexts": "5f5ee0faacb5f215f94c777f",
+        "components.parquet": "ae56854013144cdb20531e88",
+        "basis.parquet": "202b086d6c3ce899025fa857",
+        "classes.parquet": "54bd561f168a740869ed583b",
+        "teacher.parquet": "a6c08baadb58c504fc782a23",
+        "features.parquet": "8dc2b9fa0f442976870bd000",
+        "part": "6883f901c15ad1b2f5923431",
     },
     (3, 2): {
-        "contexts": "a0c0119b1151d48f5078d2c5",
-        "components.parquet": "03808b1d07cf7fadc2866b95",
-        "basis.parquet": "e7bc4e6d0a90a9e4d398b3ce",
-        "classes.parquet": "9695b6cc1ef06f5c96be8dfa",
-        "teacher.parquet": "7b7dd887466952e668f517c3",
-        "features.parquet": "104b7ce3c4a2f83f7d61e066",
+        "contexts": "cee729d2985600877ee47ac5",
+        "components.parquet": "b4b424606c28c69550eddc82",
+        "basis.parquet": "df44055e86ee889dc795a182",
+        "classes.parquet": "424e3281000424a7a912913a",
+        "teacher.parquet": "b2dd6c669c3e6bf63bca4858",
+        "features.parquet": "e140ffa56989c5a886b54468",
         "ridges.parquet": "b64ce52872bd42fc002460e0",
-        "part": "9523324ee8e1a79d547d0f45",
+        "part": "15094c056098cc47139536bc",
     },
     (1, 3): {
-        "contexts": "0851220555dcbdc2ea0c3a3f",
-        "components.parquet": "3fb63490616cac7e79d20f45",
-        "basis.parquet": "dda020ceb9205785a7a7adab",
-        "classes.parquet": "ec5873ea00575e54a3af1261",
+        "contexts": "2e3b5cfa742659d605aaf543",
+        "components.parquet": "bced3587594ac0285f4cef82",
+        "basis.parquet": "86f9898a808f827e6190d53a",
+        "classes.parquet": "80f0c8c1e8a2b92e85cb9fc4",
         "teacher.parquet": "3eb73376e9992aab9b574684",
         "features.parquet": "b103a198c29a9cefdf9c1610",
-        "part": "e3c2f238a2c4998f3ab7993b",
+        "part": "9c06741ea940cf4941c9d144",
     },
     (1, 1): {
-        "contexts": "d7c0a87f488da42cbd95b599",
-        "components.parquet": "2df55b043302dfb21140e6ed",
-        "basis.parquet": "4714e1485f7c2d572c62403a",
-        "classes.parquet": "bbe0c6aadc3db017a44337ca",
+        "contexts": "4375b5e0baf42873cfc37418",
+        "components.parquet": "271f32ebc54c95c0d17f0656",
+        "basis.parquet": "e6032c4f6256b5f0a7793e78",
+        "classes.parquet": "2830a1a03b128726894e54f6",
         "teacher.parquet": "3eb73376e9992aab9b574684",
-        "features.parquet": "8c937d37e34428f942c45222",
-        "part": "8cf666aa19a3205147e2be60",
+        "features.parquet": "df0bde5b6e9ce3b4cf51171a",
+        "part": "c2f37a48e6f89f50034fc3e7",
     },
     (40, 1): {
-        "contexts": "d9cfc47261c1276ffb1f1dbe",
-        "components.parquet": "dea297779604bbc129af2ac6",
-        "basis.parquet": "2a67705acbc669245f557813",
-        "classes.parquet": "0413481b0c8db04ee0bf6d8b",
-        "teacher.parquet": "0df05540af81aa22d9066f0b",
-        "features.parquet": "1240173d77e77e3a253f9eb9",
-        "part": "79fef9eb7ea8d0e56d8c71c4",
+        "contexts": "2c8b834ca0584c7544f59883",
+        "components.parquet": "ca00e1934849457fd3cfc662",
+        "basis.parquet": "267375a251466c3a7b49abc6",
+        "classes.parquet": "4192c26bc8247aa4d74fe39c",
+        "teacher.parquet": "a129237e5da5b7fb1c3c5439",
+        "features.parquet": "345ad071d3d18cc1bec46584",
+        "part": "11bec6f62217773150337a4b",
     },
     (1000, 1): {
-        "contexts": "7f56427480ec1b7329396346",
-        "components.parquet": "3840c682c30530f76be22038",
-        "basis.parquet": "f944dad96817a363541f58e4",
-        "classes.parquet": "3a7fa05f153ae5ddcb5bf3a6",
-        "teacher.parquet": "ac2456b704f54aaa68b1f2e3",
-        "features.parquet": "038d81783fa4fc914fd56912",
-        "part": "87ee3c496d93c15e5f030e45",
+        "contexts": "f80f423967d1985b28f8415f",
+        "components.parquet": "8e049f9794b92d672306e429",
+        "basis.parquet": "b81a134b0f9e907cc7c41f3b",
+        "classes.parquet": "a5f203ae15ef2d1043e546fc",
+        "teacher.parquet": "328f365cc3a7d73584d47be7",
+        "features.parquet": "008606317ecc74a3bdfb5651",
+        "part": "829fc527006e4eea7ec5c1d7",
     },
     (3, None): {
-        "contexts": "b3c7eb73f9f1a601afdb2fd6",
-        "components.parquet": "0a0e1c2909072bee2e4500f0",
-        "basis.parquet": "599d77d0f91636b3dba24b47",
-        "classes.parquet": "73cd175f5bee44bec5effbe0",
-        "teacher.parquet": "577db1ba6431be71db3a337d",
-        "features.parquet": "ab99313172d9501c4a3dc322",
+        "contexts": "b2316ca482b60602176ee952",
+        "components.parquet": "11b712e2d67b95d744d3c9b0",
+        "basis.parquet": "d12eafdb9efa3c76de119b72",
+        "classes.parquet": "ded5b3cc256ee0b95999a0da",
+        "teacher.parquet": "e1d24c9192a199d830b06310",
+        "features.parquet": "d36642e583dfba7732e39886",
         "ridges.parquet": "b64ce52872bd42fc002460e0",
-        "part": "bf61cc52f850f0ff5391e106",
+        "part": "1945801a4cffd992ea590a32",
     },
 }
 
@@ -345,7 +349,7 @@ def test_which_rows_of_a_unit_count_and_the_bound_that_is_found():
     )
     noisy = unit_bound.noisy(Plan(units, "id"), np.arange(unit_bound.BINS), bytes(64), KEY)
     digests = digest_of(kept[0].records().tobytes()), digest_of(noisy.tolist())
-    assert digests == ("f66edc65f807c890b8027e0a", "a43f7749f000542b6e30a4e9")
+    assert digests == ("f2939829e497f347f7ae067a", "be82aa78267f9c2568e5a817")
 
 
 def test_a_decodable_release_pays_for_two_stages_more():

@@ -40,7 +40,7 @@ from transforms.files import listing
 
 SAMPLES = 9000
 SHARDS = 4
-STAGES = 11
+STAGES = 12
 ENCODER = "blocks"
 
 
@@ -108,7 +108,7 @@ POINTS = {
     "the first statistic": "fit: stage 1 of",
     "just before the second moment's state": "link to state-003",
     "a sketch": r"fit: stage 5 of \d+ done \(sketch",
-    "just after a teacher step's state": "removal of .state-010",
+    "just after a teacher step's state": "removal of .state-011",
     "writing": r"rename to part-.* beside [1-9]",
     "publication": "rename to release beside 0",
 }

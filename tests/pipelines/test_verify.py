@@ -99,7 +99,7 @@ def test_states_of_the_release_prove_nothing(tmp_path, capsys):
     small.run(source, tmp_path / "release", key, private_dir=private)
     small.run(source, tmp_path / "other", key, private_dir=tmp_path / "q", release_id="other")
     states, others = (sorted(folder.glob("runs/*/*/state-*.npz")) for folder in (private, tmp_path / "q"))
-    assert len(states) == len(others) == 12
+    assert len(states) == len(others) == 13
     shutil.copy(others[-1], states[-1])
     # The register would not have it.
     shutil.rmtree(private / "register")

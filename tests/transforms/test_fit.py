@@ -22,7 +22,7 @@ from transforms.files.run_files import Workspace
 from transforms.fit import StorePart, SumParts, SumPieces, final_checkpoint, load_part
 from transforms.passes import fingerprint
 
-STAGES = 11
+STAGES = 12
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from transforms.files import run_files
 from transforms.files.run_files import Workspace
 from transforms.passes import Pass, fingerprint
 
-STAGES = range(11)
+STAGES = range(12)
 VIEWED = 7
 """The position of a stage that reads its rows in a view."""
 

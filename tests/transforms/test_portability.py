@@ -131,7 +131,7 @@ def default(steps: int) -> ReleaseConfig:
 @pytest.fixture(scope="module")
 def chains():
     """Protos by the number of stages; of 35 has the default configuration."""
-    assert default(20) == ReleaseConfig("precomputed", labels(10), 512, 1.0, 1e-5)
+    assert default(19) == ReleaseConfig("precomputed", labels(10), 512, 1.0, 1e-5)
     # Checks of types are half of what Beam needs to build a long job, and change nothing in it.
     options = PipelineOptions(["--no_pipeline_type_check"])
     return {15 + steps: proto(config=default(steps), options=options) for steps in (20, 185)}
@@ -235,13 +235,13 @@ def stage_leaves(job) -> dict[str, list]:
 @pytest.mark.parametrize("stages", [35, 200])
 def test_two_barriers_a_stage(chains, stages):
     """The combination and the spreading; a third only where sums are more than one part."""
-    plan = Plan(default(stages - 15), "id")
+    plan = Plan(default(stages - 16), "id")
     found = stage_leaves(chains[stages])
     for position, stage in enumerate(plan.stages):
         urns = collections.Counter(each.spec.urn for each in found[f"Stage {position}: {stage.name}"])
         parts = queries.part_count(stage.queries)
         assert urns["beam:transform:group_by_key:v1"] == (2 if parts == 1 else 3)
-        assert (parts == 1) == (stage.KIND in ("counts", "means", "teacher"))
+        assert (parts == 1) == (stage.KIND in ("counts", "means", "start", "teacher"))
 
 
 def test_the_graph_grows_with_the_stages_only():
@@ -475,6 +475,7 @@ def test_every_kind_of_stage_is_among_the_large_ones():
         "means",
         "moment",
         "whitened",
+        "start",
         "teacher",
         "sketch",
         "rounds",

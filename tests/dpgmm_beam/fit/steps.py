@@ -8,6 +8,7 @@ from dpgmm_beam.fit.counts import Counts
 from dpgmm_beam.fit.covariance import PooledMoment
 from dpgmm_beam.fit.means import Means
 from dpgmm_beam.fit.projection import VIEW_UNIT
+from dpgmm_beam.fit.sharpness import TeacherStart
 from dpgmm_beam.fit.stage import Shape
 from dpgmm_beam.fit.state import ClassCounts, ClassMeans, FitState, Teacher
 from dpgmm_beam.fit.teacher import TeacherStep
@@ -65,6 +66,10 @@ def whitened_stage(dimension, components=1):
 
 def teacher_stage(dimension, clip=0.25, step=0, steps=4):
     return TeacherStep(shape(dimension), Method(teacher_clip=clip, teacher_steps=steps), step)
+
+
+def start_stage(dimension):
+    return TeacherStart(shape(dimension), Method())
 
 
 def moment_state(dimension, seed, radius):

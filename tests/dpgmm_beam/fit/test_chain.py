@@ -159,7 +159,7 @@ def test_the_same_release_again_has_the_same_noise(noise_of):
     plan = plan_for(components=3, rounds=2)
     rows = blobs(120, 6, 3)
     one, two = noise_of(plan, rows), noise_of(plan, take(rows, np.arange(120)[::-1]))
-    assert len(one) == 3 + 2 + 3 + 4 + 2 + 4
+    assert len(one) == 3 + 2 + 3 + 4 + 2 + 1 + 4
     assert same(one, two)
 
 

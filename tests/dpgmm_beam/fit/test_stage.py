@@ -17,6 +17,7 @@ from tests.dpgmm_beam.fit.steps import (
     moment_stage,
     moment_state,
     moved,
+    start_stage,
     sums_of,
     teacher_stage,
     teacher_state,
@@ -33,7 +34,7 @@ def cases(draw):
     dimension = real.shape[1]
     seed = draw(st.integers(0, 1000))
     classes = np.random.default_rng(seed).integers(0, CLASSES, len(real))
-    which = draw(st.sampled_from(["means", "moment", "whitened", "teacher"]))
+    which = draw(st.sampled_from(["means", "moment", "whitened", "start", "teacher"]))
     if which == "means":
         return means_stage(dimension), NOTHING, lattice_rows(real, classes)
     if which in ("moment", "whitened"):
@@ -52,8 +53,10 @@ def cases(draw):
         rough = covariance_of(values * draw(st.sampled_from([2e-4, 1.0])) / values.sum(), axes)
         return whitened_stage(dimension), dataclasses.replace(state, rough=rough), rows
     scale = draw(st.sampled_from([0.0, 1.0, 300.0]))
-    clip = draw(st.sampled_from([0.01, 0.25, 1.0, 2.0]))
     norm = draw(st.sampled_from([0.05, 0.8, 20.0]))
+    if which == "start":
+        return start_stage(dimension), teacher_state(dimension, seed, scale, norm), viewed(real, classes)
+    clip = draw(st.sampled_from([0.01, 0.25, 1.0, 2.0]))
     return teacher_stage(dimension, clip), teacher_state(dimension, seed, scale, norm), viewed(real, classes)
 
 
@@ -104,6 +107,7 @@ def test_every_stage_takes_blocks_without_rows():
     for stage, before in (
         (means_stage(4), NOTHING),
         (moment_stage(4), moment_state(4, 0, 1.0)),
+        (start_stage(4), teacher_state(4, 0, 1.0)),
         (teacher_stage(4), teacher_state(4, 0, 1.0)),
     ):
         empty = Rows(np.zeros((0, 4), np.int16), np.zeros(0, np.int32))

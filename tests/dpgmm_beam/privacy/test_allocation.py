@@ -50,7 +50,8 @@ def test_without_a_teacher_its_share_goes_to_the_clustering():
         ReleaseConfig("test", ("a", "b"), 12, 1.0, 1e-5, components=4, method=Method(teacher_steps=2)), "test"
     )
     shares = {mechanism.name: mechanism.share for mechanism in with_teacher.budget.mechanisms}
-    assert shares["teacher/gradient"] == pytest.approx(teacher)
+    assert shares["teacher/gradient"] + shares["start/slope"] == pytest.approx(teacher)
+    assert shares["start/slope"] == pytest.approx(0.02 * teacher)
 
 
 def test_what_is_not_used_is_spread_over_the_others():

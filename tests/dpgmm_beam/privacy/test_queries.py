@@ -47,6 +47,7 @@ def test_the_sums_of_a_usual_stage_are_one_part():
     assert parts == {
         "counts": 1,
         "means": 1,
+        "start": 1,
         "teacher": 1,
         "sketch": 16,
         "rounds": 2,

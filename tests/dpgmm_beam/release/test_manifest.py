@@ -214,6 +214,7 @@ def test_it_holds_what_the_release_promises_and_no_time(data):
         "means/square",
         "moment/moment",
         "whitened/moment",
+        "start/slope",
         "teacher/gradient",
         *(f"{stage}/{query}" for stage in ("sketch", "rounds", "late") for query in ("count", "sum")),
         *(f"{stage}/{query}" for stage in ("scatter", "scales") for query in ("moment", "square")),
