@@ -134,7 +134,7 @@ def chains():
     assert default(19) == ReleaseConfig("precomputed", labels(10), 512, 1.0, 1e-5)
     # Checks of types are half of what Beam needs to build a long job, and change nothing in it.
     options = PipelineOptions(["--no_pipeline_type_check"])
-    return {15 + steps: proto(config=default(steps), options=options) for steps in (20, 185)}
+    return {16 + steps: proto(config=default(steps), options=options) for steps in (19, 184)}
 
 
 def leaves(job):
