@@ -24,11 +24,9 @@ import problems
 
 from dpgmm_beam.config import ReleaseConfig
 from dpgmm_beam.data.rows import Rows, rows_of
-from dpgmm_beam.fit import chain, teacher
-from dpgmm_beam.fit.covariance import BASIS_BITS
+from dpgmm_beam.fit import chain
 from dpgmm_beam.fit.plan import Plan
 from dpgmm_beam.fit.state import FitState
-from dpgmm_beam.privacy import lattice
 from dpgmm_beam.privacy.noise import KEY_BYTES, NoiseKey
 from dpgmm_beam.privacy.queries import add_noise
 from dpgmm_beam.release import geometry, simulation
@@ -78,25 +76,12 @@ def plan_of(classes: int, dimension: int, epsilon: float, rows: int) -> Plan:
 
 def measure(plan: Plan, train: Rows, test: Rows, keys: int) -> simulation.Errors:
     """Over so many keys."""
-    classes = plan.shape.classes
-    exact_means, exact_covariance = geometry.moments(train, classes)
-    means, covariances, logits = [], [], []
     before = dataclasses.replace(plan, counted=None)
-    for key in range(keys):
-        final = chain.fit(before, lambda: train.blocks(8192), NoiseKey(bytes([key + 1]) * KEY_BYTES))
-        state = final.state
-        means.append(((state.class_means.means / lattice.UNIT - exact_means) ** 2).sum(axis=1).mean())
-        basis = final.covariance.basis * 2.0**-BASIS_BITS
-        covariances.append(((basis @ basis.T - exact_covariance) ** 2).sum() / (exact_covariance**2).sum())
-        features = teacher.FEATURES.of(state).bind()(test)
-        logits.append(simulation.centred_logits(features, state.teacher.average, state.teacher.norm))
-    return simulation.Errors(
-        count_error(plan, train),
-        math.sqrt(np.mean(means)),
-        math.sqrt(np.mean(covariances)),
-        simulation.between_keys(logits),
-        math.sqrt((np.mean(logits, axis=0) ** 2).mean()),
-    )
+    secrets = (NoiseKey(bytes([key + 1]) * KEY_BYTES) for key in range(keys))
+    fits = (chain.fit(before, lambda: train.blocks(8192), secret) for secret in secrets)
+    found = ((final.state, final.covariance) for final in fits)
+    exact = geometry.moments(train, plan.shape.classes)
+    return simulation.errors_of(found, exact, test, count_error(plan, train))
 
 
 def count_error(plan: Plan, train: Rows) -> float:

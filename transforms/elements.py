@@ -4,7 +4,7 @@ What becomes of an element's rows is decided here as it is for files.  Whatever 
 when it is looked at, it fails no job: its rows are set aside.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,29 +126,27 @@ def _embeddings(embeddings: Any, dimension: int) -> pa.Array:
 
 
 def _labels(labels: Any) -> pa.Array:
-    if isinstance(labels, pa.Array | pa.ChunkedArray):
-        try:
-            return arrays.label_column(labels)
-        except ConfigError:
-            return pa.nulls(len(labels), pa.string())
-    try:
-        values = labels if isinstance(labels, list | tuple) else arrays.as_numpy(labels)
-        # Arrow would make one type of them, or none.
-        texts = [as_label(each) for each in values] if not isinstance(values, str) else []
-    except Exception:
-        texts = []
-    return pa.array(texts, pa.string())
+    return _column(labels, arrays.label_column, as_label, pa.string())
 
 
 def _ids(units: Any) -> pa.Array:
-    if isinstance(units, pa.Array | pa.ChunkedArray):
+    return _column(units, arrays.unit_column, as_id, pa.large_binary())
+
+
+def _column(
+    values: Any, of_arrow: Callable[[Any], pa.Array], of_one: Callable[[Any], Any], kind: pa.DataType
+) -> pa.Array:
+    """A batch's labels or ids; empty where it has no such values, nulls where Arrow's are of another type."""
+    if isinstance(values, pa.Array | pa.ChunkedArray):
         try:
-            return arrays.unit_column(units)
+            return of_arrow(values)
         except ConfigError:
-            return pa.nulls(len(units), pa.string())
+            return pa.nulls(len(values), pa.string())
     try:
-        values = units if isinstance(units, list | tuple) else arrays.as_numpy(units)
-        found = [as_id(each) for each in values] if not isinstance(values, str | bytes) else []
+        # One text or number is an array without a length, and can't be gone through.
+        listed = values if isinstance(values, list | tuple) else arrays.as_numpy(values)
+        found = [of_one(each) for each in listed]
     except Exception:
         found = []
-    return pa.array(found, pa.large_binary())
+    # By Arrow's own lights they would be of one type, or of none.
+    return pa.array(found, kind)

@@ -15,9 +15,8 @@ import numpy as np
 
 from dpgmm_beam.data.rows import Rows
 from dpgmm_beam.fit import teacher
-from dpgmm_beam.fit.projection import View
-from dpgmm_beam.fit.stage import Advanced, Multipliers, Stage
-from dpgmm_beam.fit.state import FitState, Teacher
+from dpgmm_beam.fit.stage import Advanced, Multipliers
+from dpgmm_beam.fit.state import FitState
 from dpgmm_beam.privacy.queries import SumQuery, Sums
 
 FACTORS = 2.0 ** np.arange(-2, 4)
@@ -34,6 +33,9 @@ SLOPE_CLIP = 4.0
 """Most that a row may say of one factor, in either direction.  Less would leave out what rows say
 against logits that are sharply wrong."""
 
+SLOPES_NORM = SLOPE_CLIP * float(np.sqrt(len(FACTORS)))
+"""Norm bound of what a row says of all of them."""
+
 SLOPE_BITS = 10
 """Slopes are summed in steps of 2**-10."""
 
@@ -41,28 +43,20 @@ _PROBABILITY_BITS, _LOGIT_BITS, _LONGEST_LOGIT = 16, 8, 2.0**12
 
 
 @dataclasses.dataclass(frozen=True)
-class TeacherStart(Stage):
+class TeacherStart(teacher.FeatureStage):
     """Slopes of the cross-entropy of the teacher's start at a few scales -> the start at the best one.
 
     The derivative of a row's cross-entropy by the logarithm of the scale is sum_c p_c (z_c - z_y),
     z the logits and p the probabilities at that scale and y the row's class.  Each is clipped to
-    SLOPE_CLIP, so that the vector of all has at most the root of their number times that as its norm.
+    SLOPE_CLIP, and so the norm of all is at most SLOPES_NORM.
     """
 
     KIND = "start"
 
     @property
-    def view(self) -> View | None:
-        return teacher.FEATURES
-
-    @property
-    def view_dimension(self) -> int:
-        return self.shape.dimension + self.shape.ridges
-
-    @property
     def bound(self) -> float:
         """Norm bound of a row's slopes, in steps of 2**-SLOPE_BITS."""
-        return float(np.sqrt(len(FACTORS))) * SLOPE_CLIP * 2.0**SLOPE_BITS
+        return SLOPES_NORM * 2.0**SLOPE_BITS
 
     @property
     def queries(self) -> tuple[SumQuery, ...]:
@@ -70,7 +64,7 @@ class TeacherStart(Stage):
         return (SumQuery("slope", len(FACTORS), self.bound * (1 + 2.0**-40)),)
 
     def adder(self, before: FitState) -> Callable[[Rows, Sums], None]:
-        found = _teacher(before)
+        found = teacher.teacher_of(before)
         weights = teacher.logit_weights(found.weights, found.norm)
 
         def add(rows: Rows, sums: Sums) -> None:
@@ -83,7 +77,7 @@ class TeacherStart(Stage):
 
     def advance(self, before: FitState, noisy: Sums, multipliers: Multipliers) -> Advanced:
         assert before.class_means is not None
-        found = _teacher(before)
+        found = teacher.teacher_of(before)
         unit = 2.0**SLOPE_BITS * before.class_means.counts.sum()
         factor = _crossing(noisy["slope"] / unit, multipliers["slope"] * self.bound / unit)
         weights = (found.weights * factor).astype(np.float32)
@@ -91,7 +85,7 @@ class TeacherStart(Stage):
 
 
 def _slopes(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Clipped slopes of rows, (n, C), (n,) -> (n,) int64 in steps of 2**-SLOPE_BITS.
+    """Clipped slopes of rows, (n, C), (n,) -> (n,) int64 in steps of 2**-SLOPE_BITS; logits are overwritten.
 
     All sums are of integers under 2**53 and so exact.
     """
@@ -129,8 +123,3 @@ def _crossing(slopes: np.ndarray, noise: float) -> float:
     if low < 0 <= high:
         return float(FACTORS[below] * (1.0 - low / (high - low)))
     return float(FACTORS[at])
-
-
-def _teacher(state: FitState) -> Teacher:
-    assert state.teacher is not None
-    return state.teacher

@@ -28,7 +28,7 @@ LDA_DAMPING, LDA_SCALE = 4.0, 0.5
 
 def _features(state: FitState) -> Projection:
     assert state.class_means is not None
-    found = _teacher(state)
+    found = teacher_of(state)
     return Projection(state.class_means.centre, found.whitening, found.ridges)
 
 
@@ -37,7 +37,20 @@ FEATURES = View("features", _features)
 
 
 @dataclasses.dataclass(frozen=True)
-class TeacherStep(Stage):
+class FeatureStage(Stage):
+    """A stage that reads rows as the teacher sees them."""
+
+    @property
+    def view(self) -> View:
+        return FEATURES
+
+    @property
+    def view_dimension(self) -> int:
+        return self.shape.dimension + self.shape.ridges
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherStep(FeatureStage):
     """One full-batch gradient step of multinomial logistic regression on the feature view.
 
     The gradient of a row is (p - y) z^T with z the row's features and a bias,
@@ -59,14 +72,6 @@ class TeacherStep(Stage):
         return self.step
 
     @property
-    def view(self) -> View:
-        return FEATURES
-
-    @property
-    def view_dimension(self) -> int:
-        return self.shape.dimension + self.shape.ridges
-
-    @property
     def bound(self) -> float:
         """Norm bound of a row's gradient, in steps of 2**-(GRADIENT_BITS + VIEW_BITS)."""
         return self.method.teacher_clip * 2.0 ** (self.GRADIENT_BITS + VIEW_BITS)
@@ -78,7 +83,7 @@ class TeacherStep(Stage):
         return (SumQuery("gradient", size, self.bound * (1 + 2.0**-40)),)
 
     def adder(self, before: FitState) -> Callable[[Rows, Sums], None]:
-        teacher = _teacher(before)
+        teacher = teacher_of(before)
         ahead = teacher.weights + self.method.teacher_momentum * teacher.velocity.astype(np.float64)
         weights, bias = logit_weights(ahead, teacher.norm), bias_feature(teacher.norm)
         shape = (self.shape.classes, self.view_dimension + 1)
@@ -104,7 +109,7 @@ class TeacherStep(Stage):
 
     def advance(self, before: FitState, noisy: Sums, multipliers: Multipliers) -> Advanced:
         assert before.class_means is not None
-        teacher, rows = _teacher(before), before.class_means.counts.sum()
+        teacher, rows = teacher_of(before), before.class_means.counts.sum()
         shape = (self.shape.classes, self.view_dimension + 1)
         unit = 2.0 ** (self.GRADIENT_BITS + VIEW_BITS)
         gradient = noisy["gradient"].reshape(shape) / (unit * rows)
@@ -130,7 +135,8 @@ class TeacherStep(Stage):
         return (average + (weights - average) / (self.step - first + 1)).astype(np.float32)
 
 
-def _teacher(state: FitState) -> Teacher:
+def teacher_of(state: FitState) -> Teacher:
+    """The state's teacher, in stages that come after its start."""
     assert state.teacher is not None
     return state.teacher
 
@@ -186,8 +192,9 @@ def logits(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of exact logits, (n, C) -> (n, C), the same on any processor."""
-    powers = exponential(logits - logits.max(axis=1, keepdims=True))
+    """Probabilities of exact logits, (n, C) -> (n, C), the same on any processor; logits are overwritten."""
+    logits -= logits.max(axis=1, keepdims=True)
+    powers = exponential(logits)
     # Only the sum is rounded: small probabilities are kept, for those who soften them.
     total = np.rint(powers * 2.0**EXP_BITS).sum(axis=1, keepdims=True) * 2.0**-EXP_BITS
     powers /= total

@@ -160,6 +160,12 @@ ROUGH_SHARE = 0.25
 START_SHARE = 0.02
 """Of the share of the teacher, for how sharp it starts."""
 
+PARTS = (
+    ("whitened/moment", "moment/moment", 1 - ROUGH_SHARE),
+    ("start/slope", "teacher/gradient", START_SHARE),
+)
+"""Mechanisms that have a part of what another one is given, where they are used."""
+
 SKETCH_SHARE = 0.25
 """Of the shares of the rounds, for all sketches together."""
 
@@ -231,9 +237,12 @@ def allocate(
         # Clustering is all that is wanted.
         for name, part in CLUSTERING_HEIRS:
             given[name] += part * given["teacher/gradient"]
-    if "whitened/moment" in repetitions:
-        given["whitened/moment"] = (1 - ROUGH_SHARE) * given["moment/moment"]
-        given["moment/moment"] *= ROUGH_SHARE
+    if "teacher/gradient" in repetitions and single:
+        given["teacher/gradient"] += sum(given[name] for name in UNUSED_BY_ONE)
+    for name, of, part in PARTS:
+        if name in repetitions:
+            given[name] = part * given[of]
+            given[of] *= 1 - part
     for what in ("count", "sum"):
         if f"sketch/{what}" in repetitions:
             whole = given[f"rounds/{what}"]
@@ -244,11 +253,6 @@ def allocate(
             whole = given[f"rounds/{what}"]
             given[f"rounds/{what}"] = whole * early / (early + late)
             given[f"late/{what}"] = whole * late / (early + late)
-    if "teacher/gradient" in repetitions and single:
-        given["teacher/gradient"] += sum(given[name] for name in UNUSED_BY_ONE)
-    if "start/slope" in repetitions:
-        given["start/slope"] = START_SHARE * given["teacher/gradient"]
-        given["teacher/gradient"] *= 1 - START_SHARE
     total = sum(given[name] for name in repetitions)
     return tuple(Mechanism(name, given[name] / total, count) for name, count in repetitions.items())
 

@@ -184,7 +184,7 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
                 "its class's size",
             ),
             "start/slope": (
-                z[name] * sharpness.SLOPE_CLIP * math.sqrt(len(sharpness.FACTORS)) / rows,
+                z[name] * sharpness.SLOPES_NORM / rows,
                 1.0,
                 "slope",
                 "of how sharp the teacher should start",

@@ -7,7 +7,7 @@ stands to the signal as it will stand.
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,9 @@ MAX_DRAWN_CLASSES = 100
 """With more classes nothing is simulated: it would take seconds, and was held against no real fit."""
 
 _TEST_ROWS = 1000
+
+_GROWTH = {"counts": 0.0, "means": 0.5, "moment": 1.5, "whitened": 1.5, "start": 0.0, "teacher": 1.0}
+"""By which power of d / k the noise of each stage grows, of d dimensions when only k are drawn."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +60,8 @@ def simulate(plan: Plan, rows: int, geometry: Geometry, draws: int = DRAWS) -> E
     Each of fewer directions k has the variance of d / k of them. The noise is scaled so that
     what matters stays as it is: that of a mean's coordinates by (d / k)^.5, for the whole
     mean's to be the same; the moments' by (d / k)^1.5, for its radius to grow as the
-    variances do; a gradient's by d / k, for features share one norm; and all of it by the
-    drawn rows over the rows.
+    variances do; a gradient's by d / k, for features share one norm; that of logits as a
+    whole not at all; and all of it by the drawn rows over the rows.
 
     Returns:
       None where there are too many classes, or too few rows for them.
@@ -80,6 +83,23 @@ def simulate(plan: Plan, rows: int, geometry: Geometry, draws: int = DRAWS) -> E
             _fit(small, plan, train, drawn / rows, more, np.random.default_rng([1, draw]))
             for draw in range(draws)
         ]
+    return errors_of(found, exact, test, count_error(plan, rows))
+
+
+def errors_of(
+    found: Iterable[tuple[FitState, Covariance]],
+    exact: tuple[np.ndarray, np.ndarray],
+    test: Rows,
+    counts: float,
+) -> Errors:
+    """The errors of fits by several keys.
+
+    Args:
+      found: state and covariance after each.
+      exact: means of the classes and the covariance within them, of `geometry.moments`.
+      test: rows whose labels are looked at.
+      counts: error of a class's count.
+    """
     means, covariances, logits = [], [], []
     for state, covariance in found:
         assert state.class_means is not None
@@ -87,9 +107,9 @@ def simulate(plan: Plan, rows: int, geometry: Geometry, draws: int = DRAWS) -> E
         means.append((difference**2).sum(axis=1).mean())
         basis = covariance.basis * 2.0**-BASIS_BITS
         covariances.append(((basis @ basis.T - exact[1]) ** 2).sum() / (exact[1] ** 2).sum())
-        if classes > 1:
+        if len(exact[0]) > 1:
             logits.append(_logits(state, test))
-    errors = Errors(count_error(plan, rows), math.sqrt(np.mean(means)), math.sqrt(np.mean(covariances)))
+    errors = Errors(counts, math.sqrt(np.mean(means)), math.sqrt(np.mean(covariances)))
     if not logits:
         return errors
     return dataclasses.replace(
@@ -155,12 +175,7 @@ def _fit(
         if stage.KIND == "scatter":
             # Nothing that is looked at here depends on the shapes of classes.
             continue
-        scale = (
-            more
-            ** {"counts": 0.0, "means": 0.5, "moment": 1.5, "whitened": 1.5, "start": 0.0, "teacher": 1.0}[
-                stage.KIND
-            ]
-        )
+        scale = more ** _GROWTH[stage.KIND]
         multipliers = {
             query.name: plan.row_multipliers[f"{stage.mechanism}/{query.name}"]
             * fewer
@@ -192,6 +207,5 @@ def _logits(state: FitState, rows: Rows) -> np.ndarray:
 
 def centred_logits(features: Rows, weights: np.ndarray, norm: float) -> np.ndarray:
     """A teacher's logits (n, C) less their mean over the classes, which no probability depends on."""
-    on_lattice = teacher.logit_weights(weights, norm)
-    logits = features.values.astype(np.float64) @ on_lattice[:, :-1].T + on_lattice[:, -1]
+    logits = teacher.logits(features.values.astype(np.float64), teacher.logit_weights(weights, norm))
     return logits - logits.mean(axis=1, keepdims=True)

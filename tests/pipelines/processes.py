@@ -110,7 +110,9 @@ def exit_code(work, *arguments) -> int | None:
     process = _FORKS.Process(target=work, args=arguments)
     process.start()
     process.join(PATIENCE)
-    return process.exitcode
+    ended = process.exitcode
+    process.kill()
+    return ended
 
 
 def kill(started) -> None:
