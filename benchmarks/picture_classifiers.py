@@ -1,7 +1,7 @@
 """Small classifiers of small pictures, gray or in colour, in the forms that DPImageBench trains.
 
 Two residual blocks each, so that a training run is a minute of two cores; widths, steps and rates were
-fixed before any test row was read.
+fixed before any test row was read.  Where there is a GPU they are trained on it, by the same recipe.
 """
 
 from collections.abc import Callable
@@ -120,16 +120,17 @@ def train(
     generator = np.random.default_rng(seed)
     channels = 1 if pictures.ndim == 3 else pictures.shape[3]
     module = network(kind, targets.shape[1], channels)
-    module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device = _device()
+    module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(module.parameters(), RATE, MOMENTUM, weight_decay=DECAY, nesterov=True)
     batches = len(pictures) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, batches * epochs, pct_start=0.2)
-    goals = torch.from_numpy(targets.astype(np.float32))
+    goals = torch.from_numpy(targets.astype(np.float32)).to(device)
     for _ in range(epochs):
         order = generator.permutation(len(pictures))[: batches * BATCH].reshape(batches, BATCH)
         for rows in order:
-            with torch.autocast("cpu", torch.bfloat16):
-                found = module(changed(pictures[rows], generator))
+            with torch.autocast(device, torch.bfloat16):
+                found = module(changed(pictures[rows], generator).to(device))
             loss = nn.functional.cross_entropy(found.float(), goals[rows])
             optimizer.zero_grad()
             loss.backward()
@@ -147,7 +148,7 @@ def hard(targets: np.ndarray) -> bool:
 def classified(module: nn.Module, pictures: np.ndarray) -> np.ndarray:
     """The likeliest class of each picture, (n,)."""
     found = [
-        module(_planes(pictures[start : start + 1000])).argmax(dim=1).numpy()
+        module(_planes(pictures[start : start + 1000]).to(_device())).argmax(dim=1).cpu().numpy()
         for start in range(0, len(pictures), 1000)
     ]
     return np.concatenate(found)
@@ -156,6 +157,10 @@ def classified(module: nn.Module, pictures: np.ndarray) -> np.ndarray:
 def accuracy(module: nn.Module, pictures: np.ndarray, labels: np.ndarray) -> float:
     """Share of pictures whose likeliest class is theirs."""
     return float((classified(module, pictures) == labels).mean())
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _planes(pictures: np.ndarray) -> torch.Tensor:
