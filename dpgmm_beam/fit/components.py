@@ -40,7 +40,7 @@ def mixture_of(config: ReleaseConfig, state: FitState, pooled: Covariance) -> Mi
     columns = basis[:, : len(state.subspace.steps)]
     directions = columns / np.sqrt((columns**2).sum(axis=0))
     real = state.components.centres * state.subspace.steps
-    means = state.class_means.means[:, None, :] / lattice.UNIT + _exact_product(real, directions)
+    means = state.class_means.means[:, None, :] / lattice.UNIT + lattice.exact_product(real, directions.T)
     if state.components.beyond is not None:
         means = means + state.components.beyond / lattice.UNIT
     covariances = np.empty((*counts.shape, used, used))
@@ -79,9 +79,3 @@ def _kept(found: float, expected: float) -> float:
     if expected <= 0:
         return 1.0
     return float(scatter.rounded(np.sqrt(np.clip(found / expected, scatter.LEAST_LEFT, MOST_FOUND))))
-
-
-def _exact_product(offsets: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """(C, K, r) times (d, r), rounded to a lattice on either side so that the order of sums can't matter."""
-    steps = lattice.to_lattice(offsets, 26) @ lattice.to_lattice(directions, 20).T
-    return steps * 2.0**-46

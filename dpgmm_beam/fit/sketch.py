@@ -123,9 +123,7 @@ def in_view(subspace: Subspace, offsets: np.ndarray) -> np.ndarray:
 def on_lattice(subspace: Subspace, within: np.ndarray) -> np.ndarray:
     """Offsets in steps of the view, (n, r), as lattice integers (n, d)."""
     directions = subspace.matrix * 2.0 ** (VIEW_BITS - PROJECTION_BITS) * subspace.steps[:, None]
-    # Rounded before and after, so that the order of sums can't matter.
-    product = lattice.to_lattice(within * subspace.steps, 26) @ lattice.to_lattice(directions, 20)
-    return np.rint(product * (2.0**-46 * lattice.UNIT))
+    return np.rint(lattice.exact_product(within * subspace.steps, directions) * lattice.UNIT)
 
 
 def room_of(shape: Shape) -> int:

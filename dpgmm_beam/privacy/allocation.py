@@ -244,17 +244,24 @@ def allocate(
             given[name] = part * given[of]
             given[of] *= 1 - part
     for what in ("count", "sum"):
-        if f"sketch/{what}" in repetitions:
-            whole = given[f"rounds/{what}"]
-            given[f"sketch/{what}"] = SKETCH_SHARE * whole
-            given[f"rounds/{what}"] = (1 - SKETCH_SHARE) * whole
-        if f"late/{what}" in repetitions:
-            early, late = repetitions[f"rounds/{what}"], LATE_WEIGHT * repetitions[f"late/{what}"]
-            whole = given[f"rounds/{what}"]
-            given[f"rounds/{what}"] = whole * early / (early + late)
-            given[f"late/{what}"] = whole * late / (early + late)
+        if f"rounds/{what}" in repetitions:
+            given |= _rounds(repetitions, given[f"rounds/{what}"], what)
     total = sum(given[name] for name in repetitions)
     return tuple(Mechanism(name, given[name] / total, count) for name, count in repetitions.items())
+
+
+def _rounds(repetitions: Mapping[str, int], whole: float, what: str) -> dict[str, float]:
+    """A share of the rounds among sketches, early rounds and late ones, as far as there are any."""
+    found = {}
+    if f"sketch/{what}" in repetitions:
+        found[f"sketch/{what}"] = SKETCH_SHARE * whole
+        whole *= 1 - SKETCH_SHARE
+    found[f"rounds/{what}"] = whole
+    if f"late/{what}" in repetitions:
+        early, late = repetitions[f"rounds/{what}"], LATE_WEIGHT * repetitions[f"late/{what}"]
+        found[f"rounds/{what}"] = whole * early / (early + late)
+        found[f"late/{what}"] = whole * late / (early + late)
+    return found
 
 
 def with_shares(

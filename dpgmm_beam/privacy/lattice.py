@@ -159,6 +159,14 @@ def to_lattice(values: np.ndarray, bits: int) -> np.ndarray:
     return np.rint(np.ldexp(np.asarray(values, dtype=np.float64), bits))
 
 
+def exact_product(offsets: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """(..., r) times (r, d) in floating point, the same bits whatever the order of sums.
+
+    Both sides are rounded to integers first: offsets in steps of 2**-26, directions of 2**-20.
+    """
+    return np.ldexp(to_lattice(offsets, 26) @ to_lattice(directions, 20), -46)
+
+
 def pack_triangle(matrix: np.ndarray) -> np.ndarray:
     """The upper triangle of (d, d), row by row with the diagonal, as (d (d + 1) / 2,)."""
     return matrix[np.triu_indices(matrix.shape[0])]
