@@ -3,6 +3,7 @@
 The recipe is not tuned on any release: one hidden layer of 256 rectified units
 on centred inputs of one global scale, Adam with a cosine to zero, eight passes.
 It is the same for synthetic and for real rows, so that the two can be compared.
+From probabilities it starts as the linear function that fits them best.
 """
 
 import dataclasses
@@ -20,6 +21,11 @@ from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.recipe import MODEL_FILE, TrainConfig
 
 _ROWS_AT_ONCE = 4096
+_RIDGE = 1e-3
+"""Of the mean square of an input, for the linear function that the network starts as."""
+
+_LEAST = 1e-3
+"""Softened probabilities below count as that: the logarithm of 0 has no end."""
 
 
 class TwoLayers(torch.nn.Module):
@@ -49,8 +55,11 @@ class TwoLayers(torch.nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Logits, (n, d) -> (n, C)."""
-        inputs = (self.to_norm(rows) - self.centre) / self.scale
-        return self.second(torch.relu(self.first(inputs)))
+        return self.second(torch.relu(self.first(self.inputs(rows))))
+
+    def inputs(self, rows: torch.Tensor) -> torch.Tensor:
+        """What the first layer sees, (n, d) -> (n, d)."""
+        return (self.to_norm(rows) - self.centre) / self.scale
 
     def to_norm(self, rows: torch.Tensor) -> torch.Tensor:
         norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
@@ -225,6 +234,8 @@ def train_network(
     order = torch.Generator().manual_seed(config.seed)
     module.to(device)
     _standardise(module, embeddings)
+    if targets.ndim == 2:
+        _start_linear(module, embeddings, targets, config.label_temperature)
     optimizer = torch.optim.Adam(module.parameters(), lr=config.learning_rate)
     rows = len(embeddings)
     batches = -(-rows // config.batch_size)
@@ -280,6 +291,62 @@ def _targets(targets: np.ndarray, config: TrainConfig, device: torch.device) -> 
     if targets.ndim == 1:
         return torch.from_numpy(targets.astype(np.int64)).to(device)
     return torch.from_numpy(soften(targets, config.label_temperature)).to(device)
+
+
+@torch.no_grad()
+def _start_linear(
+    module: TwoLayers, embeddings: np.ndarray, probabilities: np.ndarray, temperature: float
+) -> None:
+    """Lets the network start as the linear function that fits its targets' logits best.
+
+    A pair of hidden units for each class carries it, for u = relu(u) - relu(-u);
+    the weights behind the others are 0 at first.  A release's teacher is mostly linear, and
+    a network that had to find that by its steps would bend where no synthetic row is
+    and real ones are.  (Real rows' labels are no linear function: a network of class labels
+    starts anywhere.)  With fewer than two units a class nothing is changed.
+    """
+    classes, hidden = module.second.out_features, module.first.out_features
+    if hidden < 2 * classes:
+        return
+    logits_mean, weights = _best_linear(module, embeddings, probabilities, temperature)
+    lengths = torch.linalg.vector_norm(weights, dim=0)
+    # Half of a function's size in either layer; a class whose logit is the same everywhere has none.
+    halves = lengths.sqrt()
+    directions = torch.where(lengths > 0, weights / halves, 0.0).T
+    module.second.weight.zero_()
+    module.second.bias.copy_(logits_mean)
+    for sign, units in ((1, slice(0, classes)), (-1, slice(classes, 2 * classes))):
+        module.first.weight[units] = (sign * directions).float()
+        module.first.bias[units] = 0
+        module.second.weight[:, units] = torch.diag(sign * halves).float()
+
+
+def _best_linear(
+    module: TwoLayers, embeddings: np.ndarray, probabilities: np.ndarray, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ridge regression of the targets' logits on the network's inputs, in one pass over the rows.
+
+    Returns:
+      (C,) float64, the mean logits, and (d, C) float64 weights.
+    """
+    device, dimension, classes = module.centre.device, len(module.centre), module.second.out_features
+
+    def zeros(*shape: int) -> torch.Tensor:
+        return torch.zeros(shape, dtype=torch.float64, device=device)
+
+    squares, products, total = zeros(dimension, dimension), zeros(dimension, classes), zeros(classes)
+    for start in range(0, len(embeddings), _ROWS_AT_ONCE):
+        block = slice(start, start + _ROWS_AT_ONCE)
+        inputs = module.inputs(_batch(embeddings[block], device))
+        softened = torch.from_numpy(soften(probabilities[block], temperature))
+        logits = softened.to(device).clamp_min(_LEAST).log()
+        logits -= logits.mean(dim=1, keepdim=True)
+        squares += inputs.T @ inputs
+        products += inputs.T @ logits
+        total += logits.sum(dim=0)
+    # Inputs are centred, so the mean stands apart from the weights.
+    squares.diagonal().add_(_RIDGE * squares.trace() / dimension + torch.finfo(torch.float64).tiny)
+    return total / len(embeddings), torch.linalg.solve(squares, products)
 
 
 def _standardise(module: TwoLayers, embeddings: np.ndarray) -> None:

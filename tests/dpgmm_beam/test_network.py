@@ -61,8 +61,9 @@ def test_arrays_are_neither_changed_nor_need_be_writable():
 
 def test_certain_probabilities_are_class_labels():
     embeddings, targets = blobs()
-    hard = train_network(embeddings, targets, CLASSES, SMALL)
-    soft = train_network(embeddings, np.eye(3, dtype=np.float32)[targets], CLASSES, SMALL)
+    narrow = dataclasses.replace(SMALL, hidden=5)  # too few units for a start of its own
+    hard = train_network(embeddings, targets, CLASSES, narrow)
+    soft = train_network(embeddings, np.eye(3, dtype=np.float32)[targets], CLASSES, narrow)
     np.testing.assert_allclose(hard.logits(embeddings), soft.logits(embeddings), atol=1e-3)
 
 
@@ -81,6 +82,34 @@ def test_probabilities_come_back_as_they_were_before_they_were_softened():
     hard = train_network(embeddings, probabilities.argmax(axis=1), CLASSES, recipe)
     assert not hard.soft
     np.testing.assert_allclose(hard.predict_proba(embeddings).sum(axis=1), 1, rtol=1e-5)
+
+
+def linear_labels(embeddings):
+    logits = 6 * embeddings[:, :3]
+    return (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("hidden", [6, 16])
+def test_it_starts_as_the_linear_function_that_fits_best(hidden):
+    embeddings, _ = blobs(2000, spread=0.3)
+    still = TrainConfig(hidden=hidden, epochs=1, learning_rate=1e-9)
+    network = train_network(embeddings, linear_labels(embeddings), CLASSES, still)
+    # Also where no row was.
+    for rows in (embeddings, -embeddings):
+        np.testing.assert_allclose(network.predict_proba(rows), linear_labels(rows), atol=0.01)
+    learnt = train_network(embeddings, linear_labels(embeddings), CLASSES, SMALL)
+    assert np.abs(learnt.predict_proba(embeddings) - linear_labels(embeddings)).mean() < 0.01
+
+
+@pytest.mark.parametrize("rows", [3, 600])
+def test_a_class_that_is_nowhere_and_fewer_rows_than_dimensions(rows):
+    embeddings, targets = blobs(rows)
+    certain = np.eye(3, dtype=np.float32)[np.minimum(targets, 1)]
+    network = train_network(embeddings, certain, CLASSES, SMALL)
+    assert np.isfinite(network.logits(embeddings)).all()
+    assert set(network.predict(embeddings)) == {0, 1}
+    alone = train_network(embeddings, np.ones((rows, 1), np.float32), ("all",), SMALL)
+    assert (alone.predict_proba(embeddings) == 1).all()
 
 
 @pytest.mark.parametrize("data", [b"", b"none", b"PK\x03\x04" + bytes(99)])
