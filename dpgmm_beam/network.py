@@ -24,6 +24,9 @@ _ROWS_AT_ONCE = 4096
 _RIDGE = 1e-3
 """Of the mean square of an input, for the linear function that the network starts as."""
 
+_START_ROWS = 2**17
+"""As many rows tell that function: of more, blocks from all over are taken."""
+
 _LEAST = 1e-3
 """Softened probabilities below count as that: the logarithm of 0 has no end."""
 
@@ -324,7 +327,7 @@ def _start_linear(
 def _best_linear(
     module: TwoLayers, embeddings: np.ndarray, probabilities: np.ndarray, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ridge regression of the targets' logits on the network's inputs, in one pass over the rows.
+    """Ridge regression of the targets' logits on the network's inputs.
 
     Returns:
       (C,) float64, the mean logits, and (d, C) float64 weights.
@@ -335,18 +338,20 @@ def _best_linear(
         return torch.zeros(shape, dtype=torch.float64, device=device)
 
     squares, products, total = zeros(dimension, dimension), zeros(dimension, classes), zeros(classes)
-    for start in range(0, len(embeddings), _ROWS_AT_ONCE):
+    rows = 0
+    for start in range(0, len(embeddings), _ROWS_AT_ONCE * -(-len(embeddings) // _START_ROWS)):
         block = slice(start, start + _ROWS_AT_ONCE)
         inputs = module.inputs(_batch(embeddings[block], device))
         softened = torch.from_numpy(soften(probabilities[block], temperature))
         logits = softened.to(device).clamp_min(_LEAST).log()
         logits -= logits.mean(dim=1, keepdim=True)
+        rows += len(inputs)
         squares += inputs.T @ inputs
         products += inputs.T @ logits
         total += logits.sum(dim=0)
     # Inputs are centred, so the mean stands apart from the weights.
     squares.diagonal().add_(_RIDGE * squares.trace() / dimension + torch.finfo(torch.float64).tiny)
-    return total / len(embeddings), torch.linalg.solve(squares, products)
+    return total / rows, torch.linalg.solve(squares, products)
 
 
 def _standardise(module: TwoLayers, embeddings: np.ndarray) -> None:

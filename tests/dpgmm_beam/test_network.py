@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from dpgmm_beam import network
 from dpgmm_beam.errors import ConfigError
 from dpgmm_beam.network import TrainConfig, load_network, network_from_bytes, soften, train_network
 
@@ -89,14 +90,16 @@ def linear_labels(embeddings):
     return (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-@pytest.mark.parametrize("hidden", [6, 16])
-def test_it_starts_as_the_linear_function_that_fits_best(hidden):
+@pytest.mark.parametrize(("hidden", "most"), [(6, 2000), (16, 2000), (16, 300)])
+def test_it_starts_as_the_linear_function_that_fits_best(hidden, most, monkeypatch):
+    monkeypatch.setattr(network, "_ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(network, "_START_ROWS", most)
     embeddings, _ = blobs(2000, spread=0.3)
     still = TrainConfig(hidden=hidden, epochs=1, learning_rate=1e-9)
-    network = train_network(embeddings, linear_labels(embeddings), CLASSES, still)
+    started = train_network(embeddings, linear_labels(embeddings), CLASSES, still)
     # Also where no row was.
     for rows in (embeddings, -embeddings):
-        np.testing.assert_allclose(network.predict_proba(rows), linear_labels(rows), atol=0.01)
+        np.testing.assert_allclose(started.predict_proba(rows), linear_labels(rows), atol=0.01)
     learnt = train_network(embeddings, linear_labels(embeddings), CLASSES, SMALL)
     assert np.abs(learnt.predict_proba(embeddings) - linear_labels(embeddings)).mean() < 0.01
 
