@@ -311,13 +311,13 @@ def _start_linear(
     classes, hidden = module.second.out_features, module.first.out_features
     if hidden < 2 * classes:
         return
-    logits_mean, weights = _best_linear(module, embeddings, probabilities, temperature)
+    constant, weights = _best_linear(module, embeddings, probabilities, temperature)
     lengths = torch.linalg.vector_norm(weights, dim=0)
     # Half of a function's size in either layer; a class whose logit is the same everywhere has none.
     halves = lengths.sqrt()
     directions = torch.where(lengths > 0, weights / halves, 0.0).T
     module.second.weight.zero_()
-    module.second.bias.copy_(logits_mean)
+    module.second.bias.copy_(constant)
     for sign, units in ((1, slice(0, classes)), (-1, slice(classes, 2 * classes))):
         module.first.weight[units] = (sign * directions).float()
         module.first.bias[units] = 0
@@ -330,15 +330,15 @@ def _best_linear(
     """Ridge regression of the targets' logits on the network's inputs.
 
     Returns:
-      (C,) float64, the mean logits, and (d, C) float64 weights.
+      (C,) float64, the logits of an input of 0, and (d, C) float64 weights.
     """
     device, dimension, classes = module.centre.device, len(module.centre), module.second.out_features
 
     def zeros(*shape: int) -> torch.Tensor:
         return torch.zeros(shape, dtype=torch.float64, device=device)
 
-    squares, products, total = zeros(dimension, dimension), zeros(dimension, classes), zeros(classes)
-    rows = 0
+    squares, products = zeros(dimension, dimension), zeros(dimension, classes)
+    inputs_mean, logits_mean, rows = zeros(dimension), zeros(classes), 0
     for start in range(0, len(embeddings), _ROWS_AT_ONCE * -(-len(embeddings) // _START_ROWS)):
         block = slice(start, start + _ROWS_AT_ONCE)
         inputs = module.inputs(_batch(embeddings[block], device))
@@ -348,10 +348,16 @@ def _best_linear(
         rows += len(inputs)
         squares += inputs.T @ inputs
         products += inputs.T @ logits
-        total += logits.sum(dim=0)
-    # Inputs are centred, so the mean stands apart from the weights.
-    squares.diagonal().add_(_RIDGE * squares.trace() / dimension + torch.finfo(torch.float64).tiny)
-    return total / rows, torch.linalg.solve(squares, products)
+        inputs_mean += inputs.sum(dim=0)
+        logits_mean += logits.sum(dim=0)
+    ridge = _RIDGE * squares.trace() / dimension + torch.finfo(torch.float64).tiny
+    inputs_mean /= rows
+    logits_mean /= rows
+    squares -= rows * torch.outer(inputs_mean, inputs_mean)
+    products -= rows * torch.outer(inputs_mean, logits_mean)
+    squares.diagonal().add_(ridge)
+    weights = torch.linalg.solve(squares, products)
+    return logits_mean - inputs_mean @ weights, weights
 
 
 def _standardise(module: TwoLayers, embeddings: np.ndarray) -> None:

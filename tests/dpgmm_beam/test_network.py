@@ -171,8 +171,10 @@ def test_a_file_holds_weights_and_plain_data(tmp_path):
     assert network.to_bytes() == network.to_bytes()
 
 
-def test_rows_that_are_all_alike():
-    network = train_network(np.ones((4, 3), np.float32), np.array([0, 1, 0, 1]), ("a", "b"), SMALL)
+@pytest.mark.parametrize("targets", [np.arange(4) % 2, np.full((4, 2), 0.5), np.eye(2)[[0, 1, 1, 1]]])
+@pytest.mark.parametrize("value", [0.0, 0.1, 1.0])
+def test_rows_that_are_all_alike(targets, value):
+    network = train_network(np.full((4, 3), value, np.float32), targets, ("a", "b"), SMALL)
     assert np.isfinite(network.logits(np.ones((1, 3), np.float32))).all()
 
 
