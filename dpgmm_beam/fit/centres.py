@@ -77,6 +77,7 @@ class WholeCentres(ClippedStage):
         classes, used, r = components.centres.shape
         d = self.shape.dimension
         held = np.maximum(components.counts.ravel(), 2 * multipliers["sum"])
+        weights = held * components.present.ravel()
         variances = (multipliers["sum"] * radius / held) ** 2
         totals = noisy["sum"].reshape(classes, self.shape.components, d)[:, :used].reshape(-1, d)
         moves = np.rint(totals * (radius / self.bound) / held[:, None])
@@ -85,17 +86,17 @@ class WholeCentres(ClippedStage):
         beyond = moves - sketch.on_lattice(subspace, within)
         # A step of the view is longer where the variance is small; in lattice steps noise is alike.
         lengths = subspace.steps * lattice.UNIT
-        kept = shrinkage.shrink_by_blocks(within * lengths, held, variances)
+        kept = shrinkage.shrink_by_blocks(within * lengths, weights, variances)
         within = np.divide(kept, lengths, out=np.zeros_like(kept), where=lengths > 0)
         if (others := d - int((subspace.variances > 0).sum())) > 0:
             squares = (beyond**2).sum(axis=1) / others
-            beyond *= shrinkage.shared_factors(squares, held, variances)[:, None]
+            beyond *= shrinkage.shared_factors(squares, weights, variances)[:, None]
         gained = float(((kept**2).sum(axis=1) + (beyond**2).sum(axis=1)) @ scatter.weights_of(before).ravel())
         moved = components.centres.reshape(-1, r) + within
         after = dataclasses.replace(
             components,
-            centres=_whole(moved, VIEW_UNIT).reshape(components.centres.shape),
-            beyond=_whole(beyond, lattice.UNIT - 1).reshape(classes, used, d),
+            centres=components.on_first(_whole(moved, VIEW_UNIT).reshape(components.centres.shape)),
+            beyond=components.on_first(_whole(beyond, lattice.UNIT - 1).reshape(classes, used, d)),
             whole_square=self._square(before, noisy, multipliers, radius, gained),
         )
         return Advanced(dataclasses.replace(before, components=after))

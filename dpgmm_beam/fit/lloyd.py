@@ -111,25 +111,27 @@ class CentreRound(sketch.WithinStage, ClippedStage):
         components = _components(before)
         shape, radius = self.shape, clip_radius(before)
         classes, used, r = components.centres.shape
-        count = classes * used
+        present = components.present.ravel()
         both = noisy["count"].reshape(2, classes, shape.components)[:, :, :used] / self.SQUARE_UNIT
-        counts, squares = both.reshape(2, count)
+        counts, squares = both.reshape(2, -1) * present
+        count = present.sum()
         noise = multipliers["count"] * self.queries[0].l2_sensitivity / self.SQUARE_UNIT
         held = np.maximum(counts, 2 * noise)
-        totals = noisy["sum"].reshape(classes, shape.components, r)[:, :used].reshape(count, r)
+        totals = noisy["sum"].reshape(classes, shape.components, r)[:, :used].reshape(-1, r)
         moves = totals / self.bound * radius / held[:, None]
-        moves = shrinkage.shrink_by_blocks(moves, held, (multipliers["sum"] * radius / held) ** 2)
+        variances = (multipliers["sum"] * radius / held) ** 2
+        moves = shrinkage.shrink_by_blocks(moves, held * present, variances)
         rows = max(counts.sum(), noise * np.sqrt(count))
         reach = self.REACH * radius**2
         # What is left after the move, but no less than the noise of that figure.
-        gained = (held * (moves**2).sum(axis=1)).sum() / rows
+        gained = (held * present * (moves**2).sum(axis=1)).sum() / rows
         left = max(squares.sum() / rows * reach - gained, noise * np.sqrt(count) / rows * reach)
-        moved = components.centres.reshape(count, r) + moves * self.relaxation
+        moved = components.centres.reshape(-1, r) + moves * self.relaxation
         centres = lattice.clip_rows(np.rint(moved), VIEW_UNIT).astype(np.int16)
         after = dataclasses.replace(
             components,
-            centres=centres.reshape(classes, used, r),
-            counts=np.maximum(counts, noise).reshape(classes, used),
+            centres=components.on_first(centres.reshape(classes, used, r)),
+            counts=(np.maximum(counts, noise) * present).reshape(classes, used),
             residual_square=float(np.rint(left)),
         )
         return Advanced(dataclasses.replace(before, components=after))

@@ -87,15 +87,17 @@ class ComponentScales(sketch.WithinStage, ClippedStage):
     def advance(self, before: FitState, noisy: Sums, multipliers: Multipliers) -> Advanced:
         assert before.components is not None
         shapes, used = _shapes(before), scatter.shaped_directions(before, self.shape)
-        classes, components = before.components.counts.shape
-        rows = np.maximum(before.components.counts, 1.0)
+        of_components = before.components
+        classes, components = of_components.counts.shape
+        rows = np.maximum(of_components.counts, 1.0)
         room = (classes, self.shape.components)
         squares = noisy["square"].reshape(room)[:, :components] * (self.REACH / (self.bound * rows))
         # What the figure's noise and the sample itself explain.
         noise = (multipliers["square"] * self.REACH / rows) ** 2 + 2.0 / (used * rows)
         scales = 1.0 + (squares - 1.0) * MEAN_SQUARE_PRIOR / (MEAN_SQUARE_PRIOR + noise)
         scales = np.clip(scales, MIN_SCALE, MAX_SCALE)
-        scales /= (scales * rows).sum(axis=1, keepdims=True) / rows.sum(axis=1, keepdims=True)
+        weights = rows * of_components.present
+        scales /= (scales * weights).sum(axis=1, keepdims=True) / weights.sum(axis=1, keepdims=True)
         factors = None
         if own := shapes.own_directions:
             moments = noisy["moment"].reshape(*room, -1)[:, :components].reshape(classes * components, -1)
@@ -104,7 +106,9 @@ class ComponentScales(sketch.WithinStage, ClippedStage):
                 for moment, count in zip(moments, rows.ravel(), strict=True)
             ]
             factors = scatter.rounded(np.stack(found).reshape(classes, components, own, own))
-        after = dataclasses.replace(shapes, scales=scatter.rounded(scales), factors=factors)
+            factors = of_components.on_first(factors)
+        scales = of_components.on_first(scatter.rounded(scales))
+        after = dataclasses.replace(shapes, scales=scales, factors=factors)
         state = dataclasses.replace(before, shapes=after)
         if self.shape.ridges:
             state = ridges.with_ridges(state, self.shape.ridges, multipliers["square"])

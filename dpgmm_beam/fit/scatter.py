@@ -108,7 +108,7 @@ class ClassScatter(sketch.WithinStage, ClippedStage):
     def _own_directions(self, before: FitState, used: int, noise_multiplier: float) -> int:
         """In how many directions the next step looks for components' own shapes: none, or two or more."""
         assert before.components is not None
-        rows = before.components.counts.mean() / noise_multiplier
+        rows = before.components.counts[before.components.present].mean() / noise_multiplier
         wanted = int(min((OWN_DIRECTIONS_PER_ROW * rows) ** (2 / 3), MAX_OWN_DIRECTIONS, used))
         return wanted if wanted > 1 else 0
 

@@ -138,16 +138,16 @@ def search_of(shape: Shape) -> Search:
     return NAMED if shape.exact_components else USUAL
 
 
-def components_of(shape: Shape, rows: float) -> int:
-    """How many components a class is given.
+def components_of(shape: Shape, rows: np.ndarray) -> np.ndarray:
+    """How many components each class is given, (n,) int64.
 
     Args:
-      rows: of a class, for each unit of the moment's noise multiplier.
+      rows: (n,) of each class, for each unit of the moment's noise multiplier.
     """
     if shape.exact_components:
-        return shape.components
-    wanted = max(rows, 0.0) / ROWS_PER_COMPONENT
-    return int(np.clip(np.rint(wanted), 1, shape.components))
+        return np.full(len(rows), shape.components)
+    wanted = np.maximum(rows, 0.0) / ROWS_PER_COMPONENT
+    return np.clip(np.rint(wanted), 1, shape.components).astype(np.int64)
 
 
 def start(
@@ -168,8 +168,9 @@ def start(
         within-class covariance.
       noise_multiplier: of the whitened moment.
     """
-    rows = of_classes.counts.mean() / noise_multiplier
-    count = components_of(shape, rows)
+    of_class = of_classes.counts / noise_multiplier
+    rows, numbers = of_class.mean(), components_of(shape, of_class)
+    count = int(numbers.max())
     # As many centres as there are directions, and one, can lie at equal distances.
     least = max(MIN_DIRECTIONS, count if shape.exact_components else 0)
     used = int(min(max((DIRECTIONS_PER_ROW * rows) ** (2 / 3), least), shape.subspace_dim))
@@ -186,12 +187,12 @@ def start(
     centres = np.zeros((shape.classes, 1, shape.subspace_dim))
     cells = centres
     if count > 1:
-        cells_of_class = search_of(shape).cells(rows, count, room_of(shape))
+        cells_of_class = search_of(shape).cells(of_class.max(), count, room_of(shape))
         generator = np.random.default_rng(np.random.SeedSequence([0, 0]))
         draws = generator.standard_normal((shape.classes, cells_of_class, shape.subspace_dim))
         cells = _round(draws * np.sqrt(subspace.variances))
         centres = cells[:, :count]
-    return subspace, _components(of_classes, subspace, cells, centres)
+    return subspace, _components(of_classes, subspace, cells, centres, numbers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,18 +259,23 @@ class Sketch(WithinStage):
         components = before.components.centres.shape[1]
         if components == 1:
             return Advanced(before)
-        centres = np.empty((shape.classes, components, shape.subspace_dim))
+        numbers = before.components.present.sum(axis=1)
+        centres = np.zeros((shape.classes, components, shape.subspace_dim))
         for label in range(shape.classes):
-            points, weights = self._cell_means(
-                counts[label], totals[label], variances, multipliers, 2 * components
-            )
-            centres[label] = kmeans.weighted_k_means(points, weights, components, generator)
-        within = np.maximum(variances - (centres**2).mean(axis=(0, 1)), variances / 20)
+            own = numbers[label]
+            if own == 1:
+                continue
+            points, weights = self._cell_means(counts[label], totals[label], variances, multipliers, 2 * own)
+            centres[label, :own] = kmeans.weighted_k_means(points, weights, own, generator)
+        within = np.maximum(variances - _mean_square(centres, numbers), variances / 20)
         each = used // components
         draws = generator.standard_normal((*centres.shape[:2], each, shape.subspace_dim))
         draws *= np.sqrt(search_of(shape).spread * within)
-        cells = (centres[:, :, None] + draws).reshape(shape.classes, -1, shape.subspace_dim)
-        after = _components(before.class_means, before.subspace, _round(cells), centres)
+        # All of a class's cells lie round the components that it has.
+        shown = np.arange(components) % numbers[:, None]
+        around = np.take_along_axis(centres, shown[:, :, None], axis=1)
+        cells = (around[:, :, None] + draws).reshape(shape.classes, -1, shape.subspace_dim)
+        after = _components(before.class_means, before.subspace, _round(cells), centres, numbers)
         return Advanced(dataclasses.replace(before, components=after))
 
     def _cell_means(
@@ -298,22 +304,39 @@ class Sketch(WithinStage):
 
 
 def _components(
-    of_classes: ClassMeans, subspace: Subspace, cells: np.ndarray, centres: np.ndarray
+    of_classes: ClassMeans,
+    subspace: Subspace,
+    cells: np.ndarray,
+    centres: np.ndarray,
+    numbers: np.ndarray,
 ) -> Components:
     """What rounds start from.
 
     Args:
       cells: (C, M, r) integers in view steps.
       centres: (C, K, r) integers in view steps.
+      numbers: (C,) how many of its K centres a class has.
     """
-    left = subspace.variances.sum() - (centres**2).sum(axis=2).mean()
-    each = of_classes.counts[:, None] / centres.shape[1]
-    return Components(
+    left = subspace.variances.sum() - _mean_square(centres, numbers).sum()
+    each = of_classes.counts / numbers
+    found = Components(
         cells=cells.astype(np.int16),
         centres=centres.astype(np.int16),
-        counts=np.broadcast_to(each, centres.shape[:2]).copy(),
+        counts=np.where(_first(numbers, centres.shape[1]), each[:, None], 0.0),
         residual_square=float(np.rint(max(left, subspace.variances.sum() / 20))),
     )
+    return dataclasses.replace(found, centres=found.on_first(found.centres))
+
+
+def _mean_square(centres: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Of the coordinates of the centres that classes have, (r,)."""
+    # Integers: exact in any order.
+    return (centres[_first(numbers, centres.shape[1])] ** 2).mean(axis=0)
+
+
+def _first(numbers: np.ndarray, room: int) -> np.ndarray:
+    """Which of `room` components are among a class's first `numbers`, (C, room)."""
+    return np.arange(room) < numbers[:, None]
 
 
 def _round(points: np.ndarray) -> np.ndarray:

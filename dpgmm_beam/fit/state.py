@@ -137,7 +137,8 @@ class Components:
     Attributes:
       cells: (C, M, r) int16 in steps of the view `within`: centres of the next sketch's cells.
       centres: (C, K, r) int16 in those steps.
-      counts: (C, K) noisy rows of each component; those of the class over K before the first round.
+      counts: (C, K) noisy rows of each component, those of the class over its number before the first
+        round; 0 of those that a class does not have.
       residual_square: mean squared distance of a row from its component's centre, in view
         steps squared, rounded.
       beyond: (C, K, d) int16 what centres are off their class's mean in the directions that the view
@@ -152,6 +153,16 @@ class Components:
     residual_square: float
     beyond: np.ndarray | None = None
     whole_square: float | None = None
+
+    @property
+    def present(self) -> np.ndarray:
+        """(C, K) which components a class has: its first.  The others lie there too, and have no row."""
+        return self.counts > 0
+
+    def on_first(self, values: np.ndarray) -> np.ndarray:
+        """Values (C, K, ...) of components, those that a class does not have as its first."""
+        present = self.present.reshape(*self.counts.shape, *[1] * (values.ndim - 2))
+        return np.where(present, values, values[:, :1])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from scipy.special import ndtri
 
 from dpgmm_beam.errors import ConfigError
 
-SCHEME = 9
+SCHEME = 10
 """Raise it whenever the same data, configuration, key and id give other sums, or the same sums at
 another scale: two releases of one key must never have the same deviates."""
 

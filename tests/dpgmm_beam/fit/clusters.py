@@ -69,3 +69,14 @@ def sums_of(stage, state, *blocks):
     for block in blocks:
         add(in_view(stage, block, state), sums)
     return stage.finish(sums)
+
+
+def unlike_sizes():
+    """(plan, rows, states before each stage) of three classes of 2400, 300 and 40 rows.
+
+    How many components each has is found.
+    """
+    values, _, _ = separated(2740, 12, 4, 0.3)
+    rows = rows_of(values, np.repeat([0, 1, 2], [2400, 300, 40]))
+    plan = plan_of(classes=3, components=None, epsilon=8.0)
+    return plan, rows, [checkpoint.state for checkpoint in checkpoints(plan, rows)]

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from dpgmm_beam.fit import chain
-from tests.dpgmm_beam.fit.clusters import KEY, plan_of, rows_of, separated
+from dpgmm_beam.fit import chain, kmeans, sketch
+from tests.dpgmm_beam.fit.clusters import KEY, plan_of, rows_of, separated, unlike_sizes
+from tests.strategies import in_view
 
 
 def mixture_of(plan, *blocks):
@@ -23,6 +24,42 @@ def test_a_separated_mixture_is_found():
     drawn = mixture.sample(20_000, 0).embeddings
     nearest = ((drawn[:, None] - centres) ** 2).sum(axis=2).min(axis=1)
     assert np.mean(nearest) == pytest.approx(0.2**2, rel=0.05)
+
+
+def test_classes_have_components_by_their_own_rows():
+    plan, rows, states = unlike_sizes()
+    found = [state.components for state in states if state.components is not None]
+    numbers = found[0].present.sum(axis=1)
+    assert numbers[0] > numbers[1] > numbers[2] == 1
+    for stage, state in zip(plan.stages, states, strict=False):
+        if (components := state.components) is None:
+            continue
+        # The first of the room, always the same; the others lie on the first, and no row is nearest to them.
+        present = np.arange(numbers[0]) < numbers[:, None]
+        assert np.array_equal(components.present, present)
+        for values in (components.centres, components.beyond):
+            if values is not None:
+                assert np.array_equal(
+                    values[~present], np.broadcast_to(values[:, :1], values.shape)[~present]
+                )
+        if isinstance(stage, sketch.WithinStage):
+            viewed = in_view(stage, rows, state)
+            cells = kmeans.nearest_of_class(viewed.values, viewed.classes, components.centres)
+            assert present.ravel()[cells].all()
+    scales, weights = states[-1].shapes.scales, states[-1].components.counts
+    np.testing.assert_allclose((scales * weights).sum(axis=1) / weights.sum(axis=1), 1, rtol=1e-3)
+
+
+def test_components_that_a_class_does_not_have_are_never_drawn():
+    plan, rows, states = unlike_sizes()
+    numbers = states[-1].components.present.sum(axis=1)
+    mixture = mixture_of(plan, rows)
+    assert ((mixture.weights > 0).sum(axis=1) == numbers).all()
+    np.testing.assert_allclose(mixture.weights.sum(axis=1), 1)
+    drawn = mixture.sample(3000, 1)
+    for label, number in zip(mixture.classes, numbers, strict=True):
+        assert drawn.component[drawn.component_class == label].max() < number
+    assert np.isfinite(mixture.log_prob(drawn.embeddings)).all()
 
 
 def test_a_class_without_rows_yields_components():

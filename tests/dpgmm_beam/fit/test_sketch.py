@@ -40,8 +40,8 @@ def test_a_sketch_has_cells_for_its_components_and_room_in_memory(classes, compo
 
 def test_components_are_as_many_as_rows_allow():
     found = Shape(2, 128, 40, 64, 64, exact_components=False)
-    assert [sketch.components_of(found, rows) for rows in (10, 620, 1e6)] == [1, 10, 40]
-    assert sketch.components_of(Shape(2, 128, 7, 64, 64), 10) == 7
+    assert sketch.components_of(found, np.array([-3, 10, 620, 1e6])).tolist() == [1, 1, 10, 40]
+    assert sketch.components_of(Shape(2, 128, 7, 64, 64), np.array([10, 1e6])).tolist() == [7, 7]
 
 
 @pytest.mark.parametrize("position", [4, 5])
