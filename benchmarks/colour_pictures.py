@@ -2,10 +2,12 @@
 
     npm pack emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 --pack-destination FOLDER
     python benchmarks/colour_pictures.py --packages FOLDER [--epsilons 1,10] [--pictures 8000] [--epochs 6]
+        [--components 1]
 
 As benchmarks/images.py, with `dct:32:rgb` and `scattering:32:rgb`; a row is one picture.  Groups are of
 very different sizes, so accuracy is the mean of the groups' own.  One key.  Figures go to
-benchmarks/results/colour-pictures.json as soon as they are there, and to colour-pictures.md.
+benchmarks/results/colour-pictures.json as soon as they are there, and to colour-pictures.md; with
+`--components 1` to colour-pictures-1.
 """
 
 import argparse
@@ -57,7 +59,8 @@ class Ruler:
 
     def released(self, head: str, epsilon: float, make: type[Plan] = Plan) -> None:
         """What classifiers make of one release's pictures, and of its teacher's labels on others."""
-        private = images.Private(VIEWS, self.rows, self.features, epsilon, KEY, make)
+        components = self.given.components
+        private = images.Private(VIEWS, self.rows, self.features, epsilon, KEY, make, components)
         labeller = private.labeller
 
         def soft(pictures: np.ndarray) -> np.ndarray:
@@ -69,7 +72,8 @@ class Ruler:
         )
         count, epochs = self.given.pictures, self.given.epochs
         drawn = images.Drawn(private.mixture, VIEWS.form, count, KEY)
-        images.sheet(drawn, images.RESULTS / f"colour-pictures-{head.replace(' ', '-')}.png")
+        path = self.results.path
+        images.sheet(drawn, path.with_name(f"{path.stem}-{head.replace(' ', '-')}.png"))
         eye = np.eye(len(emoji.CLASSES))
         self.classify(f"{head} | hard labels", drawn.loose, eye[drawn.classes], max(1, epochs // 2))
         self.classify(f"{head} | soft labels", *drawn.learnt(soft), epochs)
@@ -104,9 +108,12 @@ def report(results: images.Results, ruler: Ruler, heads: list[str]) -> str:
         lines.append(f"| {title} | {shown} |")
     table = "\n".join(lines)
     given = ruler.given
+    settings = f"--pictures {given.pictures} --epochs {given.epochs}"
+    if given.components:
+        settings += f" --components {given.components}"
     return f"""# Coloured pictures of few rows
 
-`python benchmarks/colour_pictures.py --packages FOLDER --pictures {given.pictures} --epochs {given.epochs}`:
+`python benchmarks/colour_pictures.py --packages FOLDER {settings}`:
 emoji of two makers (Noto, Apache-2.0; Twemoji, CC BY 4.0; npm's `emoji-datasource-google` and `-twitter`),
 {SIDE} x {SIDE} in colour on black, {len(ruler.labels):,} rows ({sizes});
 tested on {len(ruler.test_labels):,} pictures of other emoji. Delta 1e-5, one key, a {KIND};
@@ -119,7 +126,7 @@ At epsilon 1 there are too few rows: drawn pictures are little more than the col
 show shapes. A row is one picture, in one skin tone, of one maker; none was turned, moved or mixed before it
 was counted.
 
-![Drawn at epsilon 10, a row a group](colour-pictures-epsilon-10.png)
+![Drawn at epsilon 10, a row a group]({results.path.stem}-epsilon-10.png)
 """
 
 
@@ -129,10 +136,12 @@ def main() -> None:
     parser.add_argument("--epsilons", default="1,10")
     parser.add_argument("--pictures", type=int, default=8000)
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--components", type=int, help="of a group in the pictures' release (default: found)")
     parser.add_argument("--threads", type=int, default=2, help="of classifiers")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    results = images.Results(images.RESULTS / "colour-pictures.json")
+    name = "colour-pictures" + (f"-{given.components}" if given.components else "")
+    results = images.Results(images.RESULTS / f"{name}.json")
     ruler = Ruler(given, results)
     epsilons = [float(text) for text in given.epsilons.split(",")]
     heads = [f"epsilon {epsilon:g}" for epsilon in epsilons]

@@ -123,6 +123,7 @@ class Private:
     Args:
       pictures, features: the rows in both views.
       make: Plan, or one without noise.
+      components: of a class in the pictures' release; None: found.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Private:
         epsilon: float,
         key: int,
         make: type[Plan] = Plan,
+        components: int | None = None,
     ):
         self.views = views
         parts = 1 - views.share, views.share
@@ -140,6 +142,7 @@ class Private:
         of_pictures = ReleaseConfig(
             *(views.pictures, views.classes, pictures.values.shape[1], self.epsilons[0], DELTA),
             method=Method(teacher_steps=0),
+            components=components,
         )
         # Its mixture is not wanted.
         least = [f"scatter/{what}={MIN_SHARE}" for what in ("moment", "square")]

@@ -96,7 +96,7 @@ class Mixture:
     Attributes:
       classes: C labels.
       class_weights: (C,) shares of the classes, summing to 1.
-      weights: (C, K) weights of the components within their class.
+      weights: (C, K) weights of the components within their class; 0 of those that it does not have.
       means: (C, K, d).
       covariances: (C, K, r, r), the S_ck above.
       basis: (d, d), the B above, invertible.
