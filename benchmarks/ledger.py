@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import dataclasses
 import multiprocessing
-import os
 import random
 import signal
 import sys
@@ -121,7 +120,7 @@ def storm(url: str, processes: int, fit: int, killed: int, seed: int) -> Storm:
         time.sleep(generator.uniform(0, 0.02))
         living = [racer for racer in racers if racer.exitcode is None]
         if living:
-            os.kill(generator.choice(living).pid, signal.SIGKILL)
+            generator.choice(living).kill()
     for racer in racers:
         racer.join(_SECONDS)
     seconds = time.monotonic() - began

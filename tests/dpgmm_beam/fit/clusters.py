@@ -56,11 +56,11 @@ def checkpoints(plan, rows):
     return seen
 
 
-def two_classes():
+def two_classes(epsilon=1.0):
     """(plan, rows, states before each stage) of a fit of two classes, two sketches and three rounds."""
     values, _, _ = separated(2000, 12, 4, 0.3)
     rows = rows_of(values, np.arange(2000) // 4 % 2)
-    plan = plan_of(classes=2, rounds=5)
+    plan = plan_of(classes=2, rounds=5, epsilon=epsilon)
     return plan, rows, [checkpoint.state for checkpoint in checkpoints(plan, rows)]
 
 
