@@ -10,7 +10,8 @@ numbers, and every covariance is positive definite.
 
 On disk (`save`, `load`): `components.parquet` with columns class, class_weight,
 component, weight, mean (d doubles) and covariance (the packed upper triangle
-of S_ck, row by row), and `basis.parquet` with the d rows of B.
+of S_ck, row by row), and `basis.parquet` with the d rows of B.  Components that a class
+does not have, of weight 0, have no row.
 """
 
 import dataclasses
@@ -198,17 +199,15 @@ class Mixture:
         Args:
           write: called with a file's name, bytes and number of rows.
         """
-        count, components = self.weights.shape
-        r = self.covariances.shape[2]
-        labels = [label for label in self.classes for _ in range(components)]
-        packed = np.stack([lattice.pack_triangle(s) for s in self.covariances.reshape(-1, r, r)])
+        of, component = np.nonzero(self.weights > 0)
+        packed = np.stack([lattice.pack_triangle(each) for each in self.covariances[of, component]])
         table = pa.table(
             {
-                "class": pa.array(labels, pa.string()),
-                "class_weight": pa.array(np.repeat(self.class_weights, components), pa.float64()),
-                "component": pa.array(np.tile(np.arange(components), count), pa.int32()),
-                "weight": pa.array(self.weights.ravel(), pa.float64()),
-                "mean": fixed_size_list(self.means.reshape(-1, self.dimension)),
+                "class": pa.array([self.classes[label] for label in of], pa.string()),
+                "class_weight": pa.array(self.class_weights[of], pa.float64()),
+                "component": pa.array(component, pa.int32()),
+                "weight": pa.array(self.weights[of, component], pa.float64()),
+                "mean": fixed_size_list(self.means[of, component]),
                 "covariance": fixed_size_list(packed),
             }
         )
@@ -227,16 +226,24 @@ class Mixture:
         table = pq.read_table(io.BytesIO(read(COMPONENTS_FILE)))
         about = json.loads(table.schema.metadata[b"dpgmm.mixture"])
         classes = tuple(about["classes"])
-        shape = (len(classes), len(table) // len(classes))
+        positions = {label: position for position, label in enumerate(classes)}
+        of = np.array([positions[label] for label in table.column("class").to_pylist()])
+        component = table.column("component").to_numpy()
+        shape = (len(classes), int(component.max()) + 1)
+        # What a class does not have lies on its first.
+        rows = np.repeat(np.searchsorted(of, np.arange(len(classes)))[:, None], shape[1], axis=1)
+        rows[of, component] = np.arange(len(table))
+        weights = np.zeros(shape)
+        weights[of, component] = table.column("weight").to_numpy()
         covariances = np.stack(
             [lattice.unpack_triangle(row) for row in matrix_of(table.column("covariance"))]
         )
         return Mixture(
             classes=classes,
-            class_weights=table.column("class_weight").to_numpy()[:: shape[1]].copy(),
-            weights=table.column("weight").to_numpy().reshape(shape).copy(),
-            means=matrix_of(table.column("mean")).reshape(*shape, -1),
-            covariances=covariances.reshape(*shape, *covariances.shape[1:]),
+            class_weights=table.column("class_weight").to_numpy()[rows[:, 0]],
+            weights=weights,
+            means=matrix_of(table.column("mean"))[rows],
+            covariances=covariances[rows],
             basis=matrix_of(pq.read_table(io.BytesIO(read(BASIS_FILE))).column("row")),
             normalized=about["normalized"],
             clip_norm=about["clip_norm"],

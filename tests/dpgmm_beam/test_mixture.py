@@ -51,6 +51,23 @@ def test_save_and_load():
     np.testing.assert_array_equal(again.sample(5, seed=3), mixture.sample(5, seed=3))
 
 
+def test_components_that_a_class_does_not_have_take_no_room():
+    mixture = example(components=4)
+    weights = mixture.weights * (np.arange(4) < np.array([[4], [1], [2]]))
+    weights /= weights.sum(axis=1, keepdims=True)
+    mixture = dataclasses.replace(mixture, weights=weights)
+    files, counts = saved(mixture), {}
+    mixture.save(lambda name, data, rows: counts.update({name: rows}))
+    assert counts["components.parquet"] == 7
+    again = Mixture.load(files.__getitem__)
+    np.testing.assert_array_equal(again.weights, weights)
+    np.testing.assert_array_equal(again.means[weights > 0], mixture.means[weights > 0])
+    np.testing.assert_array_equal(again.covariances[1], np.repeat(again.covariances[1, :1], 4, axis=0))
+    assert saved(again) == files
+    np.testing.assert_array_equal(again.sample(50, seed=3), mixture.sample(50, seed=3))
+    np.testing.assert_allclose(again.log_prob(again.means[0]), mixture.log_prob(mixture.means[0]))
+
+
 def test_rows_are_counted_when_saved():
     counts = {}
     example().save(lambda name, data, rows: counts.update({name: rows}))
