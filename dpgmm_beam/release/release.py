@@ -264,7 +264,7 @@ class Release:
 
     @property
     def n_components(self) -> int:
-        """Gaussians of each class."""
+        """Gaussians of a class, of the one that has most."""
         return self.mixture.weights.shape[1]
 
     @functools.cached_property

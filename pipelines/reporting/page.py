@@ -244,7 +244,7 @@ def _public_charts(release: ReleaseFacts, mu: float, advantage: float) -> dict[s
         result["weights"] = charts.weights(
             labels,
             shares,
-            f"Each bar is a class, cut into its {shares.shape[1]} components, the largest first.",
+            "Each bar is a class, cut into its components, the largest first.",
         )
     elif shares.shape[1] > 1:
         result["weights"] = charts.ranked(
@@ -252,7 +252,7 @@ def _public_charts(release: ReleaseFacts, mu: float, advantage: float) -> dict[s
             "Effective number of components, by rank",
             np.array([each.components for each in release.classes]),
             "effective components",
-            f"Of {shares.shape[1]} components a class.",
+            f"Of {release.mixture.numbers} components a class.",
         )
     return result
 
