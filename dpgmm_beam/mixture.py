@@ -125,13 +125,6 @@ class Mixture:
     def dimension(self) -> int:
         return self.means.shape[2]
 
-    @property
-    def numbers(self) -> str:
-        """How many components a class has, in words: "7", or "2 to 7" where classes differ."""
-        numbers = (self.weights > 0).sum(axis=1)
-        least, most = int(numbers.min()), int(numbers.max())
-        return str(most) if least == most else f"{least} to {most}"
-
     def __getitem__(self, label: str) -> "Mixture":
         """The mixture of one class, with the teacher of all."""
         position = self.classes.index(label)

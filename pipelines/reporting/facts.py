@@ -157,6 +157,13 @@ class ReleaseFacts:
         return sum(file["size"] for file in self.content["files"])
 
     @property
+    def gaussians(self) -> str:
+        """How many components a class has, in words: "7", or "2 to 7" where classes differ."""
+        numbers = (self.mixture.weights > 0).sum(axis=1)
+        least, most = int(numbers.min()), int(numbers.max())
+        return str(most) if least == most else f"{least} to {most}"
+
+    @property
     def agreement(self) -> float:
         """Share of the rows whose likeliest class is the one that they were drawn from."""
         return float((self.synthetic.labelled == self.synthetic.drawn).mean())

@@ -252,7 +252,7 @@ def _public_charts(release: ReleaseFacts, mu: float, advantage: float) -> dict[s
             "Effective number of components, by rank",
             np.array([each.components for each in release.classes]),
             "effective components",
-            f"Of {release.mixture.numbers} components a class.",
+            f"Of {release.gaussians} components a class.",
         )
     return result
 
