@@ -238,7 +238,7 @@ def train_network(
     module.to(device)
     _standardise(module, embeddings)
     if targets.ndim == 2:
-        _start_linear(module, embeddings, targets, config.label_temperature)
+        _start_linear(module, embeddings, targets, config)
     optimizer = torch.optim.Adam(module.parameters(), lr=config.learning_rate)
     rows = len(embeddings)
     batches = -(-rows // config.batch_size)
@@ -298,7 +298,7 @@ def _targets(targets: np.ndarray, config: TrainConfig, device: torch.device) -> 
 
 @torch.no_grad()
 def _start_linear(
-    module: TwoLayers, embeddings: np.ndarray, probabilities: np.ndarray, temperature: float
+    module: TwoLayers, embeddings: np.ndarray, probabilities: np.ndarray, config: TrainConfig
 ) -> None:
     """Lets the network start as the linear function that fits its targets' logits best.
 
@@ -311,7 +311,7 @@ def _start_linear(
     classes, hidden = module.second.out_features, module.first.out_features
     if hidden < 2 * classes:
         return
-    constant, weights = _best_linear(module, embeddings, probabilities, temperature)
+    constant, weights = _best_linear(module, embeddings, probabilities, config)
     lengths = torch.linalg.vector_norm(weights, dim=0)
     # Half of a function's size in either layer; a class whose logit is the same everywhere has none.
     halves = lengths.sqrt()
@@ -319,13 +319,13 @@ def _start_linear(
     module.second.weight.zero_()
     module.second.bias.copy_(constant)
     for sign, units in ((1, slice(0, classes)), (-1, slice(classes, 2 * classes))):
-        module.first.weight[units] = (sign * directions).float()
+        module.first.weight[units] = sign * directions
         module.first.bias[units] = 0
-        module.second.weight[:, units] = torch.diag(sign * halves).float()
+        module.second.weight[:, units] = torch.diag(sign * halves)
 
 
 def _best_linear(
-    module: TwoLayers, embeddings: np.ndarray, probabilities: np.ndarray, temperature: float
+    module: TwoLayers, embeddings: np.ndarray, probabilities: np.ndarray, config: TrainConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Ridge regression of the targets' logits on the network's inputs.
 
@@ -342,8 +342,7 @@ def _best_linear(
     for start in range(0, len(embeddings), _ROWS_AT_ONCE * -(-len(embeddings) // _START_ROWS)):
         block = slice(start, start + _ROWS_AT_ONCE)
         inputs = module.inputs(_batch(embeddings[block], device))
-        softened = torch.from_numpy(soften(probabilities[block], temperature))
-        logits = softened.to(device).clamp_min(_LEAST).log()
+        logits = _targets(probabilities[block], config, device).clamp_min(_LEAST).log()
         logits -= logits.mean(dim=1, keepdim=True)
         rows += len(inputs)
         squares += inputs.T @ inputs

@@ -117,14 +117,15 @@ class CentreRound(sketch.WithinStage, ClippedStage):
         count = present.sum()
         noise = multipliers["count"] * self.queries[0].l2_sensitivity / self.SQUARE_UNIT
         held = np.maximum(counts, 2 * noise)
+        weights = held * present
         totals = noisy["sum"].reshape(classes, shape.components, r)[:, :used].reshape(-1, r)
         moves = totals / self.bound * radius / held[:, None]
         variances = (multipliers["sum"] * radius / held) ** 2
-        moves = shrinkage.shrink_by_blocks(moves, held * present, variances)
+        moves = shrinkage.shrink_by_blocks(moves, weights, variances)
         rows = max(counts.sum(), noise * np.sqrt(count))
         reach = self.REACH * radius**2
         # What is left after the move, but no less than the noise of that figure.
-        gained = (held * present * (moves**2).sum(axis=1)).sum() / rows
+        gained = (weights * (moves**2).sum(axis=1)).sum() / rows
         left = max(squares.sum() / rows * reach - gained, noise * np.sqrt(count) / rows * reach)
         moved = components.centres.reshape(-1, r) + moves * self.relaxation
         centres = lattice.clip_rows(np.rint(moved), VIEW_UNIT).astype(np.int16)

@@ -138,14 +138,14 @@ def search_of(shape: Shape) -> Search:
     return NAMED if shape.exact_components else USUAL
 
 
-def components_of(shape: Shape, rows: np.ndarray) -> np.ndarray:
-    """How many components each class is given, (n,) int64.
+def components_of(shape: Shape, rows: np.ndarray | float) -> np.ndarray:
+    """How many components each class is given, int64 of the shape of `rows`.
 
     Args:
-      rows: (n,) of each class, for each unit of the moment's noise multiplier.
+      rows: of each class, for each unit of the moment's noise multiplier.
     """
     if shape.exact_components:
-        return np.full(len(rows), shape.components)
+        return np.full(np.shape(rows), shape.components)
     wanted = np.maximum(rows, 0.0) / ROWS_PER_COMPONENT
     return np.clip(np.rint(wanted), 1, shape.components).astype(np.int64)
 

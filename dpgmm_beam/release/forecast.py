@@ -99,7 +99,7 @@ def steps(plan: Plan, rows: int, geometry: Geometry, errors: Errors | None) -> t
     z = plan.row_multipliers
     whitened = whitened_noise(plan, geometry, rows)
     of_noise = of_class / z["whitened/moment"]
-    components = int(sketch.components_of(shape, np.array([of_noise]))[0])
+    components = int(sketch.components_of(shape, of_noise))
     of_component = of_class / components
     used = min((sketch.DIRECTIONS_PER_ROW * of_noise) ** (2 / 3), shape.subspace_dim)
     r = max(min(used, shape.shaped_dim), 1.0)
