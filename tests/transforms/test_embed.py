@@ -27,18 +27,12 @@ from tests.transforms.embedding import (
     rows,
     run,
     states,
-    write_folder,
 )
 from transforms import embed
 from transforms.files import encoded_images
 from transforms.files.cache import finished_shards
 from transforms.files.inputs import describe_input
 from transforms.files.shards import plan_shards
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return write_folder(tmp_path / "images")
 
 
 def test_a_folder_is_embedded(folder, tmp_path):

@@ -27,11 +27,6 @@ from transforms.files.shards import SHARD_SUFFIX, plan_shards
 from transforms.prepare import Source
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return write_folder(tmp_path / "images")
-
-
 def test_a_second_run_embeds_nothing(folder, tmp_path, monkeypatch):
     (folder / "a" / "empty.png").write_bytes(b"")
     first = run(folder, tmp_path / "cache")

@@ -26,8 +26,13 @@ def test_a_separated_mixture_is_found():
     assert np.mean(nearest) == pytest.approx(0.2**2, rel=0.05)
 
 
-def test_classes_have_components_by_their_own_rows():
-    plan, rows, states = unlike_sizes()
+@pytest.fixture(scope="module")
+def unlike():
+    return unlike_sizes()
+
+
+def test_classes_have_components_by_their_own_rows(unlike):
+    plan, rows, states = unlike
     found = [state.components for state in states if state.components is not None]
     numbers = found[0].present.sum(axis=1)
     assert numbers[0] > numbers[1] > numbers[2] == 1
@@ -50,8 +55,8 @@ def test_classes_have_components_by_their_own_rows():
     np.testing.assert_allclose((scales * weights).sum(axis=1) / weights.sum(axis=1), 1, rtol=1e-3)
 
 
-def test_components_that_a_class_does_not_have_are_never_drawn():
-    plan, rows, states = unlike_sizes()
+def test_components_that_a_class_does_not_have_are_never_drawn(unlike):
+    plan, rows, states = unlike
     numbers = states[-1].components.present.sum(axis=1)
     mixture = mixture_of(plan, rows)
     assert ((mixture.weights > 0).sum(axis=1) == numbers).all()
